@@ -1,0 +1,98 @@
+"""Checkpoints for exchange and serving: `config.json`, `model.safetensors`, `items.parquet`, nothing executable."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from recsys import storage
+from recsys.config import from_dict, to_dict
+from recsys.data.prepared import Catalogue, PreparedDataset
+from recsys.errors import UserError
+from recsys.model import SequentialRecommender, model_class
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint.
+
+    Attributes:
+        hash: SHA-256 over the files' names and hashes.
+        info: what `config.json` says of its making: dataset, selection, training.
+    """
+
+    model: SequentialRecommender
+    catalogue: Catalogue
+    max_history: int
+    hash: str
+    info: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the dataset it was trained on."""
+        return self.info["dataset"]["fingerprint"]
+
+
+def save_checkpoint(
+    uri: str,
+    model: SequentialRecommender,
+    dataset: PreparedDataset,
+    *,
+    state: dict[str, Tensor] | None = None,
+    key: str = "",
+    info: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        state: weights to write in place of the model's current ones.
+        info: further facts for `config.json` (training configuration, validation metrics, …).
+    """
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in (state or model.state_dict()).items()}
+    config = {
+        "kind": model.kind,
+        "model": to_dict(model.config),
+        "num_items": model.num_items,
+        "max_history": dataset.max_history,
+        "dataset": {
+            "name": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "titles_hash": dataset.titles_hash,
+            "protocol": dataset.protocol,
+        },
+        **(info or {}),
+    }
+    with storage.new_artifact(uri, key=key, attributes={"kind": model.kind}) as directory:
+        (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        save_file(state, directory / "model.safetensors")
+        dataset.catalogue.write(directory / "items.parquet")
+
+
+def load_checkpoint(uri: str | Path, device: str = "cpu") -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        UserError: it is missing, incomplete, cut short, or of an unknown kind.
+    """
+    directory = storage.local_copy(str(uri), "checkpoint")
+    try:
+        config = json.loads((directory / "config.json").read_text())
+        cls = model_class(config["kind"])
+        model = cls(from_dict(cls.Config, config["model"]), num_items=config["num_items"])
+        model.load_state_dict(load_file(directory / "model.safetensors"), strict=True)
+    except (KeyError, json.JSONDecodeError, safetensors.SafetensorError, RuntimeError, FileNotFoundError) as error:
+        raise UserError(f"checkpoint {uri} cannot be read: {' '.join(str(error).split())[:300]}") from None
+    manifest = storage.read_manifest(str(uri))
+    assert manifest is not None
+    return Checkpoint(
+        model=model.to(torch.device(device)).eval(),
+        catalogue=Catalogue.read(directory / "items.parquet"),
+        max_history=config["max_history"],
+        hash=manifest.content_hash,
+        info=config,
+    )

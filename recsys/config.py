@@ -1,0 +1,133 @@
+"""Configuration: YAML and `key=value` overrides fill frozen dataclasses, strictly.
+
+Every component carries its own configuration beside its class::
+
+    @configuration
+    class TrainingConfig:
+        epochs: int = Field(default=100, ge=1)
+
+Defaults live in the dataclass alone. An unknown key, a wrong type or a value out of range is a `UserError` of one
+line that names the key, the value and the mend.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from recsys.errors import UserError
+
+__all__ = ["Field", "configuration", "digest", "from_dict", "load_config", "to_dict"]
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field, dataclasses.field))
+def configuration(cls: type[T]) -> type[T]:
+    """Make `cls` a frozen, keyword-only dataclass whose fields are validated and whose unknown keys are errors."""
+    return pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", validate_default=True))(cls)
+
+
+def load_config(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
+    """Read `path` (YAML) into `cls`, then apply overrides of the form `section.key=value` (the value is YAML).
+
+    Raises:
+        UserError: the file is missing or not YAML, an override is malformed, or a key or value is not accepted.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(Path(path).read_text())
+        except FileNotFoundError:
+            raise UserError(f"config file {path} does not exist") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"config file {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(loaded or {}, dict):
+            raise UserError(f"config file {path} must hold a mapping of keys to values")
+        values = loaded or {}
+    for override in overrides:
+        _apply_override(values, override)
+    return from_dict(cls, values)
+
+
+def from_dict(cls: type[T], values: dict[str, Any]) -> T:
+    """Build `cls` from plain values, every error as one line."""
+    try:
+        return TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        raise UserError("; ".join(_sentence(cls, e) for e in error.errors())) from None
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain JSON values."""
+    return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of a configuration or of plain JSON values; equal values give equal digests."""
+    plain = to_dict(value) if dataclasses.is_dataclass(value) else value
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise UserError(f"override {override!r} is not of the form key=value, for example training.epochs=5")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"override {override!r}: the value is not valid YAML; quote it") from None
+    *parents, last = key.strip().split(".")
+    node = values
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            raise UserError(f"override {override!r}: {parent} is not a section")
+        node = child
+    node[last] = value
+
+
+def _sentence(cls: type, error: Any) -> str:
+    location = ".".join(str(part) for part in error["loc"]) or "configuration"
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _field_names(cls, error["loc"][:-1])
+        close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        mend = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
+        return f"{location}: no such configuration key; {mend}"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if error["type"] == "value_error":
+        return f"{location}: {message}"
+    return f"{location}: {message} (got {error['input']!r})"
+
+
+def _field_names(cls: Any, location: Sequence[Any]) -> list[str]:
+    """Field names of the dataclass that `location` leads to, looking through optionals, unions and dicts."""
+    import types
+    import typing
+
+    def candidates(tp: Any) -> list[Any]:
+        if dataclasses.is_dataclass(tp):
+            return [tp]
+        origin = typing.get_origin(tp)
+        if origin in (typing.Union, types.UnionType, typing.Annotated, dict, list, tuple):
+            return [c for arg in typing.get_args(tp) for c in candidates(arg)]
+        return []
+
+    current = [cls]
+    for part in location:
+        deeper = []
+        for owner in current:
+            hints = typing.get_type_hints(owner, include_extras=True)
+            if part in hints:
+                deeper += candidates(hints[part])
+        current = deeper or current
+    return sorted({f.name for owner in current for f in dataclasses.fields(owner)})

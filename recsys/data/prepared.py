@@ -1,0 +1,265 @@
+"""PreparedDataset: the interaction log as contiguous sequences, written once, read by every later step.
+
+A row is one prediction task: (user, position). Its id is the offset of its target in the concatenated sequences, its
+history is the slice before it. No prefix is ever copied, so a log of T interactions takes 12 T bytes plus the rows,
+whatever the history length.
+
+Legend: U users, N items, T interactions, R rows of a split, L longest history.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys import storage
+from recsys.errors import UserError
+
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+
+ITEMS_SCHEMA = pa.schema(
+    [("item", pa.int32()), ("item_id", pa.string()), ("title", pa.string()), ("train_count", pa.int64())]
+)
+SEQUENCES_SCHEMA = pa.schema(
+    [
+        ("user", pa.int32()),
+        ("user_id", pa.string()),
+        ("items", pa.list_(pa.int32())),
+        ("timestamps", pa.list_(pa.int64())),
+    ]
+)
+ROWS_SCHEMA = pa.schema([("user", pa.int32()), ("position", pa.int32())])
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items: index 0 is padding, items are 1..N.
+
+    Attributes:
+        item_ids: N+1 strings, "" at 0.
+        titles: N+1 strings, "" at 0 and where a title is missing.
+        train_counts: [N+1] int64, how often an item occurs in the interactions that training may see.
+    """
+
+    item_ids: list[str]
+    titles: list[str]
+    train_counts: np.ndarray
+    index: Mapping[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "index", {item_id: i for i, item_id in enumerate(self.item_ids) if i})
+
+    def __len__(self) -> int:
+        """N, padding not counted."""
+        return len(self.item_ids) - 1
+
+    def popular(self) -> np.ndarray:
+        """Item indices 1..N, most frequent in training first, ties by index: [N] int64."""
+        return np.argsort(-self.train_counts[1:], kind="stable") + 1
+
+    def write(self, path: Path) -> None:
+        table = pa.table(
+            {
+                "item": np.arange(1, len(self.item_ids), dtype=np.int32),
+                "item_id": self.item_ids[1:],
+                "title": self.titles[1:],
+                "train_count": self.train_counts[1:],
+            },
+            schema=ITEMS_SCHEMA,
+        )
+        pq.write_table(table, path)
+
+    @classmethod
+    def read(cls, path: Path) -> "Catalogue":
+        table = pq.read_table(path, schema=ITEMS_SCHEMA)
+        return cls(
+            item_ids=["", *table["item_id"].to_pylist()],
+            titles=["", *table["title"].to_pylist()],
+            train_counts=np.concatenate([[0], table["train_count"].to_numpy()]).astype(np.int64),
+        )
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """The contract between data preparation and everything after it.
+
+    Attributes:
+        name: what the user calls it.
+        source: where it came from (file names and hashes, never a machine's paths).
+        protocol: `leave_one_out` or `global_time` (`recsys.data.splits`).
+        max_history: the longest history a model is shown.
+        fingerprint: SHA-256 over item ids, user ids, order and splits; travels with every artefact made from it.
+        titles_hash: SHA-256 over the titles alone.
+        user_ids: U strings.
+        offsets: [U+1] int64; user u owns `items[offsets[u]:offsets[u+1]]`, oldest first.
+        items: [T] int32.
+        timestamps: [T] int64.
+        split_rows: split → [R] int64 ascending, the offsets of its targets.
+    """
+
+    name: str
+    source: Mapping[str, Any]
+    protocol: str
+    max_history: int
+    catalogue: Catalogue
+    user_ids: list[str]
+    offsets: np.ndarray
+    items: np.ndarray
+    timestamps: np.ndarray
+    split_rows: Mapping[str, np.ndarray]
+    fingerprint: str = ""
+    titles_hash: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", self._fingerprint())
+        if not self.titles_hash:
+            object.__setattr__(self, "titles_hash", _hash_strings(self.catalogue.titles))
+
+    @property
+    def num_items(self) -> int:
+        return len(self.catalogue)
+
+    @property
+    def num_users(self) -> int:
+        return len(self.user_ids)
+
+    def rows(self, split: Split) -> np.ndarray:
+        """Target offsets of a split, [R] int64 ascending."""
+        return self.split_rows[split]
+
+    def users_of(self, rows: np.ndarray) -> np.ndarray:
+        """The user (0..U-1) of each row, [R] int64."""
+        return np.searchsorted(self.offsets, rows, side="right") - 1
+
+    def targets(self, rows: np.ndarray) -> np.ndarray:
+        """Target item of each row, [R] int32."""
+        return self.items[rows]
+
+    def histories(self, rows: np.ndarray, max_history: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The latest items before each target.
+
+        Returns:
+            items: [R, L] int64, oldest first, padded with 0 on the right.
+            lengths: [R] int64, at least 1 for every row of a valid dataset.
+        """
+        limit = max_history or self.max_history
+        start = self.offsets[self.users_of(rows)]
+        first = np.maximum(start, rows - limit)
+        lengths = rows - first
+        columns = np.arange(limit)
+        index = first[:, None] + columns[None, :]
+        inside = columns[None, :] < lengths[:, None]
+        return np.where(inside, self.items[np.minimum(index, len(self.items) - 1)], 0).astype(np.int64), lengths
+
+    def seen(self, row: int) -> np.ndarray:
+        """Every item of the user before the row's target (the whole past, not only the latest L), int32."""
+        return self.items[self.offsets[np.searchsorted(self.offsets, row, side="right") - 1] : row]
+
+    def write(self, uri: str, *, key: str = "") -> None:
+        """Write the artefact directory `uri`, whole or not at all."""
+        with storage.new_artifact(uri, key=key, attributes={"fingerprint": self.fingerprint}) as directory:
+            self.catalogue.write(directory / "items.parquet")
+            offsets = pa.array(self.offsets.astype(np.int32))
+            sequences = pa.table(
+                {
+                    "user": np.arange(self.num_users, dtype=np.int32),
+                    "user_id": self.user_ids,
+                    "items": pa.ListArray.from_arrays(offsets, pa.array(self.items, pa.int32())),
+                    "timestamps": pa.ListArray.from_arrays(offsets, pa.array(self.timestamps, pa.int64())),
+                },
+                schema=SEQUENCES_SCHEMA,
+            )
+            pq.write_table(sequences, directory / "sequences.parquet")
+            (directory / "splits").mkdir()
+            for split in SPLITS:
+                rows = self.rows(split)
+                users = self.users_of(rows)
+                table = pa.table(
+                    {"user": users.astype(np.int32), "position": (rows - self.offsets[users]).astype(np.int32)},
+                    schema=ROWS_SCHEMA,
+                )
+                pq.write_table(table, directory / "splits" / f"{split}.parquet")
+            (directory / "dataset.json").write_text(json.dumps(self.describe(), indent=2) + "\n")
+
+    def describe(self) -> dict[str, Any]:
+        """The facts of `dataset.json`."""
+        return {
+            "name": self.name,
+            "source": dict(self.source),
+            "protocol": self.protocol,
+            "max_history": self.max_history,
+            "counts": {
+                "users": self.num_users,
+                "items": self.num_items,
+                "interactions": len(self.items),
+                **{f"{split}_rows": len(self.rows(split)) for split in SPLITS},
+            },
+            "fingerprint": self.fingerprint,
+            "titles_hash": self.titles_hash,
+            "facts": dict(self.facts),
+        }
+
+    @classmethod
+    def load(cls, uri: str) -> "PreparedDataset":
+        """Read a dataset; takes memory in proportion to T.
+
+        Raises:
+            UserError: there is none, it is incomplete or damaged.
+        """
+        directory = storage.local_copy(uri, "prepared dataset")
+        try:
+            meta = json.loads((directory / "dataset.json").read_text())
+            sequences = pq.read_table(directory / "sequences.parquet", schema=SEQUENCES_SCHEMA).combine_chunks()
+            lists = sequences["items"].combine_chunks()
+            offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())]).astype(np.int64)
+            split_rows = {}
+            for split in SPLITS:
+                table = pq.read_table(directory / "splits" / f"{split}.parquet", schema=ROWS_SCHEMA)
+                rows = offsets[table["user"].to_numpy()] + table["position"].to_numpy()
+                split_rows[split] = np.sort(rows)
+            return cls(
+                name=meta["name"],
+                source=meta["source"],
+                protocol=meta["protocol"],
+                max_history=meta["max_history"],
+                catalogue=Catalogue.read(directory / "items.parquet"),
+                user_ids=sequences["user_id"].to_pylist(),
+                offsets=offsets,
+                items=lists.flatten().to_numpy().astype(np.int32),
+                timestamps=sequences["timestamps"].combine_chunks().flatten().to_numpy().astype(np.int64),
+                split_rows=split_rows,
+                fingerprint=meta["fingerprint"],
+                titles_hash=meta["titles_hash"],
+                facts=meta["facts"],
+            )
+        except (KeyError, pa.ArrowInvalid) as error:
+            raise UserError(f"prepared dataset {uri} is not in the expected form: {error}") from None
+
+    def _fingerprint(self) -> str:
+        hasher = hashlib.sha256()
+        hasher.update(f"{self.protocol} {self.max_history} ".encode())
+        hasher.update(_hash_strings(self.catalogue.item_ids).encode())
+        hasher.update(_hash_strings(self.user_ids).encode())
+        hasher.update(self.offsets.astype("<i8").tobytes())
+        hasher.update(self.items.astype("<i4").tobytes())
+        for split in SPLITS:
+            hasher.update(self.split_rows[split].astype("<i8").tobytes())
+        return hasher.hexdigest()
+
+
+def _hash_strings(strings: list[str]) -> str:
+    hasher = hashlib.sha256()
+    for string in strings:
+        encoded = string.encode()
+        hasher.update(len(encoded).to_bytes(8, "little"))
+        hasher.update(encoded)
+    return hasher.hexdigest()

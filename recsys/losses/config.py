@@ -1,0 +1,67 @@
+"""Which losses a student is trained with."""
+
+from typing import Literal
+
+from recsys.config import Field, configuration
+
+
+@configuration
+class RecommendationLossConfig:
+    """The loss on the true next item.
+
+    Attributes:
+        kind: `softmax` over the whole catalogue; `bce` with uniform negatives, as the paper trains its students;
+            `dros` is `bce` plus alpha times the distributionally robust term.
+        negatives: negatives a position (bce, dros).
+        alpha, beta: weight and radius of the DROS term in the form that DLLM2Rec uses.
+    """
+
+    kind: Literal["softmax", "bce", "dros"] = "softmax"
+    negatives: int = Field(default=1, ge=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    alpha: float = Field(default=0.5, ge=0)
+    beta: float = Field(default=1.0, gt=0)
+
+
+@configuration
+class RankingDistillationConfig:
+    """Importance-aware ranking distillation (DLLM2Rec, arXiv 2405.00338, eq. 4-11).
+
+    Attributes:
+        weight: λ_d, the weight of the distillation loss beside the recommendation loss.
+        k: the teacher's top-K that is taught.
+        position, confidence, consistency: γ_p, γ_c, γ_o.
+        beta: β, how fast the position weight falls with the rank.
+        form: `sigmoid` is the paper's −w log σ(y); `softmax` is −w log softmax(y) over the catalogue.
+    """
+
+    weight: float = Field(default=0.5, ge=0)
+    k: int = Field(default=10, ge=1)
+    position: float = Field(default=0.3, ge=0)
+    confidence: float = Field(default=0.5, ge=0)
+    consistency: float = Field(default=0.1, ge=0)
+    beta: float = Field(default=1.0, gt=0)
+    form: Literal["sigmoid", "softmax"] = "sigmoid"
+
+
+@configuration
+class EmbeddingDistillationConfig:
+    """Collaborative embedding distillation (DLLM2Rec eq. 12-13): item vector = offset + mix · g(teacher embedding).
+
+    Attributes:
+        source: `item_embeddings` are the teacher's own fitted vectors, `text_embeddings` its raw text side.
+        hidden: width of the hidden layer of the projector g; 0 makes g linear.
+        mix: weight of the projected embedding.
+    """
+
+    source: Literal["item_embeddings", "text_embeddings"] = "item_embeddings"
+    hidden: int = Field(default=0, ge=0)
+    mix: float = Field(default=1.0, gt=0)
+
+
+@configuration
+class DistillationConfig:
+    """What a student takes from the teacher; either part may be left out."""
+
+    ranking: RankingDistillationConfig | None = RankingDistillationConfig()
+    embedding: EmbeddingDistillationConfig | None = EmbeddingDistillationConfig()

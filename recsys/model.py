@@ -1,0 +1,67 @@
+"""One interface for every sequential recommender, teacher or student.
+
+Legend: B batch, L history, N items, D width.
+"""
+
+import importlib
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from recsys.errors import UserError
+
+# kind → "module:class". Classes are imported when asked for, so that a student needs no language-model library.
+KINDS = {
+    "sasrec": "recsys.students.sasrec:SASRec",
+    "gru4rec": "recsys.students.gru4rec:GRU4Rec",
+    "hllm": "recsys.teachers.hllm:HLLM",
+}
+
+
+class SequentialRecommender(nn.Module):
+    """Reads a history causally and scores the whole catalogue by dot products.
+
+    A subclass names its configuration class in `Config`, and is built as `cls(config, num_items=N)`; whatever else it
+    needs (a table of title embeddings, say) is a buffer, so that `config.json` and `model.safetensors` suffice.
+    """
+
+    kind: ClassVar[str]
+    Config: ClassVar[type]
+
+    def __init__(self, config: Any, *, num_items: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_items = num_items
+
+    def hidden(self, items: Tensor) -> Tensor:
+        """What the model expects after each position.
+
+        Args:
+            items: [B, L] int64, oldest first, padded with 0 on the right.
+
+        Returns:
+            [B, L, D]; position l depends on items 0..l alone. Values at padding are arbitrary but finite.
+        """
+        raise NotImplementedError
+
+    def item_vectors(self) -> Tensor:
+        """[N+1, D]: `hidden @ item_vectors().T` are the scores (logits); row 0 is padding and not to be ranked."""
+        raise NotImplementedError
+
+    def query(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """[B, D]: `hidden` at the last item of each history ([B, L] int64, lengths [B] ≥ 1)."""
+        hidden = self.hidden(items)
+        return hidden[torch.arange(len(items), device=items.device), lengths - 1]
+
+
+def model_class(kind: str) -> type[SequentialRecommender]:
+    """The class behind a kind.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    if kind not in KINDS:
+        raise UserError(f"unknown model kind {kind!r}; known: {', '.join(sorted(KINDS))}")
+    module, _, name = KINDS[kind].partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,1 @@
+"""Teacher signals: what one expensive teacher pass leaves for many students."""

@@ -1,0 +1,44 @@
+"""What the training loop is asked to do; the same for teachers and students."""
+
+from typing import Literal
+
+from recsys.config import Field, configuration
+
+
+@configuration
+class DeepSpeedConfig:
+    """ZeRO training through DeepSpeed."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+
+
+@configuration
+class TrainingConfig:
+    """Optimiser, schedule and stopping.
+
+    Attributes:
+        epochs: passes over the training rows at most.
+        batch_size: sequences a step, over all workers together.
+        warmup_steps: linear warm-up; afterwards the rate is constant or falls along a cosine to zero.
+        patience: epochs without a better validation metric before training stops; 0 never stops early.
+        metric: validation metric that selects the checkpoint, by full ranking.
+        mask_seen: whether validation masks the items of the history.
+        precision: bf16 autocasts where the processor has it.
+        deepspeed: train through DeepSpeed ZeRO instead of plain data parallelism.
+    """
+
+    epochs: int = Field(default=100, ge=1)
+    batch_size: int = Field(default=128, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    gradient_clipping: float = Field(default=0.0, ge=0)
+    patience: int = Field(default=10, ge=0)
+    metric: Literal["ndcg@5", "ndcg@10", "ndcg@20", "hr@10", "hr@20", "mrr"] = "ndcg@10"
+    mask_seen: bool = True
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = 0
+    deepspeed: DeepSpeedConfig | None = None
