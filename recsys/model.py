@@ -34,11 +34,12 @@ class SequentialRecommender(nn.Module):
         self.config = config
         self.num_items = num_items
 
-    def hidden(self, items: Tensor) -> Tensor:
+    def hidden(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:
         """What the model expects after each position.
 
         Args:
             items: [B, L] int64, oldest first, padded with 0 on the right.
+            vectors: `item_vectors()` where the caller has it already: a training step computes it once.
 
         Returns:
             [B, L, D]; position l depends on items 0..l alone. Values at padding are arbitrary but finite.
@@ -49,10 +50,14 @@ class SequentialRecommender(nn.Module):
         """[N+1, D]: `hidden @ item_vectors().T` are the scores (logits); row 0 is padding and not to be ranked."""
         raise NotImplementedError
 
-    def query(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def query(self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None) -> Tensor:
         """[B, D]: `hidden` at the last item of each history ([B, L] int64, lengths [B] ≥ 1)."""
-        hidden = self.hidden(items)
+        hidden = self.hidden(items, vectors)
         return hidden[torch.arange(len(items), device=items.device), lengths - 1]
+
+    def export_state(self) -> dict[str, Tensor]:
+        """Weights to save for serving; a model that trains with more than it serves with folds the rest in here."""
+        return self.state_dict()
 
 
 def model_class(kind: str) -> type[SequentialRecommender]:

@@ -1,0 +1,66 @@
+"""Full ranking of the catalogue, in memory bounded by batch_size · N scores whatever the number of rows.
+
+Legend: B batch, L history, N items, R rows.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.data.prepared import PreparedDataset
+from recsys.model import SequentialRecommender
+
+Scorer = Callable[[Tensor, Tensor], Tensor]
+"""items [B, L] int64 padded with 0 on the right, lengths [B] → scores [B, N+1], higher is better."""
+
+
+def model_scorer(model: SequentialRecommender) -> Scorer:
+    """Score by the model, its item vectors computed once. The model must stay as it is while the scorer is used."""
+    vectors = model.item_vectors().detach()
+    # The catalogue's vectors may be normalised or scaled for ranking, so the encoder reads its own.
+    return lambda items, lengths: model.query(items, lengths).float() @ vectors.float().T
+
+
+@torch.inference_mode()
+def rank_targets(
+    score: Scorer,
+    dataset: PreparedDataset,
+    rows: np.ndarray,
+    *,
+    mask_seen: bool,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+) -> np.ndarray:
+    """The rank of each row's target among all items, 1 is best; an item that ties with the target ranks before it.
+
+    Args:
+        rows: [R] target offsets.
+        mask_seen: leave out every item of the user's past (not only the history shown), except the target itself.
+
+    Returns:
+        [R] int64.
+    """
+    ranks = np.empty(len(rows), dtype=np.int64)
+    starts = dataset.offsets[dataset.users_of(rows)]
+    for begin in range(0, len(rows), batch_size):
+        batch = rows[begin : begin + batch_size]
+        items, lengths = dataset.histories(batch)
+        scores = score(torch.from_numpy(items).to(device), torch.from_numpy(lengths).to(device))
+        targets = torch.from_numpy(dataset.targets(batch).astype(np.int64)).to(device)
+        target_scores = scores.gather(1, targets[:, None])
+        if torch.isnan(scores[:, 1:]).any():
+            raise FloatingPointError("the model gives NaN scores")
+        ahead = scores >= target_scores
+        ahead[:, 0] = False
+        if mask_seen:
+            # One flat index pair per past item of the batch, no loop over rows.
+            past = batch - starts[begin : begin + batch_size]
+            which = np.repeat(np.arange(len(batch)), past)
+            within = np.arange(past.sum()) - np.repeat(np.cumsum(past) - past, past)
+            seen = dataset.items[np.repeat(starts[begin : begin + batch_size], past) + within].astype(np.int64)
+            ahead[torch.from_numpy(which).to(device), torch.from_numpy(seen).to(device)] = False
+        ahead.scatter_(1, targets[:, None], True)  # the target itself counts once
+        ranks[begin : begin + len(batch)] = ahead.sum(1).cpu().numpy()
+    return ranks

@@ -1,0 +1,61 @@
+"""The item table of a student, plain or enriched by the teacher's embeddings."""
+
+import torch
+from torch import Tensor, nn
+
+
+class ItemTable(nn.Module):
+    """A learnable vector per item; row 0 is padding.
+
+    Calling it gives the table, [N+1, D].
+    """
+
+    def __init__(self, num_items: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_items + 1, width) * width**-0.5)
+        with torch.no_grad():
+            self.weight[0].zero_()
+
+    def forward(self) -> Tensor:
+        return self.weight
+
+
+class DistilledItemTable(ItemTable):
+    """Collaborative embedding distillation (DLLM2Rec, arXiv 2405.00338, eq. 12-13): e_i = b_i + mix · g(z_i).
+
+    z_i is the teacher's embedding of the item, frozen and standardised per dimension (language-model embeddings share
+    large constant components that carry no preference); g is a learnable projector, b_i a learnable offset. `fold`
+    computes the table once for serving, so that a served student carries no language-model weights.
+
+    Args:
+        teacher: [N+1, Z] float32, row 0 padding.
+        hidden: width of the projector's hidden layer, 0 for a linear one.
+    """
+
+    teacher: Tensor
+
+    def __init__(self, teacher: Tensor, width: int, *, hidden: int, mix: float) -> None:
+        super().__init__(len(teacher) - 1, width)
+        deviation, mean = torch.std_mean(teacher[1:], dim=0)
+        standardised = (teacher - mean) / deviation.clamp_min(1e-6)
+        standardised[0] = 0
+        self.register_buffer("teacher", standardised, persistent=True)
+        z = teacher.shape[1]
+        self.projector = (
+            nn.Sequential(nn.Linear(z, hidden), nn.GELU(), nn.Linear(hidden, width)) if hidden else nn.Linear(z, width)
+        )
+        self.mix = mix
+        last = self.projector[-1] if isinstance(self.projector, nn.Sequential) else self.projector
+        nn.init.normal_(last.weight, std=(last.in_features * width) ** -0.5)
+        nn.init.zeros_(last.bias)
+
+    def forward(self) -> Tensor:
+        return self.weight + self.mix * self.projector(self.teacher)
+
+
+def folded(state: dict[str, Tensor], items: ItemTable) -> dict[str, Tensor]:
+    """`state` with everything under `items.` replaced by the one table the items amount to."""
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith("items.")}
+    table = items().detach().clone()
+    table[0] = 0
+    return {**kept, "items.weight": table}

@@ -1,0 +1,73 @@
+"""SASRec: self-attentive sequential recommendation (Kang and McAuley, ICDM 2018).
+
+Legend: B batch, L history, N items, D width, H heads.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys.model import SequentialRecommender
+from recsys.students.config import SASRecConfig
+from recsys.students.items import ItemTable, folded
+
+
+class Block(nn.Module):
+    """Causal self-attention and a feed-forward net, each behind a layer norm and beside a residual path."""
+
+    def __init__(self, config: SASRecConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.dropout = config.dropout
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(config.width),
+            nn.Linear(config.width, 4 * config.width),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(4 * config.width, config.width),
+            nn.Dropout(config.dropout),
+        )
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        batch, length, width = x_BLD.shape
+        qkv = self.qkv(self.attention_norm(x_BLD)).view(batch, length, 3, self.heads, width // self.heads)
+        q_BHLd, k_BHLd, v_BHLd = qkv.permute(2, 0, 3, 1, 4)
+        # Padding lies on the right, so the causal mask alone keeps it out of every real position.
+        mixed = F.scaled_dot_product_attention(
+            q_BHLd, k_BHLd, v_BHLd, is_causal=True, dropout_p=self.dropout if self.training else 0.0
+        )
+        mixed = self.out(mixed.transpose(1, 2).reshape(batch, length, width))
+        x_BLD = x_BLD + F.dropout(mixed, self.dropout, self.training)
+        return x_BLD + self.feed_forward(x_BLD)
+
+
+class SASRec(SequentialRecommender):
+    """Item vectors plus positions, through causal blocks; item vectors are shared by input and output."""
+
+    kind = "sasrec"
+    Config = SASRecConfig
+    config: SASRecConfig
+
+    def __init__(self, config: SASRecConfig, *, num_items: int) -> None:
+        super().__init__(config, num_items=num_items)
+        self.items = ItemTable(num_items, config.width)
+        self.positions = nn.Parameter(torch.randn(config.max_positions, config.width) * 0.02)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.norm = nn.LayerNorm(config.width)
+
+    def hidden(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:
+        table = self.items() if vectors is None else vectors
+        x_BLD = F.embedding(items, table) * self.config.width**0.5 + self.positions[: items.shape[1]]
+        x_BLD = F.dropout(x_BLD, self.config.dropout, self.training)
+        for block in self.blocks:
+            x_BLD = block(x_BLD)
+        return self.norm(x_BLD)
+
+    def item_vectors(self) -> Tensor:
+        return self.items()
+
+    def export_state(self) -> dict[str, Tensor]:
+        return folded(self.state_dict(), self.items)
