@@ -1,0 +1,77 @@
+"""Run benchmarks and keep their figures: `python benchmarks [NAME …] [--quick] [--minutes N] [--data-dir D]`.
+
+Without a name all are run. Figures go to `benchmarks/results/<name>.json` together with versions and hardware; those
+of a `--quick` run mean nothing and are only printed. The exit status is 1 when a benchmark failed.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+
+from harness import ROOT
+
+from recsys import environment
+
+NAMES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("__main__", "harness"))
+
+
+def run(name: str, passed_on: list[str]) -> dict[str, object] | None:
+    """Run one benchmark, its output streamed; its figures, or None where it failed."""
+    started = time.monotonic()
+    command = [sys.executable, str(ROOT / f"{name}.py"), *passed_on]
+    print(f"== {name}", flush=True)
+    last = ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            last = line.strip() or last
+    seconds = time.monotonic() - started
+    if process.returncode:
+        print(f"== {name} failed with status {process.returncode} after {seconds:.0f} s", flush=True)
+        return None
+    print(f"== {name} took {seconds:.0f} s", flush=True)
+    figures: dict[str, object] = json.loads(last)
+    return {
+        **figures,
+        "conditions": {
+            "date": datetime.now(UTC).date().isoformat(),
+            "arguments": passed_on,
+            "seconds": round(seconds, 1),
+            "versions": environment.versions(),
+            "hardware": environment.hardware(),
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--minutes", type=float, help="time limit of each (default: its own)")
+    parser.add_argument("--data-dir", help="folder of data sets (default: environment variable RECSYS_DATA)")
+    args = parser.parse_args()
+    unknown = sorted(set(args.names) - set(NAMES))
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    passed_on = ["--quick"] if args.quick else []
+    passed_on += ["--minutes", f"{args.minutes:g}"] if args.minutes else []
+    passed_on += ["--data-dir", args.data_dir] if args.data_dir else []
+    failed = []
+    for name in args.names or NAMES:
+        figures = run(name, passed_on)
+        if figures is None:
+            failed.append(name)
+        elif not args.quick:
+            (ROOT / "results").mkdir(exist_ok=True)
+            (ROOT / "results" / f"{name}.json").write_text(json.dumps(figures, indent=2) + "\n")
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

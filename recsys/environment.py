@@ -1,0 +1,50 @@
+"""What a result was measured with: library versions and hardware, as plain JSON values."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("ray", "torch", "transformers", "deepspeed", "mlflow", "numpy", "pandas", "pyarrow", "recsys-distill")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that are installed."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, usable cores, memory in GB, GPUs (empty list for none) and operating system."""
+    import torch
+
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _processor() -> str:
+    """The model name where the system tells it; virtual machines often tell only a family number."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        facts = dict(
+            (part.strip() for part in line.split(":", 1))
+            for line in cpuinfo.read_text().partition("\n\n")[0].splitlines()
+            if ":" in line
+        )
+        name = facts.get("model name", "")
+        if name and name != "unknown":
+            return name
+        if "vendor_id" in facts:
+            return f"{facts['vendor_id']} family {facts.get('cpu family', '?')} model {facts.get('model', '?')}"
+    return platform.processor() or platform.machine()
