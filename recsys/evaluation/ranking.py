@@ -19,8 +19,7 @@ Scorer = Callable[[Tensor, Tensor], Tensor]
 def model_scorer(model: SequentialRecommender) -> Scorer:
     """Score by the model, its item vectors computed once. The model must stay as it is while the scorer is used."""
     vectors = model.item_vectors().detach()
-    # The catalogue's vectors may be normalised or scaled for ranking, so the encoder reads its own.
-    return lambda items, lengths: model.query(items, lengths).float() @ vectors.float().T
+    return lambda items, lengths: model.query(items, lengths, vectors).float() @ vectors.float().T
 
 
 @torch.inference_mode()

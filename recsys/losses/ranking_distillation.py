@@ -1,0 +1,68 @@
+"""Importance-aware ranking distillation of DLLM2Rec (arXiv 2405.00338, eq. 4-11).
+
+Legend: P positions with teacher signals, K teacher candidates, N items.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from recsys.losses.config import RankingDistillationConfig
+
+
+def position_weights(k: int, beta: float) -> Tensor:
+    """w^p ∝ exp(−r/β) over the ranks r = 1..K of the teacher's list, summing to 1 (eq. 6): [K]."""
+    return torch.softmax(-torch.arange(1, k + 1) / beta, dim=0)
+
+
+def confidence_weights(target_distance: Tensor, scale: float) -> Tensor:
+    """w^c = exp(−d/scale), one number a position (eq. 7): [P].
+
+    Args:
+        target_distance: [P] distance d between what the teacher predicted and the true item; NaN (no distance) gives 0.
+        scale: the median distance over the training rows. Distances of language models are large, so that exp(−d)
+            itself would make every weight zero.
+    """
+    return torch.nan_to_num(torch.exp(-target_distance / scale), nan=0.0)
+
+
+def consistency_weights(teacher_PK: Tensor, student_logits_PN: Tensor) -> Tensor:
+    """w^o = 1 where the student's own top K holds the teacher's candidate, else 0 (eq. 8): [P, K] float.
+
+    Args:
+        teacher_PK: [P, K] items.
+        student_logits_PN: [P, N+1]; column 0 is padding.
+    """
+    with torch.no_grad():
+        k = min(teacher_PK.shape[1], student_logits_PN.shape[1] - 1)
+        threshold = student_logits_PN[:, 1:].topk(k, dim=1).values[:, -1:]
+        return (student_logits_PN.gather(1, teacher_PK) >= threshold).float()
+
+
+def ranking_distillation_loss(
+    logits_PN: Tensor, teacher_PK: Tensor, target_distance: Tensor, scale: float, config: RankingDistillationConfig
+) -> Tensor:
+    """L_d = −Σ_s Σ_{i in the teacher's top K} w_si log σ(y_si), w = γ_p w^p + γ_c w^c + γ_o w^o (eq. 5, 10).
+
+    What lies outside the teacher's top K is not touched in the `sigmoid` form, and lowered together in the `softmax`
+    form, which puts log softmax(y_s)_i in the place of log σ(y_si).
+
+    Args:
+        logits_PN: [P, N+1] the student's logits, column 0 left out.
+        teacher_PK: [P, K] the teacher's items, best first.
+        target_distance: [P].
+        scale: see `confidence_weights`.
+
+    Returns:
+        The sum over positions.
+    """
+    weights = config.position * position_weights(teacher_PK.shape[1], config.beta).to(logits_PN.device)
+    weights = weights + config.confidence * confidence_weights(target_distance, scale)[:, None]
+    if config.consistency:
+        weights = weights + config.consistency * consistency_weights(teacher_PK, logits_PN)
+    if config.form == "sigmoid":
+        log_probability = F.logsigmoid(logits_PN.gather(1, teacher_PK))
+    else:
+        log_normaliser = logits_PN[:, 1:].logsumexp(1, keepdim=True)
+        log_probability = logits_PN.gather(1, teacher_PK) - log_normaliser
+    return -(weights * log_probability).sum()

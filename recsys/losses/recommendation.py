@@ -1,0 +1,95 @@
+"""Losses on the true next item.
+
+Legend: P positions with a target, N items, D width, M negatives.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys.losses.config import RecommendationLossConfig
+
+
+def softmax_loss(logits_PN: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy over the whole catalogue, summed over positions.
+
+    Args:
+        logits_PN: [P, N+1]; column 0 is padding and left out.
+        targets: [P] in 1..N.
+    """
+    return F.cross_entropy(logits_PN[:, 1:], targets - 1, reduction="sum", label_smoothing=label_smoothing)
+
+
+def bce_loss(positive: Tensor, negative_PM: Tensor) -> Tensor:
+    """Binary cross-entropy −log σ(y_t) − Σ_j log(1 − σ(y_j)), summed over positions (DLLM2Rec eq. 3).
+
+    Args:
+        positive: [P] logits of the targets.
+        negative_PM: [P, M] logits of the negatives.
+    """
+    return -F.logsigmoid(positive).sum() - F.logsigmoid(-negative_PM).sum()
+
+
+def dros_term(logits_PN: Tensor, targets: Tensor, propensity: Tensor, beta: float) -> Tensor:
+    """The distributionally robust term of DROS as DLLM2Rec's reference code computes it, summed over positions.
+
+    Σ_s log( Σ_i exp(p_i y_i² / β) − exp(p_t y_t² / β) + exp(p_t (y_t − 1)² / β) ), as one stable log-sum-exp in which
+    the target's term is replaced rather than subtracted.
+
+    Args:
+        logits_PN: [P, N+1], column 0 left out.
+        targets: [P] in 1..N.
+        propensity: [N+1] p_i (`propensities`).
+    """
+    exponent = propensity * logits_PN.square() / beta
+    target_logit = logits_PN.gather(1, targets[:, None])
+    replaced = propensity[targets][:, None] * (target_logit - 1).square() / beta
+    exponent = exponent.scatter(1, targets[:, None], replaced)
+    return exponent[:, 1:].logsumexp(1).sum()
+
+
+def propensities(train_counts: Tensor) -> Tensor:
+    """p_i = ((count_i + 1) / Σ_j (count_j + 1))^0.05 over items 1..N; [N+1] float32, 0 for padding."""
+    counts = train_counts[1:].double() + 1
+    return torch.cat([torch.zeros(1), (counts / counts.sum()).pow(0.05).float()])
+
+
+class RecommendationLoss(nn.Module):
+    """The configured loss on the true next item, summed over positions.
+
+    Args:
+        train_counts: [N+1] occurrences of each item in training, for the propensities of DROS.
+    """
+
+    propensity: Tensor
+
+    def __init__(self, config: RecommendationLossConfig, train_counts: Tensor) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("propensity", propensities(train_counts), persistent=False)
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether the logits of the whole catalogue are used."""
+        return self.config.kind != "bce"
+
+    def forward(self, hidden_PD: Tensor, vectors_ND: Tensor, targets: Tensor, logits_PN: Tensor | None) -> Tensor:
+        if self.config.kind == "softmax":
+            assert logits_PN is not None
+            return softmax_loss(logits_PN, targets, self.config.label_smoothing)
+        negatives = self._negatives(targets, len(vectors_ND) - 1)
+        positive = (hidden_PD * vectors_ND[targets]).sum(-1)
+        negative_PM = torch.einsum("pd,pmd->pm", hidden_PD, vectors_ND[negatives])
+        loss = bce_loss(positive, negative_PM)
+        if self.config.kind == "dros":
+            assert logits_PN is not None
+            loss = loss + self.config.alpha * dros_term(logits_PN, targets, self.propensity, self.config.beta)
+        return loss
+
+    def _negatives(self, targets: Tensor, num_items: int) -> Tensor:
+        """[P, M] uniform over the items that are not the target."""
+        shape = (len(targets), self.config.negatives)
+        offsets = (
+            torch.randint(1, num_items, shape, device=targets.device) if num_items > 1 else targets.new_ones(shape)
+        )
+        return (targets[:, None] - 1 + offsets) % num_items + 1

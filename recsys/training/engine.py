@@ -1,0 +1,171 @@
+"""How a training step is carried out: plain PyTorch (data-parallel where there are several processes) or DeepSpeed.
+
+Both engines take the same objective and configuration and write their resume state as one file a process or several.
+Resume state is written and read by the same run only; what is exchanged or served is `recsys.checkpoint`.
+"""
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from recsys.training.config import TrainingConfig
+from recsys.training.objective import Batch, Objective
+
+
+class Engine(Protocol):
+    """One training process."""
+
+    objective: Objective
+
+    def step(self, batch: Batch, total: int, learning_rate: float) -> dict[str, Tensor]:
+        """One optimiser step; `total` is the number of targets of the whole batch over all processes."""
+
+    def save(self, directory: Path) -> None:
+        """Write this process's resume state. Every process calls it."""
+
+    def load(self, directory: Path) -> None:
+        """Restore what `save` wrote. Every process calls it."""
+
+
+def world() -> tuple[int, int]:
+    """This process's rank and the number of processes."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def build_engine(objective: Objective, config: TrainingConfig, device: torch.device) -> Engine:
+    objective = objective.to(device)
+    return DeepSpeedEngine(objective, config, device) if config.deepspeed else TorchEngine(objective, config, device)
+
+
+def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices; none for biases and norms."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+
+
+def _autocast(config: TrainingConfig, device: torch.device) -> Any:
+    return torch.autocast(device.type, dtype=torch.bfloat16) if config.precision == "bf16" else nullcontext()
+
+
+def _scaled(loss: Tensor, parts: dict[str, Tensor], total: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Sums become means over the whole batch; gradients are averaged over processes afterwards, hence the factor."""
+    processes = world()[1]
+    return loss * (processes / total), {name: part * (processes / total) for name, part in parts.items()}
+
+
+class TorchEngine:
+    """AdamW, with `DistributedDataParallel` where there are several processes."""
+
+    def __init__(self, objective: Objective, config: TrainingConfig, device: torch.device) -> None:
+        self.objective = objective
+        self._config, self._device = config, device
+        self._module: nn.Module = objective
+        if world()[1] > 1:
+            ids = [device.index or 0] if device.type == "cuda" else None
+            self._module = DistributedDataParallel(objective, device_ids=ids)
+        groups = _parameter_groups(objective, config.weight_decay)
+        self._optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+
+    def step(self, batch: Batch, total: int, learning_rate: float) -> dict[str, Tensor]:
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        with _autocast(self._config, self._device):
+            loss, parts = self._module({name: tensor.to(self._device) for name, tensor in batch.items()})
+        loss, parts = _scaled(loss, parts, total)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self._config.gradient_clipping:
+            nn.utils.clip_grad_norm_(self.objective.parameters(), self._config.gradient_clipping)
+        self._optimizer.step()
+        return {"loss": loss.detach(), **parts}
+
+    def save(self, directory: Path) -> None:
+        if world()[0] == 0:
+            state = {"objective": self.objective.state_dict(), "optimizer": self._optimizer.state_dict()}
+            torch.save(state, directory / "engine.pt")
+
+    def load(self, directory: Path) -> None:
+        state = torch.load(directory / "engine.pt", map_location=self._device, weights_only=True)
+        self.objective.load_state_dict(state["objective"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+class DeepSpeedEngine:
+    """ZeRO through DeepSpeed, on GPU (NCCL) or CPU (gloo)."""
+
+    def __init__(self, objective: Objective, config: TrainingConfig, device: torch.device) -> None:
+        deepspeed = import_deepspeed(device)
+        assert config.deepspeed is not None
+        if not dist.is_initialized():
+            for name, value in {"MASTER_ADDR": "127.0.0.1", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+                os.environ.setdefault(name, value)
+            os.environ.setdefault("MASTER_PORT", str(_free_port()))
+        deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+        self.objective, self._device = objective, device
+        settings: dict[str, Any] = {
+            # Batches are cut by `Windows`; the number given here only satisfies DeepSpeed's check.
+            "train_micro_batch_size_per_gpu": max(config.batch_size // world()[1], 1),
+            "zero_optimization": {"stage": config.deepspeed.zero_stage},
+            "zero_allow_untested_optimizer": True,
+            "gradient_clipping": config.gradient_clipping,
+            "bf16": {"enabled": config.precision == "bf16"},
+            "steps_per_print": 10**9,
+            "wall_clock_breakdown": False,
+        }
+        offload = {"device": "cpu", "pin_memory": device.type == "cuda"}
+        groups = _parameter_groups(objective, config.weight_decay)
+        if config.deepspeed.offload_optimizer:
+            settings["zero_optimization"]["offload_optimizer"] = offload
+            optimizer: Any = deepspeed.ops.adam.DeepSpeedCPUAdam(groups, lr=config.learning_rate, adamw_mode=True)
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+        if config.deepspeed.offload_parameters:
+            settings["zero_optimization"]["offload_param"] = offload
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=objective, optimizer=optimizer, config=settings
+        )
+
+    def step(self, batch: Batch, total: int, learning_rate: float) -> dict[str, Tensor]:
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        loss, parts = self._engine({name: tensor.to(self._device) for name, tensor in batch.items()})
+        loss, parts = _scaled(loss, parts, total)
+        self._engine.backward(loss)
+        self._engine.step()
+        return {"loss": loss.detach(), **parts}
+
+    def save(self, directory: Path) -> None:
+        self._engine.save_checkpoint(str(directory), tag="deepspeed")
+
+    def load(self, directory: Path) -> None:
+        self._engine.load_checkpoint(str(directory), tag="deepspeed")
+
+
+def import_deepspeed(device: torch.device) -> Any:
+    """DeepSpeed, kept from compiling its shared-memory collectives on CPU (they need a compiler and crash without
+    `LOCAL_SIZE`); gloo does their work."""
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "ERROR")
+    import deepspeed
+
+    if device.type == "cpu":
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
