@@ -1,0 +1,110 @@
+"""What all tests share: a private temporary folder, quiet libraries, one local Ray, and a check that nothing is left.
+
+Every process that a test starts inherits the marker below, so leftovers are found whoever their parent is by then.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ray_jobs.cli import QUIET
+
+MARKER = "RECSYS_TEST_SESSION"
+ROOT = Path(__file__).resolve().parents[1]
+FIXTURE = ROOT / "tests" / "fixtures" / "ml-tiny"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Short, because Ray puts Unix sockets (at most 107 characters) below it.
+    temporary = tempfile.mkdtemp(prefix="rt-")
+    config.stash[_TEMPORARY] = Path(temporary)
+    tempfile.tempdir = None
+    os.environ.update(QUIET)
+    os.environ.update({"TMPDIR": temporary, MARKER: uuid.uuid4().hex, "RAY_AUTH_MODE": "disabled"})
+    for inherited in ("RAY_ADDRESS", "RECSYS_STORAGE", "RECSYS_DATA"):
+        os.environ.pop(inherited, None)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail the session when a process or a temporary file outlives it."""
+    temporary = session.config.stash[_TEMPORARY]
+    left = [f"process {line}" for line in _leftover_processes()]
+    left += [f"file {path}" for path in temporary.iterdir() if not path.name.startswith("pytest-of-")]
+    for line in left:
+        print(f"\nleft behind: {line}")
+    if left and exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    tempfile.tempdir = None
+    shutil.rmtree(config.stash[_TEMPORARY], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray for all tests marked `ray`: four logical cores, no dashboard, no authentication."""
+    import ray
+
+    directory = tempfile.mkdtemp(prefix="ray-")
+    ray.init(
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=300_000_000,
+        logging_level="WARNING",
+        _temp_dir=directory,
+    )
+    yield
+    ray.shutdown()
+    _wait_for_exit()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def fixture_data() -> Path:
+    """The tiny MovieLens-like data set of the repository."""
+    return FIXTURE
+
+
+_TEMPORARY = pytest.StashKey[Path]()
+
+
+def _leftover_processes() -> list[str]:
+    """Processes that carry this session's marker, this one excepted; they get some seconds to end."""
+    for _ in range(50):
+        found = _marked_processes()
+        if not found:
+            return []
+        time.sleep(0.2)
+    return found
+
+
+def _wait_for_exit() -> None:
+    _leftover_processes()
+
+
+def _marked_processes() -> list[str]:
+    marker = f"{MARKER}={os.environ[MARKER]}".encode()
+    found = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit() or int(process.name) == os.getpid():
+            continue
+        try:
+            if marker in (process / "environ").read_bytes():
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if command:  # empty: a zombie, already dead
+                    found.append(f"{process.name} {command[:150]}")
+        except OSError:
+            continue  # it ended meanwhile, or belongs to someone else
+    return found
