@@ -77,8 +77,8 @@ class HLLM(SequentialRecommender):
         inputs = functional.embedding(items, vectors) * self.config.width**0.5  # entries of variance 1
         # Padding lies on the right and attention is causal: no position before it can see it, so no mask is needed.
         states = self.user(inputs_embeds=self.dropout(self.enter(inputs)), use_cache=False).last_hidden_state
-        expected = functional.normalize(self.leave(self.dropout(states)), dim=-1)
-        return expected * self.logit_scale.clamp(0.0, _LARGEST_SCALE).exp()
+        expected = functional.normalize(self.leave(self.dropout(states)).float(), dim=-1)
+        return expected * self.logit_scale.float().clamp(0.0, _LARGEST_SCALE).exp()
 
     def item_vectors(self) -> Tensor:
         """[N+1, D] unit vectors, row 0 zero."""

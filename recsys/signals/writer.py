@@ -1,0 +1,190 @@
+"""Writing teacher signals by many writers, shard by shard, so that a killed pass goes on where it was.
+
+The rows of the chosen splits, ascending, are cut into shards of equal size. Every writer writes a shard whole or not
+at all, into a work directory beside the signals whose name carries the key of the pass: shards of another checkpoint,
+dataset or setting are never taken for its own. When no shard is missing, the rows are checked against the plan, the
+embeddings and `signals.json` are added, the directory is sealed and takes the place of the signals.
+
+Legend: S rows, K candidates, N items, D width.
+"""
+
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+from safetensors.torch import save
+from torch import Tensor
+
+from recsys import storage
+from recsys.data.prepared import PreparedDataset, Split
+from recsys.errors import UserError
+from recsys.signals.signals import SignalsMeta, rankings_schema
+
+_PART = re.compile(r"part-(\d{5,})\.parquet")
+_SECONDS = b"seconds"
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """Which rows belong to which shard: every row of the splits to exactly one.
+
+    Attributes:
+        rows: [S] int64 ascending, unique.
+    """
+
+    rows: np.ndarray
+    rows_per_shard: int
+
+    @classmethod
+    def of(cls, dataset: PreparedDataset, splits: tuple[Split, ...], rows_per_shard: int) -> "ShardPlan":
+        parts = [dataset.rows(split) for split in splits]
+        rows = np.unique(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
+        return cls(rows=rows, rows_per_shard=rows_per_shard)
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.rows_per_shard)
+
+    def shard(self, number: int) -> np.ndarray:
+        """The rows of a shard, contiguous in `rows`."""
+        return self.rows[number * self.rows_per_shard : (number + 1) * self.rows_per_shard]
+
+
+class SignalsWriter:
+    """The work directory of one teacher pass.
+
+    Args:
+        uri: where the signals will be.
+        key: digest of everything that the rankings depend on, `rows_per_shard` among it.
+        k: K.
+    """
+
+    def __init__(self, uri: str, *, key: str, k: int) -> None:
+        self.uri, self.key, self.k = uri, key, k
+        parent, _, name = uri.rstrip("/").rpartition("/")
+        self._parent, self._prefix = parent, f".{name}-"
+        self.work = f"{parent}/{self._prefix}{key[:24]}"
+
+    def write_shard(
+        self,
+        number: int,
+        rows: np.ndarray,
+        items: np.ndarray,
+        scores: np.ndarray,
+        target_distance: np.ndarray,
+        *,
+        seconds: float,
+    ) -> None:
+        """Write a shard whole; a shard that is there already is replaced by the same.
+
+        Args:
+            rows [S], items [S, K], scores [S, K], target_distance [S]: see `rankings_schema`.
+            seconds: how long the teacher took; summed up in the cost of the pass.
+        """
+        columns = [
+            pa.array(rows, pa.int64()),
+            pa.FixedSizeListArray.from_arrays(pa.array(items.reshape(-1), pa.int32()), self.k),
+            pa.FixedSizeListArray.from_arrays(pa.array(scores.reshape(-1), pa.float32()), self.k),
+            pa.array(target_distance, pa.float32()),
+        ]
+        schema = rankings_schema(self.k).with_metadata({_SECONDS: repr(seconds).encode()})
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_arrays(columns, schema=schema), buffer)
+        storage.write_bytes(self._part(number), buffer.getvalue())
+
+    def missing(self, plan: ShardPlan) -> list[int]:
+        """Numbers of the shards that are still to be written; a file that is cut short counts as missing."""
+        system, path = storage.filesystem(self.work)
+        selector = fs.FileSelector(f"{path}/rankings", allow_not_found=True)
+        written = {int(match[1]) for info in system.get_file_info(selector) if (match := _PART.fullmatch(info.base_name))}
+        return [n for n in range(len(plan)) if n not in written or not self._whole(n, len(plan.shard(n)))]
+
+    def finalise(
+        self, plan: ShardPlan, meta: SignalsMeta, item_embeddings: Tensor, text_embeddings: Tensor | None
+    ) -> float:
+        """Check the shards against the plan and make them the signals.
+
+        Args:
+            item_embeddings: [N+1, D], row 0 zero; text_embeddings: [N+1, D'] or None.
+
+        Returns:
+            The seconds that the teacher took, over all shards.
+
+        Raises:
+            UserError: a shard is damaged or holds other rows than planned.
+        """
+        seconds = 0.0
+        for number in range(len(plan)):
+            seconds += self._check(number, plan.shard(number))
+        self._remove_strangers(len(plan))
+        meta.cost["teacher_seconds"] = round(seconds, 3)
+        meta.cost["rows_per_teacher_second"] = round(len(plan.rows) / seconds, 1) if seconds else None
+        tensors = {"item_embeddings": item_embeddings.float().contiguous()}
+        if text_embeddings is not None:
+            tensors["text_embeddings"] = text_embeddings.float().contiguous()
+        storage.write_bytes(storage.join(self.work, "item_embeddings.safetensors"), save(tensors))
+        storage.write_bytes(storage.join(self.work, "signals.json"), meta.to_json().encode())
+        storage.seal(self.work, key=self.key, attributes={"fingerprint": meta.fingerprint, "teacher": meta.teacher})
+        self._publish()
+        return seconds
+
+    def _part(self, number: int) -> str:
+        return storage.join(self.work, "rankings", f"part-{number:05d}.parquet")
+
+    def _whole(self, number: int, rows: int) -> bool:
+        system, path = storage.filesystem(self._part(number))
+        try:
+            with system.open_input_file(path) as file:
+                return pq.read_metadata(file).num_rows == rows
+        except (pa.ArrowInvalid, FileNotFoundError):
+            return False
+
+    def _check(self, number: int, rows: np.ndarray) -> float:
+        """The seconds of a shard that holds exactly `rows`."""
+        system, path = storage.filesystem(self._part(number))
+        try:
+            with system.open_input_file(path) as file:
+                table = pq.read_table(file, columns=["row"])
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(
+                f"shard {self._part(number)} is damaged ({' '.join(str(error).split())[:120]}); "
+                "delete it and run infer_teacher again"
+            ) from None
+        if not np.array_equal(table["row"].to_numpy(), rows):
+            raise UserError(
+                f"shard {self._part(number)} holds other rows than planned; delete it and run infer_teacher again"
+            )
+        return float((table.schema.metadata or {}).get(_SECONDS, b"0"))
+
+    def _remove_strangers(self, shards: int) -> None:
+        """Delete what killed writers left half-way, so that the seal covers the shards alone."""
+        system, path = storage.filesystem(storage.join(self.work, "rankings"))
+        for info in system.get_file_info(fs.FileSelector(path, allow_not_found=True)):
+            match = _PART.fullmatch(info.base_name)
+            if not match or int(match[1]) >= shards:
+                system.delete_file(info.path)
+
+    def _publish(self) -> None:
+        """Put the sealed work directory in the place of the signals; killed on the way, a second call finishes."""
+        system, source = storage.filesystem(self.work)
+        _, target = storage.filesystem(self.uri)
+        storage.delete(self.uri)
+        if isinstance(system, fs.LocalFileSystem):
+            Path(source).rename(target)
+        else:
+            manifest = storage.read_bytes(storage.join(self.work, storage.MANIFEST))
+            for info in system.get_file_info(fs.FileSelector(source, recursive=True)):
+                if info.type == fs.FileType.File and info.base_name != storage.MANIFEST:
+                    system.copy_file(info.path, target + info.path[len(source) :])
+            storage.write_bytes(storage.join(self.uri, storage.MANIFEST), manifest)
+        self._remove_other_passes()
+
+    def _remove_other_passes(self) -> None:
+        system, parent = storage.filesystem(self._parent)
+        for info in system.get_file_info(fs.FileSelector(parent)):
+            if info.type == fs.FileType.Directory and info.base_name.startswith(self._prefix):
+                system.delete_dir(info.path)

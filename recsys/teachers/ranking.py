@@ -1,0 +1,151 @@
+"""Rankings of a teacher for any rows of a dataset, by one causal forward pass over each window of a sequence.
+
+A causal model scores every position of a window at once. Training rows share windows of the longest history L that
+start every L/2 items: a row is scored in the earliest window that holds it, so the first window scores all its
+positions and each later one its last half, and every row sees at least L/2 items wherever the user has as many.
+Validation and test rows see exactly their latest L items. The pass thus costs about two windows for every L
+interactions instead of one for every row.
+
+Legend: S rows, B windows in a batch, L history, P positions to be scored, N items, K candidates, D width.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.teachers.engine import TeacherEngine
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """What the teacher says about S rows.
+
+    Attributes:
+        rows: [S] int64 ascending.
+        items: [S, K] int32, best first.
+        scores: [S, K] float32 logits.
+        target_distance: [S] float32, L2 distance between the unit-normalised prediction and the target's unit vector.
+    """
+
+    rows: np.ndarray
+    items: np.ndarray
+    scores: np.ndarray
+    target_distance: np.ndarray
+
+
+def window_starts(dataset: PreparedDataset, rows: np.ndarray) -> np.ndarray:
+    """For each row the offset of the first item of the window that scores it, [S] int64."""
+    limit = dataset.max_history
+    stride = max(1, limit // 2)
+    first = dataset.offsets[dataset.users_of(rows)]
+    beyond = np.maximum(rows - first - limit, 0)  # items of the past that do not fit the user's first window
+    shared = -(-beyond // stride) * stride
+    latest = np.isin(rows, dataset.rows("valid")) | np.isin(rows, dataset.rows("test"))
+    return first + np.where(latest, beyond, shared)
+
+
+def rank_rows(
+    engine: TeacherEngine,
+    dataset: PreparedDataset,
+    rows: np.ndarray,
+    *,
+    k: int,
+    mask_history: bool,
+    batch_size: int = 64,
+) -> Rankings:
+    """Rank the catalogue for each row. Memory is in proportion to batch_size · (N + L · D), whatever the rows.
+
+    Args:
+        rows: [S] offsets of targets, ascending, of any splits.
+        k: K; see `check_k`.
+        mask_history: leave out every item of the user's past, not only of the window.
+
+    Raises:
+        UserError: a prediction is not finite.
+    """
+    rank_of = np.empty(len(rows), dtype=np.int64)
+    parts = []
+    done = 0
+    for which, items, window, position in _batches(dataset, rows, batch_size):
+        hidden_PD = engine.hidden(torch.from_numpy(items))[
+            torch.from_numpy(window).to(engine.device), torch.from_numpy(position).to(engine.device)
+        ]
+        rank_of[which] = np.arange(done, done + len(which))
+        done += len(which)
+        for begin in range(0, len(which), batch_size):
+            chunk = rows[which[begin : begin + batch_size]]
+            parts.append(_rank(engine, dataset, chunk, hidden_PD[begin : begin + batch_size], k, mask_history))
+    items_SK, scores_SK, distance_S = (torch.cat(part).cpu().numpy()[rank_of] for part in zip(*parts, strict=True))
+    return Rankings(
+        rows=rows, items=items_SK.astype(np.int32), scores=scores_SK, target_distance=distance_S.astype(np.float32)
+    )
+
+
+def check_k(dataset: PreparedDataset, rows: np.ndarray, k: int, mask_history: bool) -> None:
+    """Raise a `UserError` where a row has fewer than K candidates."""
+    longest = int((rows - dataset.offsets[dataset.users_of(rows)]).max()) if mask_history and len(rows) else 0
+    if k > dataset.num_items - longest:
+        past = f" minus the longest past of {longest}" if longest else ""
+        raise UserError(f"signals.k is {k}, but there are {dataset.num_items} items{past} to rank; lower signals.k")
+
+
+def _batches(
+    dataset: PreparedDataset, rows: np.ndarray, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Windows of similar length together.
+
+    Yields:
+        which: [P] indices into `rows`; items: [B, L] int64; window, position: [P] where each row's prediction is.
+    """
+    starts, window_of = np.unique(window_starts(dataset, rows), return_inverse=True)
+    last = np.zeros(len(starts), dtype=np.int64)
+    np.maximum.at(last, window_of, rows)
+    length = last - starts
+    by_window = np.argsort(window_of, kind="stable")
+    bounds = np.searchsorted(window_of[by_window], np.arange(len(starts) + 1))
+    order = np.argsort(length, kind="stable")
+    for begin in range(0, len(order), batch_size):
+        chosen = order[begin : begin + batch_size]
+        columns = np.arange(length[chosen].max())
+        inside = columns < length[chosen, None]
+        items = np.where(inside, dataset.items[np.where(inside, starts[chosen, None] + columns, 0)], 0)
+        which = np.concatenate([by_window[bounds[w] : bounds[w + 1]] for w in chosen])
+        window = np.repeat(np.arange(len(chosen)), bounds[chosen + 1] - bounds[chosen])
+        yield which, items.astype(np.int64), window, rows[which] - 1 - starts[chosen][window]
+
+
+@torch.inference_mode()
+def _rank(
+    engine: TeacherEngine,
+    dataset: PreparedDataset,
+    rows: np.ndarray,
+    hidden_PD: Tensor,
+    k: int,
+    mask_history: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    bad = ~torch.isfinite(hidden_PD).all(dim=1).cpu().numpy()
+    if bad.any():
+        user = dataset.user_ids[int(dataset.users_of(rows[bad][:1])[0])]
+        raise UserError(
+            f"the teacher's prediction is not finite for {int(bad.sum())} of {len(rows)} rows, the first is row "
+            f"{rows[bad][0]} (user {user!r}); its checkpoint is not usable, train it again"
+        )
+    scores = hidden_PD @ engine.vectors.T
+    scores[:, 0] = -torch.inf
+    if mask_history:
+        starts = dataset.offsets[dataset.users_of(rows)]
+        past = rows - starts
+        which = np.repeat(np.arange(len(rows)), past)
+        within = np.arange(past.sum()) - np.repeat(np.cumsum(past) - past, past)
+        seen = dataset.items[np.repeat(starts, past) + within].astype(np.int64)
+        scores[torch.from_numpy(which).to(engine.device), torch.from_numpy(seen).to(engine.device)] = -torch.inf
+    values, best = scores.topk(k, dim=1)
+    targets = engine.vectors[torch.from_numpy(dataset.targets(rows).astype(np.int64)).to(engine.device)]
+    distance = (functional.normalize(hidden_PD, dim=1) - functional.normalize(targets, dim=1)).norm(dim=1)
+    return best, values, distance
