@@ -35,10 +35,9 @@ class Block(nn.Module):
         batch, length, width = x_BLD.shape
         qkv = self.qkv(self.attention_norm(x_BLD)).view(batch, length, 3, self.heads, width // self.heads)
         q_BHLd, k_BHLd, v_BHLd = qkv.permute(2, 0, 3, 1, 4)
-        # Padding lies on the right, so the causal mask alone keeps it out of every real position.
-        mixed = F.scaled_dot_product_attention(
-            q_BHLd, k_BHLd, v_BHLd, is_causal=True, dropout_p=self.dropout if self.training else 0.0
-        )
+        # Padding lies on the right, so the causal mask alone keeps it out of every real position. No dropout inside:
+        # on CPU it would rule out the fused kernel and cost more than the attention itself.
+        mixed = F.scaled_dot_product_attention(q_BHLd, k_BHLd, v_BHLd, is_causal=True)
         mixed = self.out(mixed.transpose(1, 2).reshape(batch, length, width))
         x_BLD = x_BLD + F.dropout(mixed, self.dropout, self.training)
         return x_BLD + self.feed_forward(x_BLD)
