@@ -44,7 +44,9 @@ class TeacherEngine:
         with torch.inference_mode():
             self.vectors = model.item_vectors()
         if not bool(torch.isfinite(self.vectors).all()):
-            raise UserError("the teacher's item vectors are not all finite; its checkpoint is not usable, train it again")
+            raise UserError(
+                "the teacher's item vectors are not all finite; its checkpoint is not usable, train it again"
+            )
         self._engine: Any = deepspeed.init_inference(_Hidden(model), dtype=self.dtype, replace_with_kernel_inject=False)
         self._inputs = self.vectors.to(self.dtype)
 

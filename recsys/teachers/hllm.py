@@ -112,7 +112,7 @@ def _decoder(config: HLLMConfig) -> Any:
                 num_hidden_layers=config.layers,
                 num_attention_heads=config.heads,
                 max_position_embeddings=config.max_positions,
-                attention_dropout=config.dropout,
+                attention_dropout=0.0,  # on CPU it would rule out the fused attention kernel
                 attn_implementation="sdpa",
                 pad_token_id=None,
                 bos_token_id=None,

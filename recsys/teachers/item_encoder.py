@@ -36,6 +36,12 @@ class TextEmbeddings:
     vectors: Tensor
     missing: Tensor
 
+    @classmethod
+    def load(cls, uri: str) -> "TextEmbeddings":
+        """Read what `embed_titles` wrote."""
+        tensors = load_file(storage.local_copy(uri, "text embeddings") / "text.safetensors")
+        return cls(vectors=tensors["vectors"], missing=tensors["missing"])
+
     @property
     def width(self) -> int:
         return self.vectors.shape[1]
@@ -63,8 +69,8 @@ def embed_titles(
     titles_hash: str,
     cache: str,
     progress: Progress | None = None,
-) -> TextEmbeddings:
-    """The embeddings of a catalogue, read from `cache` where they were computed before.
+) -> str:
+    """Where the embeddings of a catalogue lie (`TextEmbeddings.load`); computed unless they are in `cache`.
 
     Args:
         titles: N+1 strings, "" at 0 and where a title is missing.
@@ -75,24 +81,25 @@ def embed_titles(
     Raises:
         UserError: the model is not there, needs code of its own, or is neither encoder nor decoder.
     """
-    source = _resolve(config.model)
     settings = {name: value for name, value in to_dict(config).items() if name != "batch_tokens"}
-    key = digest({**settings, "model": _identity(source), "titles": titles_hash})
+    key = digest({**settings, "model": _identity(_resolve(config.model)), "titles": titles_hash})
     uri = storage.join(cache, key[:32])
     manifest = storage.read_manifest(uri)
     if manifest is None or manifest.key != key:
-        vectors, missing = encode(titles, config, progress=progress)
+        embeddings = encode(titles, config, progress=progress)
         with storage.new_artifact(uri, key=key, attributes={"model": config.model}) as directory:
-            save_file({"vectors": vectors, "missing": missing}, directory / "text.safetensors")
-    tensors = load_file(storage.local_copy(uri, "text embeddings") / "text.safetensors")
-    return TextEmbeddings(vectors=tensors["vectors"], missing=tensors["missing"])
+            tensors = {"vectors": embeddings.vectors, "missing": embeddings.missing}
+            save_file(tensors, directory / "text.safetensors")
+    return uri
 
 
 @torch.inference_mode()
-def encode(
-    titles: Sequence[str], config: ItemEncoderConfig, *, progress: Progress | None = None
-) -> tuple[Tensor, Tensor]:
-    """Run the item language model over the titles: vectors [len, W] of unit length, missing [len] bool."""
+def encode(titles: Sequence[str], config: ItemEncoderConfig, *, progress: Progress | None = None) -> TextEmbeddings:
+    """Run the item language model over N+1 titles, on a GPU where there is one.
+
+    Raises:
+        UserError: see `embed_titles`.
+    """
     tokenizer, model, last_token = _load(config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
@@ -117,7 +124,7 @@ def encode(
         done += len(batch)
         if progress:
             progress(done, len(present))
-    return vectors, missing
+    return TextEmbeddings(vectors=vectors, missing=missing)
 
 
 def _batches_by_length(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:

@@ -1,0 +1,258 @@
+"""Let the teacher rank the catalogue for every row, once: the signals that all students learn from.
+
+    python -m ray_jobs.infer_teacher --config ray_jobs/configs/demo.yaml
+    ray job submit --working-dir . -- python -m ray_jobs.infer_teacher --config ray_jobs/configs/demo.yaml signals.actors=8
+
+A Ray Data pipeline carries shard numbers to a pool of actors. Each actor loads the dataset and the teacher once,
+behind a DeepSpeed inference engine, ranks the rows of a shard by causal passes over windows of the sequences
+(`recsys.teachers.ranking`) and writes the shard itself; only counts travel back. Nothing but the storage root is
+shared, so actors may live on any node.
+
+A killed pass started again does only what is missing. A change of the teacher, of the dataset or of what the rankings
+depend on (`signals.k`, `splits`, `mask_history`, `rows_per_shard`, `dtype`) starts afresh; actors and batch size may
+change from run to run. Time is in proportion to interactions · N (scoring), memory per actor to
+`signals.batch_size` · N, whatever the number of rows.
+"""
+
+import argparse
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import ray.data
+
+from ray_jobs import cli, runtime
+from ray_jobs.settings import Settings
+from ray_jobs.train_teacher import required
+from recsys import storage, tracking
+from recsys.checkpoint import Checkpoint, load_checkpoint
+from recsys.config import digest, to_dict
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.signals.signals import SignalsMeta, TeacherSignals
+from recsys.signals.writer import ShardPlan, SignalsWriter
+from recsys.teachers.config import SignalsConfig
+
+_WITHOUT_EFFECT = {"actors", "cpus", "gpus", "batch_size"}  # on the rankings
+
+
+def key(settings: Settings) -> str:
+    """Digest of everything the signals depend on.
+
+    Raises:
+        UserError: the dataset or the teacher is not there yet.
+    """
+    config = {name: value for name, value in to_dict(settings.signals).items() if name not in _WITHOUT_EFFECT}
+    inputs = {
+        "dataset": required(settings.layout.dataset, "prepared dataset", "prepare_data").attributes["fingerprint"],
+        "teacher": required(settings.layout.teacher, "teacher", "train_teacher").content_hash,
+    }
+    return digest({"signals": config, **inputs})
+
+
+def run(settings: Settings, *, force: bool = False) -> None:
+    """Make the signals of `settings.layout.signals`, unless they are there."""
+    layout, config, work_key = settings.layout, settings.signals, key(settings)
+    if not force and cli.is_current(layout.signals, work_key):
+        print(f"signals: {layout.signals} is up to date", flush=True)
+        return
+    dataset = PreparedDataset.load(layout.dataset)
+    plan = ShardPlan.of(dataset, config.splits, config.rows_per_shard)
+    from recsys.teachers.ranking import check_k
+
+    check_k(dataset, plan.rows, config.k, config.mask_history)
+    writer = SignalsWriter(layout.signals, key=work_key, k=config.k)
+    if force:
+        storage.delete(writer.work)
+    missing = writer.missing(plan)
+    parameters = {"signals": to_dict(config), "rows": len(plan.rows), "shards": len(plan)}
+    tags = {"dataset": dataset.fingerprint}
+    with tracking.start_run(
+        settings.tracking, layout.mlflow, settings.name, "infer_teacher", params=parameters, tags=tags
+    ) as record:
+        started = time.perf_counter()
+        if len(missing) < len(plan):
+            print(f"signals: {len(plan) - len(missing)} of {len(plan)} shards are already there", flush=True)
+        if missing:
+            runtime.connect()
+            _rank_shards(settings, plan, writer, missing)
+        seconds = time.perf_counter() - started
+        meta = _finalise(settings, dataset, plan, writer, seconds, sum(len(plan.shard(n)) for n in missing))
+        record.log_metrics({name: float(v) for name, v in meta.cost.items() if isinstance(v, int | float)})
+    print(
+        f"signals: {len(plan.rows):,} rows ranked, top {config.k} each, in {seconds:.1f} s "
+        f"({meta.cost['rows_per_teacher_second']:,} rows a second and actor); {layout.signals}",
+        flush=True,
+    )
+
+
+def _rank_shards(settings: Settings, plan: ShardPlan, writer: SignalsWriter, missing: list[int]) -> None:
+    config = settings.signals
+    # Progress is what this job prints; Ray Data's own bars and plans would only hide it.
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    actors = min(config.actors, len(missing))
+    total = sum(len(plan.shard(n)) for n in missing)
+    print(f"signals: {total:,} rows in {len(missing)} shards on {actors} actors", flush=True)
+    shards = ray.data.from_items([{"shard": n} for n in missing], override_num_blocks=len(missing))
+    ranked = shards.map_batches(
+        RankShard,
+        fn_constructor_kwargs={
+            "dataset_uri": settings.layout.dataset,
+            "teacher_uri": settings.layout.teacher,
+            "signals_uri": settings.layout.signals,
+            "key": writer.key,
+            "config": config,
+        },
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=actors),
+        num_cpus=config.cpus,
+        num_gpus=config.gpus,
+    )
+    with _progress(total) as advance, _user_errors():
+        for row in ranked.iter_rows():
+            advance(int(row["rows"]))
+
+
+class RankShard:
+    """One actor of the pool: ranks the rows of a shard and writes it."""
+
+    def __init__(
+        self, *, dataset_uri: str, teacher_uri: str, signals_uri: str, key: str, config: SignalsConfig
+    ) -> None:
+        import torch
+
+        from recsys.teachers.engine import TeacherEngine
+
+        # Ray gives an actor its cores by this number alone; more threads would only get in each other's way.
+        torch.set_num_threads(max(1, round(config.cpus)))
+        self._config = config
+        self._dataset = PreparedDataset.load(dataset_uri)
+        self._plan = ShardPlan.of(self._dataset, config.splits, config.rows_per_shard)
+        self._writer = SignalsWriter(signals_uri, key=key, k=config.k)
+        checkpoint = _load_teacher(teacher_uri, self._dataset)
+        device = "cuda" if config.gpus and torch.cuda.is_available() else "cpu"
+        self._engine = TeacherEngine(checkpoint.model, config.dtype, device)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Shard numbers → rows written, one each."""
+        from recsys.teachers.ranking import rank_rows
+
+        counts = []
+        for number in batch["shard"].tolist():
+            rows = self._plan.shard(number)
+            started = time.perf_counter()
+            ranked = rank_rows(
+                self._engine,
+                self._dataset,
+                rows,
+                k=self._config.k,
+                mask_history=self._config.mask_history,
+                batch_size=self._config.batch_size,
+            )
+            seconds = time.perf_counter() - started
+            self._writer.write_shard(number, rows, ranked.items, ranked.scores, ranked.target_distance, seconds=seconds)
+            counts.append(len(rows))
+        return {"shard": batch["shard"], "rows": counts}
+
+
+def _load_teacher(uri: str, dataset: PreparedDataset) -> Checkpoint:
+    checkpoint = load_checkpoint(uri)
+    if checkpoint.fingerprint != dataset.fingerprint:
+        raise UserError(
+            f"teacher {uri} was trained on dataset {checkpoint.fingerprint[:12]}, but dataset {dataset.name!r} is "
+            f"{dataset.fingerprint[:12]}; run train_teacher on this dataset"
+        )
+    return checkpoint
+
+
+def _finalise(
+    settings: Settings, dataset: PreparedDataset, plan: ShardPlan, writer: SignalsWriter, seconds: float, ranked: int
+) -> SignalsMeta:
+    """Seal the signals, and read them back as a student will."""
+    import torch
+
+    config = settings.signals
+    checkpoint = _load_teacher(settings.layout.teacher, dataset)
+    with torch.inference_mode():
+        item_embeddings = checkpoint.model.item_vectors()
+    meta = SignalsMeta(
+        teacher=checkpoint.model.kind,
+        checkpoint_hash=checkpoint.hash,
+        fingerprint=dataset.fingerprint,
+        k=config.k,
+        score_meaning="logit",
+        higher_is_better=True,
+        distance_meaning="l2 of unit-normalised vectors",
+        masked_history=config.mask_history,
+        rows={split: len(dataset.rows(split)) for split in config.splits},
+        trained_on=["train"],
+        settings={"rows_per_shard": config.rows_per_shard, "max_history": dataset.max_history, "dtype": config.dtype},
+        cost={
+            "seconds_of_last_run": round(seconds, 3),
+            "rows_of_last_run": ranked,
+            "actors": config.actors,
+            "cpus_per_actor": config.cpus,
+            "gpus_per_actor": config.gpus,
+        },
+    )
+    writer.finalise(plan, meta, item_embeddings, getattr(checkpoint.model, "text", None))
+    TeacherSignals.load(settings.layout.signals, dataset)
+    return meta
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    """Print rows, rows a second and the time left, at least every five seconds."""
+    started, done, closed = time.perf_counter(), [0], threading.Event()
+
+    def line() -> None:
+        seconds = time.perf_counter() - started
+        rate = done[0] / seconds
+        left = f"{rate:,.0f} rows/s, {(total - done[0]) / rate:.0f} s left" if rate else f"{seconds:.0f} s, starting"
+        print(f"signals: {done[0]:,} of {total:,} rows, {left}", flush=True)
+
+    def tick() -> None:
+        while not closed.wait(5):
+            line()
+
+    def advance(rows: int) -> None:
+        done[0] += rows
+
+    ticker = threading.Thread(target=tick, daemon=True)
+    ticker.start()
+    try:
+        yield advance
+    finally:
+        closed.set()
+        ticker.join()
+    line()
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """Bring a `UserError` of an actor back as one."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, UserError):
+                raise UserError(str(cause)) from None
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        raise
+
+
+def main() -> None:
+    def body(settings: Settings, args: argparse.Namespace) -> None:
+        run(settings, force=args.force)
+
+    cli.run_job(__doc__, body)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Train the teacher on Ray Train: item embeddings once, then the recommender on top of them.
+
+    python -m ray_jobs.train_teacher --config ray_jobs/configs/demo.yaml
+    ray job submit --working-dir . -- python -m ray_jobs.train_teacher --config ray_jobs/configs/demo.yaml \\
+        teacher.scaling.workers=8 teacher.scaling.gpus=1 teacher.training.deepspeed.zero_stage=2
+
+First one Ray task turns the titles into vectors with the item language model; they are kept under the storage root for
+every later run with the same titles and model. Then `teacher.scaling.workers` processes train, through DeepSpeed ZeRO
+where `teacher.training.deepspeed` is set: NCCL on GPUs, gloo on CPUs. A crashed worker group restarts from its last
+epoch, and so does a killed job that is started again with the same configuration.
+"""
+
+import argparse
+import time
+from functools import partial
+from typing import Any
+
+import ray
+
+from ray_jobs import cli
+from ray_jobs.settings import Layout, Settings, TeacherSettings
+from recsys import storage, tracking
+from recsys.checkpoint import save_checkpoint
+from recsys.config import digest, to_dict
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.losses.config import RecommendationLossConfig
+from recsys.teachers.config import ItemEncoderConfig
+from recsys.training.config import TrainingConfig
+from recsys.training.objective import Objective
+
+
+def key(settings: Settings) -> str:
+    """Digest of what makes this teacher: its configuration, the dataset and its titles.
+
+    Raises:
+        UserError: the dataset is not there yet.
+    """
+    dataset = required(settings.layout.dataset, "prepared dataset", "prepare_data")
+    inputs = [dataset.attributes["fingerprint"], dataset.files["items.parquet"]["sha256"]]
+    # Where workers run does not change what is learned; how many there are changes rounding only.
+    return digest({"teacher": {**to_dict(settings.teacher), "scaling": None}, "inputs": inputs})
+
+
+def required(uri: str, what: str, job: str) -> storage.Manifest:
+    """The manifest of an input.
+
+    Raises:
+        UserError: it is not there yet.
+    """
+    manifest = storage.read_manifest(uri)
+    if manifest is None:
+        raise UserError(f"there is no {what} in {uri}; run {job} first")
+    return manifest
+
+
+def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
+    """Train the teacher; its checkpoint lies at `settings.layout.teacher`.
+
+    Returns:
+        What the checkpoint says of its training, or {} where it was current.
+    """
+    layout, teacher, work = settings.layout, settings.teacher, key(settings)
+    if not force and cli.is_current(layout.teacher, work):
+        print("teacher: unchanged, kept", flush=True)
+        return {}
+    from ray_jobs import runtime, train_runs
+
+    runtime.connect()
+    tags = {"dataset": required(layout.dataset, "prepared dataset", "prepare_data").attributes["fingerprint"]}
+    with tracking.start_run(
+        settings.tracking, layout.mlflow, settings.name, "train_teacher", params=to_dict(teacher), tags=tags
+    ) as recorded:
+        task = ray.remote(num_cpus=teacher.scaling.cpus, num_gpus=min(teacher.scaling.gpus, 1))(embed)
+        try:
+            text = ray.get(task.remote(teacher.model.item, layout, max(1, round(teacher.scaling.cpus))))
+        except UserError as error:  # as Ray wraps it, with the task's traceback
+            raise UserError(str(error.cause if isinstance(error, ray.exceptions.RayTaskError) else error)) from None
+        result = train_runs.fit(
+            "teacher",
+            partial(build, teacher, layout, text),
+            training=teacher.training,
+            scaling=teacher.scaling,
+            train_runs=layout.train_runs,
+            key=work,
+            run=recorded,
+            force=force,
+        )
+        objective, dataset, _ = build(teacher, layout, text)
+        # ZeRO in bf16 trains a bf16 copy; what is stored is fp32, and the text as the item language model gave it.
+        state = {name: tensor.float() for name, tensor in result.state.items()} | {"text": objective.model.text}
+        info = {"training": train_runs.describe(result.progress), "settings": to_dict(teacher)}
+        save_checkpoint(layout.teacher, objective.model, dataset, state=state, key=work, info=info)
+        recorded.log_metrics({"best": result.progress.best, "best_epoch": result.progress.best_epoch})
+        recorded.set_tags({"checkpoint": layout.teacher})
+        train_runs.discard("teacher", train_runs=layout.train_runs, key=work)
+    return info["training"]
+
+
+def embed(config: ItemEncoderConfig, layout: Layout, threads: int) -> str:
+    """In a task: where the text embeddings of the dataset's titles lie."""
+    import torch
+
+    from recsys.teachers.item_encoder import embed_titles
+
+    torch.set_num_threads(threads)
+    dataset = PreparedDataset.load(layout.dataset)
+    printed = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal printed
+        if time.monotonic() - printed > 4 or done == total:
+            printed = time.monotonic()
+            print(f"teacher: {done:,} of {total:,} titles embedded by {config.model}", flush=True)
+
+    return embed_titles(
+        dataset.catalogue.titles,
+        config,
+        titles_hash=dataset.titles_hash,
+        cache=storage.join(layout.storage_root, "text-embeddings"),
+        progress=progress,
+    )
+
+
+def build(teacher: TeacherSettings, layout: Layout, text: str) -> tuple[Objective, PreparedDataset, TrainingConfig]:
+    """In a worker: data and text embeddings from storage, the model and its loss."""
+    import torch
+
+    from recsys.teachers.hllm import HLLM
+    from recsys.teachers.item_encoder import TextEmbeddings
+
+    dataset = PreparedDataset.load(layout.dataset)
+    torch.manual_seed(teacher.training.seed)
+    model = HLLM.build(teacher.model, dataset, TextEmbeddings.load(text))
+    return Objective(model, RecommendationLossConfig(kind="softmax"), dataset), dataset, teacher.training
+
+
+def main() -> None:
+    def body(settings: Settings, args: argparse.Namespace) -> None:
+        run(settings, force=args.force)
+
+    cli.run_job(__doc__, body)
+
+
+if __name__ == "__main__":
+    main()
