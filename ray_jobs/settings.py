@@ -1,13 +1,13 @@
 """The one configuration file of a project: every job reads it whole and uses the sections it needs."""
 
 import os
-from typing import Literal
 
 from recsys import storage
 from recsys.config import Field, configuration
 from recsys.data.config import DataConfig
 from recsys.evaluation.config import EvaluationConfig
 from recsys.losses.config import DistillationConfig, RecommendationLossConfig
+from recsys.serving.assignment import ARMS, Arm, check_split
 from recsys.students.config import StudentModelConfig
 from recsys.teachers.config import SignalsConfig, TeacherConfig
 from recsys.tracking import TrackingConfig
@@ -52,29 +52,66 @@ class StudentSettings:
 
 
 @configuration
+class ReplicasConfig:
+    """How an arm is spread over the cluster.
+
+    Attributes:
+        count: replicas, each with its own copy of the model.
+        cpus: logical cores a replica asks for; it computes on that many threads, at least one.
+        gpus: GPUs a replica asks for; 0 serves on CPU.
+        batch: requests that wait at the same time and are answered in one pass, at most.
+    """
+
+    count: int = Field(default=1, ge=1)
+    cpus: float = Field(default=0.9, gt=0)
+    gpus: float = Field(default=0, ge=0)
+    batch: int = Field(default=8, ge=1)
+
+
+def _halves() -> dict[Arm, float]:
+    return {"teacher": 0.5, "student": 0.5}
+
+
+@configuration
 class ServingConfig:
     """The A/B application.
 
     Attributes:
+        arms: what is served; `null` answers popular items at once, so that what HTTP costs can be subtracted.
         student: the student that is served, a name of `students`.
-        split: share of users an arm gets when a request names none; assignment is by salted hash of the user id.
+        split: share of users an arm gets when a request names none, by salted hash of the user id; they add up to 1.
+        default_arm: answers requests that name neither arm nor user.
+        host, port: where HTTP listens; the default host is reachable from this machine alone.
+        max_k, max_history: what a request may ask for.
+        teacher_replicas, student_replicas: the student lives in the replicas that take the HTTP requests.
+        start_seconds: how long replicas may take to load their models.
+        measure_requests, measure_warmup: requests an arm, and before these some that do not count.
+        measure_concurrency: kept-alive connections.
     """
 
+    arms: tuple[Arm, ...] = ARMS
     student: str = "sasrec-distilled"
-    split: dict[Literal["teacher", "student", "null"], float] = Field(
-        default_factory=lambda: {"teacher": 0.5, "student": 0.5}
-    )
+    split: dict[Arm, float] = Field(default_factory=_halves)
+    default_arm: Arm = "student"
     salt: str = "ab-1"
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=1, le=65535)
     max_k: int = Field(default=100, ge=1)
     max_history: int = Field(default=1000, ge=1)
-    replicas: int = Field(default=1, ge=1)
-    cpus: float = Field(default=0.4, gt=0)
-    gpus: float = Field(default=0, ge=0)
+    teacher_replicas: ReplicasConfig = ReplicasConfig()
+    student_replicas: ReplicasConfig = ReplicasConfig()
+    start_seconds: float = Field(default=300, gt=0)
     measure_requests: int = Field(default=300, ge=1)
     measure_warmup: int = Field(default=30, ge=0)
     measure_concurrency: int = Field(default=1, ge=1)
+
+    def __post_init__(self) -> None:
+        check_split(self.split)
+        unserved = sorted({arm for arm, share in self.split.items() if share > 0} - set(self.arms))
+        if unserved:
+            raise ValueError(f"split gives users to {unserved[0]}, which is not one of arms ({', '.join(self.arms)})")
+        if self.default_arm not in self.arms:
+            raise ValueError(f"default_arm {self.default_arm} is not one of arms ({', '.join(self.arms)})")
 
 
 @configuration

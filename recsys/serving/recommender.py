@@ -42,7 +42,11 @@ class Recommender:
         self._device = next(checkpoint.model.parameters()).device
         self._popular = self.catalogue.popular()
         with torch.inference_mode():
+            # Once for all requests: a teacher computes them from its texts.
             self._item_vectors = self._model.item_vectors()
+            self._score_vectors = self._item_vectors.float().T
+        if not bool(torch.isfinite(self._item_vectors).all()):
+            raise UserError("the checkpoint's item vectors are not all finite; train it again")
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> "Recommender":
@@ -103,7 +107,7 @@ class Recommender:
         items = torch.zeros(len(recent), int(lengths.max()), dtype=torch.int64)
         for row, history in enumerate(recent):
             items[row, : len(history)] = torch.tensor(history)
-        scores = self._model.query(items.to(self._device), lengths).float() @ self._item_vectors.float().T
+        scores = self._model.query(items.to(self._device), lengths, self._item_vectors).float() @ self._score_vectors
         scores[:, 0] = -torch.inf
         if mask_seen:
             for row, history in enumerate(histories):

@@ -1,0 +1,198 @@
+"""Serve teacher, student and null arm behind one endpoint, for A/B measurement.
+
+    python -m ray_jobs.serve --config F                         until Ctrl-C, on an embedded local Ray
+    ray job submit --working-dir . -- python -m ray_jobs.serve --config F storage=/shared/runs
+                                                                on a cluster, until `ray job stop`
+    serve deploy app.yaml                                       on a cluster, with nothing to keep running:
+
+        proxy_location: HeadOnly
+        http_options: {host: 127.0.0.1, port: 8000}
+        applications:
+          - name: recsys
+            import_path: ray_jobs.serve:build
+            args: {name: demo, storage: /shared/runs}           # any settings of the YAML file
+
+    curl -s 127.0.0.1:8000/recommend -H 'content-type: application/json' -d '{"history": ["50", "172"], "k": 5}'
+
+`POST /recommend` answers catalogue ids with titles and scores; the page `/docs` describes it. A request that names no
+arm gets the one its user is assigned to (`recsys.serving.assignment`). `GET /health` says which arms are loaded, from
+which checkpoints, for which dataset. The student lives inside the replicas that take HTTP requests, the teacher in its
+own (docs/decisions/student-placement.md).
+"""
+
+import dataclasses
+import ipaddress
+import logging
+import signal
+import socket
+import threading
+import time
+from typing import Any
+
+from ray import serve
+from ray.serve.schema import LoggingConfig
+
+from ray_jobs import cli, runtime
+from ray_jobs.settings import ReplicasConfig, Settings
+from recsys.config import from_dict
+from recsys.errors import UserError
+from recsys.serving.assignment import Arm
+from recsys.serving.service import check_same_dataset, checkpoint_facts, dataset_identity
+
+APPLICATION = "recsys"
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application from plain settings, for `serve deploy`; its HTTP address is that of the deploy file."""
+    return application(from_dict(Settings, args))
+
+
+def application(settings: Settings) -> serve.Application:
+    """The Ray Serve application, not yet running.
+
+    Raises:
+        UserError: a checkpoint or the dataset is missing or damaged, or they do not belong together.
+    """
+    from ray_jobs.serving_replicas import Ingress, Teacher
+
+    check(settings)
+    config = settings.serving
+    # A replica's working directory is not the user's, so the root must be absolute from here on.
+    settings = dataclasses.replace(settings, storage=settings.layout.storage_root)
+    teacher = None
+    if "teacher" in config.arms:
+        teacher = serve.deployment(**_options(config.teacher_replicas, waiting=64))(Teacher).bind(settings)
+    return serve.deployment(**_options(config.student_replicas, waiting=256))(Ingress).bind(settings, teacher)
+
+
+def check(settings: Settings) -> None:
+    """Refuse to start what could not serve: read and verify the checkpoints of the served arms.
+
+    Raises:
+        UserError: one is missing or damaged, or was trained on another dataset.
+    """
+    layout = settings.layout
+    name, fingerprint = dataset_identity(layout.dataset)
+    checkpoints: dict[Arm, str] = {"teacher": layout.teacher, "student": layout.student(settings.serving.student)}
+    facts = {arm: checkpoint_facts(uri) for arm, uri in checkpoints.items() if arm in settings.serving.arms}
+    check_same_dataset(name, fingerprint, facts)
+
+
+def url(settings: Settings) -> str:
+    """Where a client on this machine finds the server."""
+    host = settings.serving.host
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{settings.serving.port}" if ":" in host else f"http://{host}:{settings.serving.port}"
+
+
+def deploy(settings: Settings) -> str:
+    """Start the application on the connected Ray (an embedded one where there is none) and wait until it answers.
+
+    Returns:
+        Its URL.
+
+    Raises:
+        UserError: see `application`; the port is in use; the replicas do not start, or not in time.
+    """
+    built = application(settings)
+    runtime.connect()
+    config = settings.serving
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells every step; what matters is told here
+    _claim_port(config.host, config.port)
+    # Where only the machine itself may call, proxies on other nodes would serve nobody.
+    serve.start(
+        proxy_location="HeadOnly" if _is_loopback(config.host) else "EveryNode",
+        http_options={"host": config.host, "port": config.port},
+        logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+    )
+    try:
+        serve.run_many([serve.RunTarget(built, name=APPLICATION)], wait_for_applications_running=False)
+        _wait_until_running(config.start_seconds)
+    except BaseException:
+        undeploy()
+        raise
+    return url(settings)
+
+
+def undeploy() -> None:
+    """Take the application down, and Serve itself where nothing else runs on it."""
+    if APPLICATION in serve.status().applications:
+        serve.delete(APPLICATION)
+    if not serve.status().applications:
+        serve.shutdown()
+
+
+def main() -> None:
+    cli.run_job(__doc__, lambda settings, _: _serve_until_stopped(settings))
+
+
+def _serve_until_stopped(settings: Settings) -> None:
+    stopped = threading.Event()
+    address = deploy(settings)
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, and `ray job stop`
+        signal.signal(number, lambda *_: stopped.set())
+    print(f"serving {', '.join(settings.serving.arms)} at {address} (page: {address}/docs); Ctrl-C stops", flush=True)
+    stopped.wait()
+    print("stopping", flush=True)
+    undeploy()
+
+
+def _options(replicas: ReplicasConfig, waiting: int) -> dict[str, Any]:
+    return {
+        "num_replicas": replicas.count,
+        "ray_actor_options": {"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
+        # Requests beyond it wait in the router; below a full batch a batch could never fill.
+        "max_ongoing_requests": max(waiting, 2 * replicas.batch),
+        "max_constructor_retry_count": 2,
+        "logging_config": LoggingConfig(log_level="WARNING", enable_access_log=False),
+    }
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _claim_port(host: str, port: int) -> None:
+    """Serve's own words for a taken port reach the log of its proxy alone."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.settimeout(1)
+        listening = probe.connect_ex((host, port)) == 0
+    running = bool(serve.status().applications)
+    if listening and not running:
+        raise UserError(f"port {port} of {host} is in use; stop what listens there or choose another: serving.port=…")
+    if running and not listening:
+        raise UserError(
+            f"Ray Serve already runs on this cluster, but not at {host}:{port}; set serving.host and serving.port to "
+            "its address, or stop it with `serve shutdown`"
+        )
+
+
+def _wait_until_running(seconds: float) -> None:
+    started = said = time.monotonic()
+    while True:
+        status = serve.status().applications[APPLICATION]
+        if status.status == "RUNNING":
+            return
+        deployments = [f"{name} {state.status.lower()}" for name, state in status.deployments.items()]
+        now = time.monotonic()
+        if status.status in ("DEPLOY_FAILED", "UNHEALTHY") or now - started > seconds:
+            reasons = [status.message, *(state.message for state in status.deployments.values())]
+            reason = next((_last_line(text) for text in reversed(reasons) if text), "no reason given")
+            problem = "did not start" if now - started <= seconds else f"did not start within {seconds:g} s"
+            raise UserError(f"the serving replicas {problem} ({', '.join(deployments)}): {reason}")
+        if now - said > 5:
+            print(f"serving: {now - started:.0f} s, {', '.join(deployments) or 'starting'}", flush=True)
+            said = now
+        time.sleep(0.1)
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+if __name__ == "__main__":
+    main()

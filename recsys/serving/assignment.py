@@ -1,0 +1,44 @@
+"""Which arm of the experiment a user gets."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+Arm = Literal["teacher", "student", "null"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
+
+
+def check_split(split: Mapping[Arm, float]) -> None:
+    """A split is shares that add up to 1; they are not normalised, so that a forgotten arm is noticed.
+
+    Raises:
+        ValueError: a share is negative or the sum is not 1.
+    """
+    negative = [arm for arm, share in split.items() if not share >= 0]
+    if negative:
+        raise ValueError(f"the share of {negative[0]} must be 0 or more (got {split[negative[0]]})")
+    total = sum(split.values())
+    if not abs(total - 1) < 1e-6:
+        shares = ", ".join(f"{arm} {share:g}" for arm, share in split.items()) or "none"
+        raise ValueError(f"the shares of the split must add up to 1 (got {shares}); name every arm that gets users")
+
+
+def position(user_id: str, salt: str) -> float:
+    """A fixed number in [0, 1) for a user, by SHA-256 of salt and id; another salt shuffles all users anew."""
+    digest = hashlib.sha256(f"{salt}\0{user_id}".encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53  # 53 bits: exact in a double, so never rounded up to 1
+
+
+def assign(user_id: str, split: Mapping[Arm, float], salt: str) -> Arm:
+    """The arm of a user: the same on every replica and after every restart, as long as split and salt stay.
+
+    Arms take their shares of [0, 1) in the order of `ARMS`: when a share changes, only users at its border move.
+    """
+    check_split(split)
+    point, upper = position(user_id, salt), 0.0
+    served = [arm for arm in ARMS if split.get(arm, 0) > 0]
+    for arm in served:
+        upper += split[arm]
+        if point < upper:
+            return arm
+    return served[-1]  # the sum may fall short of 1 by rounding

@@ -1,0 +1,230 @@
+"""What an answer is made of, whatever carries it: requests checked, histories looked up, arms assigned.
+
+No Ray here: `ray_jobs/serve.py` puts this behind HTTP and the models onto replicas.
+"""
+
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from recsys import storage
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.serving.assignment import Arm, assign
+from recsys.serving.ranker import Ranked
+
+MAX_BODY = 1 << 20
+"""Bytes a request may have."""
+
+Id = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class RecommendRequest(BaseModel):
+    """Who asks, by user id, history or both."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    user_id: Id | None = Field(None, description="decides the arm; without a history the stored one is used, whole")
+    history: list[Id] | None = Field(None, description="catalogue ids, oldest first")
+    k: int = Field(10, description="how many items to recommend")
+    arm: Arm | None = Field(None, description="ask for an arm instead of being assigned one")
+    mask_seen: bool = Field(True, description="never recommend an item of the history (the null arm ignores this)")
+
+
+class RecommendedItem(BaseModel):
+    item_id: str
+    title: str
+    score: float
+
+
+class RecommendResponse(BaseModel):
+    items: list[RecommendedItem] = Field(description="best first; fewer than k only where no more are left")
+    arm: Arm
+    assigned_by: Literal["request", "user", "default"] = Field(
+        description="the request named the arm; hash of the user id; or no user id was given: leave those out of an A/B"
+    )
+    model_ms: float = Field(description="time in the model alone, measured in the replica; 0 where none was asked")
+    unknown: list[str] = Field(description="items of the history that the catalogue does not hold; ignored")
+    unknown_user: bool = Field(description="the user is not of the dataset")
+    fallback: bool = Field(description="nothing of the history is known, so these are the most popular items")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A checked request: what to rank on which arm.
+
+    Attributes:
+        history: known catalogue ids, oldest first; empty means popular items.
+    """
+
+    arm: Arm
+    assigned_by: Literal["request", "user", "default"]
+    history: list[str]
+    unknown: list[str]
+    unknown_user: bool
+    k: int
+    mask_seen: bool
+
+
+class Service:
+    """The part of the application that every arm shares.
+
+    Args:
+        dataset: catalogue and stored histories; takes memory in proportion to its interactions.
+        arms: the arms that are served.
+        split, salt: `recsys.serving.assignment`.
+        default_arm: for requests that name neither user nor arm.
+        max_k, max_history: what a request may ask for.
+    """
+
+    def __init__(
+        self,
+        dataset: PreparedDataset,
+        *,
+        arms: tuple[Arm, ...],
+        split: Mapping[Arm, float],
+        salt: str,
+        default_arm: Arm,
+        max_k: int,
+        max_history: int,
+    ) -> None:
+        self.dataset = dataset
+        self.arms = arms
+        self._split, self._salt, self._default_arm = split, salt, default_arm
+        self._max_k = min(max_k, dataset.num_items)
+        self._max_history = max_history
+        self._users = {user_id: user for user, user_id in enumerate(dataset.user_ids)}
+        catalogue = dataset.catalogue
+        self._popular = [
+            RecommendedItem(
+                item_id=catalogue.item_ids[i], title=catalogue.titles[i], score=float(catalogue.train_counts[i])
+            )
+            for i in catalogue.popular()[: self._max_k]
+        ]
+
+    def task(self, request: RecommendRequest) -> Task:
+        """Check a request and decide its arm.
+
+        Raises:
+            UserError: one sentence on what is wrong with it.
+        """
+        if not 1 <= request.k <= self._max_k:
+            raise UserError(f"k must be between 1 and {self._max_k} (got {request.k})")
+        if request.user_id is None and request.history is None:
+            raise UserError("give a user_id, a history, or both")
+        if request.history is not None and not request.history:
+            raise UserError("history is empty; give at least one item id, or leave it out and give a user_id")
+        if request.history is not None and len(request.history) > self._max_history:
+            raise UserError(f"history has {len(request.history)} items; at most {self._max_history} are accepted")
+        if request.arm is not None and request.arm not in self.arms:
+            raise UserError(f"arm {request.arm!r} is not served here; served: {', '.join(self.arms)}")
+        user = self._users.get(request.user_id) if request.user_id is not None else None
+        history = request.history
+        if history is None:
+            history = [] if user is None else self.stored_history(user)
+        index = self.dataset.catalogue.index
+        arm, assigned_by = self._arm(request)
+        return Task(
+            arm=arm,
+            assigned_by=assigned_by,
+            history=[item for item in history if item in index],
+            unknown=[item for item in history if item not in index],
+            unknown_user=request.user_id is not None and user is None,
+            k=request.k,
+            mask_seen=request.mask_seen,
+        )
+
+    def stored_history(self, user: int) -> list[str]:
+        """The whole sequence of a user (0..U-1) as catalogue ids, oldest first."""
+        dataset = self.dataset
+        ids = dataset.catalogue.item_ids
+        return [ids[i] for i in dataset.items[dataset.offsets[user] : dataset.offsets[user + 1]].tolist()]
+
+    def popular(self, task: Task) -> RecommendResponse:
+        """The most popular items at once, without a model: the null arm, and the fallback of the others."""
+        return self._response(task, self._popular[: task.k], 0.0)
+
+    def ranked(self, task: Task, ranked: Ranked) -> RecommendResponse:
+        """The answer of a model."""
+        catalogue = self.dataset.catalogue
+        items = [
+            RecommendedItem(item_id=item_id, title=catalogue.titles[catalogue.index[item_id]], score=score)
+            for item_id, score in zip(ranked.items, ranked.scores, strict=True)
+        ]
+        return self._response(task, items, ranked.milliseconds)
+
+    def _arm(self, request: RecommendRequest) -> tuple[Arm, Literal["request", "user", "default"]]:
+        if request.arm is not None:
+            return request.arm, "request"
+        if request.user_id is not None:
+            return assign(request.user_id, self._split, self._salt), "user"
+        return self._default_arm, "default"
+
+    @staticmethod
+    def _response(task: Task, items: list[RecommendedItem], model_ms: float) -> RecommendResponse:
+        return RecommendResponse(
+            items=items,
+            arm=task.arm,
+            assigned_by=task.assigned_by,
+            model_ms=round(model_ms, 4),
+            unknown=task.unknown,
+            unknown_user=task.unknown_user,
+            fallback=not task.history,
+        )
+
+
+def checkpoint_facts(uri: str) -> dict[str, Any]:
+    """Hash, kind and dataset of a checkpoint whose files are all there, without loading the model.
+
+    Raises:
+        UserError: it is missing, incomplete or damaged.
+    """
+    storage.local_copy(uri, "checkpoint")
+    manifest = storage.read_manifest(uri)
+    assert manifest is not None
+    config = storage.read_json(storage.join(uri, "config.json"))
+    return {"hash": manifest.content_hash, "kind": config["kind"], "dataset": config["dataset"]}
+
+
+def dataset_identity(uri: str) -> tuple[str, str]:
+    """Name and fingerprint of a prepared dataset, without loading it.
+
+    Raises:
+        UserError: there is none, or it is incomplete.
+    """
+    if storage.read_manifest(uri) is None:
+        raise UserError(f"prepared dataset {uri} does not exist or is incomplete; run prepare_data")
+    meta = storage.read_json(storage.join(uri, "dataset.json"))
+    return meta["name"], meta["fingerprint"]
+
+
+def check_same_dataset(dataset_name: str, fingerprint: str, arms: Mapping[Arm, Mapping[str, Any]]) -> None:
+    """Refuse arms that were trained on another dataset than the one whose histories and titles are served.
+
+    Raises:
+        UserError: names the arm and both fingerprints.
+    """
+    for arm, facts in arms.items():
+        theirs = facts["dataset"]["fingerprint"]
+        if theirs != fingerprint:
+            raise UserError(
+                f"the {arm} was trained on dataset {facts['dataset']['name']!r} ({theirs[:12]}), but dataset "
+                f"{dataset_name!r} ({fingerprint[:12]}) is to be served; train it on this dataset"
+            )
+
+
+def sentence(errors: Sequence[Any]) -> str:
+    """What is wrong with the form of a request, from pydantic's list of errors, as one sentence."""
+    parts = []
+    for error in errors[:3]:
+        where = ".".join(str(part) for part in error["loc"] if part != "body") or "body"
+        if error["type"] == "json_invalid":
+            return "the body is not valid JSON"
+        if error["type"] == "extra_forbidden":
+            parts.append(f"{where}: no such field; known: {', '.join(RecommendRequest.model_fields)}")
+        else:
+            parts.append(f"{where}: {error['msg'].removeprefix('Input ')} (got {reprlib.repr(error['input'])})")
+    return "; ".join(parts)
