@@ -1,0 +1,231 @@
+"""From an opened source to a PreparedDataset, written once for one process and for a cluster.
+
+`prepare` speaks to the log only through `Partitions`: here they are tables in this process, in `ray_jobs.prepare_data`
+blocks of a Ray dataset. Either way the same functions see the same rows, so the fingerprint is the same.
+
+Memory of the caller: 12 bytes an interaction for the finished sequences (briefly 40), the ids of users and items, and
+the titles; a partition takes about 100 bytes an interaction of its own where it lies.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.config import digest, to_dict
+from recsys.data import partition
+from recsys.data.cleaning import clean_catalogue
+from recsys.data.config import DataConfig
+from recsys.data.prepared import SPLITS, Catalogue, PreparedDataset
+from recsys.data.readers import Source, describe_inputs, open_source
+from recsys.data.readers.log import LOG_SCHEMA, UNREADABLE, InteractionLog
+from recsys.data.splits import global_time, leave_one_out, seen_by_training
+from recsys.errors import UserError
+
+_VERSION = 1  # of what preparation does: raise it when equal inputs would give another dataset
+_WHERE_ONLY = {"path", "items_path", "cache", "download"}
+
+Step = Callable[[pa.Table], pa.Table]
+
+
+class Partitions(Protocol):
+    """The parsed log, all rows of a user in one partition."""
+
+    def transform(self, step: Step) -> "Partitions":
+        """Partitions of what `step` makes of each."""
+        ...
+
+    def collect(self, step: Step) -> Iterator[pa.Table]:
+        """What `step` makes of each partition, brought here."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalPartitions:
+    """Everything in this process, one partition after another."""
+
+    tables: list[pa.Table]
+
+    @classmethod
+    def read(cls, log: InteractionLog) -> "LocalPartitions":
+        tables = [table for part in log.parts() for table in log.parse(part)]
+        return cls([pa.concat_tables(tables) if tables else LOG_SCHEMA.empty_table()])
+
+    def transform(self, step: Step) -> "LocalPartitions":
+        return LocalPartitions([step(table) for table in self.tables])
+
+    def collect(self, step: Step) -> Iterator[pa.Table]:
+        return (step(table) for table in self.tables)
+
+
+def input_key(config: DataConfig, name: str) -> str:
+    """Digest of the configuration and of what the input files hold, wherever they lie."""
+    values = {key: value for key, value in to_dict(config).items() if key not in _WHERE_ONLY}
+    # What is fetched is known by its checksum beforehand (`recsys.data.download`).
+    inputs = describe_inputs(config) if config.path is not None else [{"name": config.source}]
+    return digest({"version": _VERSION, "name": name, "config": values, "inputs": inputs})
+
+
+def prepare(
+    config: DataConfig,
+    name: str,
+    *,
+    read: Callable[[InteractionLog], Partitions] = LocalPartitions.read,
+    report: Callable[[str], Any] = print,
+) -> PreparedDataset:
+    """Read, clean, filter, order and split.
+
+    Users and items are numbered by their first appearance in the source; a user's interactions are ordered by time, and
+    of equal times by their place in the source.
+
+    Args:
+        config: with `path` set (`recsys.data.download` finds the demo's).
+        read: parses a log into partitions.
+        report: takes one line of progress.
+
+    Raises:
+        UserError: missing file or column, too many unparsable rows, or nothing left to learn from.
+    """
+    source = open_source(config)
+    if config.protocol == "global_time" and config.columns.timestamp is None:
+        raise UserError("data.protocol=global_time needs times; name their column in data.columns.timestamp")
+    parsed = read(source.log)
+    items = _survey(parsed, source, config, report)
+    titles = _titles(items, source, report)
+    alive = np.ones(len(items), dtype=bool)
+    if config.protocol == "global_time":
+        alive = pc.greater(pc.utf8_length(titles), 1).to_numpy(zero_copy_only=False)
+        report(f"global_time: {int((~alive).sum()):,} items with a title of at most one character dropped")
+    encoded = parsed.transform(partial(partition.encode, item_ids=items))
+    alive = _k_core(encoded, alive, config, report)
+    step = partial(partition.sequences, alive=alive, min_user=config.min_user_interactions)
+    dataset = _assemble(pa.concat_tables(encoded.collect(step)), items, titles, alive, config, name)
+    if not len(dataset.rows("train")) or not len(dataset.rows("test")):
+        raise UserError(
+            f"{len(dataset.items):,} interactions of {dataset.num_users:,} users are left, which gives "
+            f"{len(dataset.rows('train')):,} training and {len(dataset.rows('test')):,} test rows: lower "
+            "data.min_user_interactions and data.min_item_interactions, or give more data"
+        )
+    return dataset
+
+
+def _survey(parsed: Partitions, source: Source, config: DataConfig, report: Callable[[str], Any]) -> pa.Array:
+    """Ids of the items of the log in the order of their first appearance; refuses too many unparsable rows."""
+    found = pa.concat_tables(parsed.collect(partition.survey))
+    bad = found.filter(pc.is_null(found["item_id"])).sort_by("first_row")
+    count = source.bad_items[0] + (pc.sum(bad["count"]).as_py() or 0)
+    if count:
+        if len(bad) and bad["first_row"][0].as_py() == UNREADABLE:
+            raise UserError(bad["problem"][0].as_py())
+        if len(bad):
+            first = f"{source.log.where(bad['first_row'][0].as_py())} of the interactions ({bad['problem'][0].as_py()})"
+        else:
+            first = f"{source.bad_items[1]} of the items"
+        rows = "1 row" if count == 1 else f"{count:,} rows"
+        if count > config.max_bad_rows:
+            raise UserError(
+                f"{rows} cannot be parsed, the first is {first}; mend the data or raise data.max_bad_rows "
+                f"(now {config.max_bad_rows})"
+            )
+        report(f"{rows} left out that cannot be parsed; the first is {first}")
+    items = found.filter(pc.is_valid(found["item_id"])).group_by("item_id").aggregate([("first_row", "min")])
+    if not len(items):
+        raise UserError(f"{config.path} holds no interactions")
+    return items.sort_by("first_row_min")["item_id"].combine_chunks()
+
+
+def _titles(items: pa.Array, source: Source, report: Callable[[str], Any]) -> pa.Array:
+    """The title of each item, "" where there is none."""
+    if source.items is None:
+        return pa.array([""] * len(items), pa.string())
+    catalogue, repeats = clean_catalogue(source.items, source.placeholders)
+    if repeats:
+        report(f"{repeats:,} repeated catalogue rows left out")
+    at = pc.index_in(items, value_set=catalogue["item_id"].combine_chunks())
+    return pc.fill_null(catalogue["title"].combine_chunks().take(at), "")
+
+
+def _k_core(encoded: Partitions, alive: np.ndarray, config: DataConfig, report: Callable[[str], Any]) -> np.ndarray:
+    """The items that are left when users and items below the minimum are dropped until nothing changes, [N] bool.
+
+    Each pass sends the [N] bools out and brings item counts back: N × P × 12 bytes at most.
+    """
+    step = 0
+    while True:
+        step += 1
+        counts = np.zeros(len(alive), dtype=np.int64)
+        for table in encoded.collect(
+            partial(partition.core_counts, alive=alive, min_user=config.min_user_interactions)
+        ):
+            counts[table["item"].to_numpy()] += table["count"].to_numpy()
+        kept = counts >= config.min_item_interactions
+        report(f"k-core pass {step}: {counts.sum():,} interactions of {int(kept.sum()):,} items")
+        if (kept == (counts > 0)).all():
+            return kept
+        alive = kept
+
+
+def _assemble(
+    table: pa.Table, item_ids: pa.Array, titles: pa.Array, alive: np.ndarray, config: DataConfig, name: str
+) -> PreparedDataset:
+    order = np.argsort(table["first_row"].to_numpy(), kind="stable")
+    table = table.take(order).combine_chunks()
+    lists = table["items"].combine_chunks()
+    offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())]).astype(np.int64)
+    number = np.cumsum(alive, dtype=np.int32)  # items are 1..N in the order of their first appearance
+    items = number[lists.flatten().to_numpy()]
+    timestamps = table["timestamps"].combine_chunks().flatten().to_numpy().astype(np.int64)
+    if config.protocol == "leave_one_out":
+        rows = leave_one_out(offsets)
+    else:
+        rows = global_time(offsets, timestamps, every_prefix=config.every_prefix)
+    seen = seen_by_training(offsets, rows["train"])
+    catalogue = Catalogue(
+        item_ids=["", *item_ids.filter(pa.array(alive)).to_pylist()],
+        titles=["", *titles.filter(pa.array(alive)).to_pylist()],
+        train_counts=np.bincount(items[seen], minlength=int(alive.sum()) + 1).astype(np.int64),
+    )
+    user_ids = table["user_id"].to_pylist()
+    return PreparedDataset(
+        name=name,
+        source={"format": config.source, "files": describe_inputs(config)},
+        protocol=config.protocol,
+        max_history=config.max_history,
+        catalogue=catalogue,
+        user_ids=user_ids,
+        offsets=offsets,
+        items=items,
+        timestamps=timestamps,
+        split_rows=rows,
+        facts=_facts(offsets, timestamps, catalogue, rows, config),
+    )
+
+
+def _facts(
+    offsets: np.ndarray,
+    timestamps: np.ndarray,
+    catalogue: Catalogue,
+    rows: Mapping[Any, np.ndarray],
+    config: DataConfig,
+) -> dict[str, Any]:
+    """What a person wants to know of the data; plain JSON values."""
+    users, items, interactions = len(offsets) - 1, len(catalogue), int(offsets[-1])
+    test = rows["test"]
+    starts = offsets[np.searchsorted(offsets, test, side="right") - 1]
+    lengths = np.minimum(test - starts, config.max_history)
+    return {
+        "users": users,
+        "items": items,
+        "interactions": interactions,
+        "density": interactions / (users * items) if users and items else 0.0,
+        **{f"{split}_rows": len(rows[split]) for split in SPLITS},
+        "median_sequence": float(np.median(np.diff(offsets))) if users else 0.0,
+        "median_history": float(np.median(lengths)) if len(test) else 0.0,
+        "missing_titles": sum(not title for title in catalogue.titles[1:]) / max(items, 1),
+        "first_timestamp": int(timestamps.min()) if interactions else 0,
+        "last_timestamp": int(timestamps.max()) if interactions else 0,
+    }

@@ -1,0 +1,68 @@
+"""What every reader gives: a log, a catalogue of titles, and the names and hashes of the files."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from recsys import storage
+from recsys.data.readers.log import InteractionLog
+from recsys.errors import UserError
+
+ITEMS_SCHEMA = pa.schema([("item_id", pa.string()), ("title", pa.string())])
+_HASHED_BYTES = 1 << 28
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened source.
+
+    Attributes:
+        log: the interactions, not yet read.
+        items: `ITEMS_SCHEMA` as they stand in the file, duplicates and all; None where there is no catalogue file.
+        bad_items: catalogue rows with the wrong number of values, and where the first stands.
+        placeholders: titles by which this source says that it has none.
+    """
+
+    log: InteractionLog
+    items: pa.Table | None
+    bad_items: tuple[int, str] = (0, "")
+    placeholders: frozenset[str] = frozenset()
+
+
+def find_file(folder: str, names: list[str], what: str) -> str:
+    """The first of `names` (or its .gz) that lies in `folder`, or one level below."""
+    system, root = storage.filesystem(folder)
+    info = system.get_file_info(root)
+    if info.type == fs.FileType.NotFound:
+        raise UserError(f"data.path {folder} does not exist")
+    if info.type == fs.FileType.File:
+        raise UserError(f"data.path {folder} is a file; {what} is read from the folder that holds {names[0]}")
+    for name in names:
+        for candidate in (name, f"{name}.gz"):
+            if storage.exists(storage.join(folder, candidate)):
+                return storage.join(folder, candidate)
+    raise UserError(
+        f"{folder} holds no {' or '.join(names)}, which {what} consists of; set data.path to the right folder"
+    )
+
+
+def describe_file(path: str) -> dict[str, Any]:
+    """Name, size and SHA-256 of an input; of a large one the time of its last change, as hashing would take long."""
+    system, inside = storage.filesystem(path)
+    info = system.get_file_info(inside)
+    if info.type != fs.FileType.File:
+        raise UserError(f"{path} is not a file; set data.path to the file or folder that holds the data")
+    description: dict[str, Any] = {"name": info.base_name, "size": info.size}
+    if info.size > _HASHED_BYTES:
+        return {**description, "mtime_ns": info.mtime_ns}
+    with system.open_input_file(inside) as file:
+        return {**description, "sha256": hashlib.sha256(file.read()).hexdigest()}
+
+
+def as_items(table: pa.Table, columns: Mapping[str, str]) -> pa.Table:
+    """Rename `columns` (old → new) to `ITEMS_SCHEMA`."""
+    return pa.table([table[old] for old in columns], names=list(columns.values())).cast(ITEMS_SCHEMA)
