@@ -1,7 +1,8 @@
 """Let the teacher rank the catalogue for every row, once: the signals that all students learn from.
 
     python -m ray_jobs.infer_teacher --config ray_jobs/configs/demo.yaml
-    ray job submit --working-dir . -- python -m ray_jobs.infer_teacher --config ray_jobs/configs/demo.yaml signals.actors=8
+    ray job submit --working-dir . -- python -m ray_jobs.infer_teacher --config ray_jobs/configs/demo.yaml \\
+        signals.actors=8 signals.gpus=1
 
 A Ray Data pipeline carries shard numbers to a pool of actors. Each actor loads the dataset and the teacher once,
 behind a DeepSpeed inference engine, ranks the rows of a shard by causal passes over windows of the sequences

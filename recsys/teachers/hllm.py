@@ -108,7 +108,7 @@ def _decoder(config: HLLMConfig) -> Any:
             LlamaConfig(
                 vocab_size=1,
                 hidden_size=config.width,
-                intermediate_size=4 * config.width,
+                intermediate_size=8 * math.ceil(config.width / 3),  # Llama's ratio of 8/3
                 num_hidden_layers=config.layers,
                 num_attention_heads=config.heads,
                 max_position_embeddings=config.max_positions,
