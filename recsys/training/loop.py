@@ -234,3 +234,9 @@ def learning_rate(config: TrainingConfig, epoch: int, step: int, steps: int) -> 
     warm = min(1.0, (done + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     cosine = 0.5 * (1 + math.cos(math.pi * (epoch + step / steps) / config.epochs))
     return config.learning_rate * warm * (cosine if config.schedule == "cosine" else 1.0)
+
+
+def load_progress(directory: Path) -> TrainingResult:
+    """The result as of the epoch whose state `Epoch.save` wrote to `directory`."""
+    progress = Progress(**json.loads((directory / "progress.json").read_text()))
+    return TrainingResult(state=load_file(directory / "best.safetensors"), progress=progress)

@@ -1,0 +1,132 @@
+"""Train students on Ray Train, alone or taught by a teacher's signals.
+
+    python -m ray_jobs.distill --config ray_jobs/configs/demo.yaml --student sasrec-distilled
+    ray job submit --working-dir . -- python -m ray_jobs.distill --config ray_jobs/configs/demo.yaml
+
+Without --student every student of the configuration is trained, those without distillation first. A student takes part
+of its name's section: `students.sasrec.training.epochs=50` changes one value. A finished student whose configuration
+and inputs are unchanged is left as it is; an interrupted one continues from its last epoch.
+"""
+
+import argparse
+from functools import partial
+from typing import Any
+
+from ray_jobs import cli
+from ray_jobs.settings import Layout, Settings, StudentSettings
+from recsys import storage, tracking
+from recsys.checkpoint import save_checkpoint
+from recsys.config import digest, to_dict
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.signals.signals import TeacherSignals
+from recsys.students.build import build_student
+from recsys.training.config import TrainingConfig
+from recsys.training.objective import Objective
+
+
+def key(settings: Settings, name: str) -> str:
+    """Digest of what makes this student: its configuration, the dataset and, if distilled, the signals.
+
+    Raises:
+        UserError: there is no such student, or an input is missing.
+    """
+    student = find(settings, name)
+    inputs = [fingerprint(settings.layout.dataset, "prepared dataset", "prepare_data")]
+    if student.distillation is not None:
+        manifest = storage.read_manifest(settings.layout.signals)
+        if manifest is None:
+            raise UserError(f"there are no teacher signals in {settings.layout.signals}; run infer_teacher first")
+        inputs.append(manifest.content_hash)
+    # Where workers run does not change what is learned; how many there are changes rounding only.
+    return digest({"student": {**to_dict(student), "scaling": None}, "inputs": inputs})
+
+
+def fingerprint(uri: str, what: str, job: str) -> str:
+    """Fingerprint of a prepared dataset from its manifest alone."""
+    manifest = storage.read_manifest(uri)
+    if manifest is None:
+        raise UserError(f"there is no {what} in {uri}; run {job} first")
+    return str(manifest.attributes["fingerprint"])
+
+
+def find(settings: Settings, name: str) -> StudentSettings:
+    if name not in settings.students:
+        known = ", ".join(settings.students) or "none"
+        raise UserError(f"the configuration has no student {name!r}; it has: {known}")
+    return settings.students[name]
+
+
+def run(settings: Settings, name: str, *, force: bool = False) -> dict[str, Any]:
+    """Train one student; its checkpoint lies at `settings.layout.student(name)`.
+
+    Returns:
+        What the checkpoint says of its training, or {} where it was current.
+    """
+    student = find(settings, name)
+    layout = settings.layout
+    work = key(settings, name)
+    if not force and cli.is_current(layout.student(name), work):
+        print(f"student {name}: unchanged, kept", flush=True)
+        return {}
+    from ray_jobs import runtime, train_runs
+
+    runtime.connect()
+    with tracking.start_run(
+        settings.tracking,
+        layout.mlflow,
+        settings.name,
+        f"distill {name}",
+        params=to_dict(student),
+        tags={"student": name, "dataset": fingerprint(layout.dataset, "prepared dataset", "prepare_data")},
+    ) as recorded:
+        result = train_runs.fit(
+            f"student-{name}",
+            partial(build, student, layout),
+            training=student.training,
+            scaling=student.scaling,
+            train_runs=layout.train_runs,
+            key=work,
+            run=recorded,
+            force=force,
+        )
+        objective, dataset, _ = build(student, layout)
+        objective.model.items = type(objective.model)(student.model, num_items=dataset.num_items).items
+        info = {"training": train_runs.describe(result.progress), "settings": to_dict(student)}
+        save_checkpoint(layout.student(name), objective.model, dataset, state=result.state, key=work, info=info)
+        recorded.log_metrics({"best": result.progress.best, "best_epoch": result.progress.best_epoch})
+        recorded.set_tags({"checkpoint": layout.student(name)})
+        train_runs.discard(f"student-{name}", train_runs=layout.train_runs, key=work)
+    return info["training"]
+
+
+def build(student: StudentSettings, layout: Layout) -> tuple[Objective, PreparedDataset, TrainingConfig]:
+    """In a worker: data from storage, the model and its losses."""
+    dataset = PreparedDataset.load(layout.dataset)
+    signals = TeacherSignals.load(layout.signals, dataset) if student.distillation else None
+    objective = build_student(
+        student.model,
+        dataset,
+        loss=student.loss,
+        distillation=student.distillation,
+        signals=signals,
+        seed=student.training.seed,
+    )
+    return objective, dataset, student.training
+
+
+def ordered(settings: Settings) -> list[str]:
+    """Names of the students, those without distillation first."""
+    return sorted(settings.students, key=lambda name: settings.students[name].distillation is not None)
+
+
+def main() -> None:
+    def body(settings: Settings, args: argparse.Namespace) -> None:
+        for name in [args.student] if args.student else ordered(settings):
+            run(settings, name, force=args.force)
+
+    cli.run_job(__doc__, body, lambda parser: parser.add_argument("--student", metavar="NAME"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Training runs on Ray Train, the same for teachers and students.
+
+A run is known by the key of its configuration and inputs: started again after a kill it continues from its last
+checkpoint, started with another configuration it begins afresh. Workers load the data from storage; nothing else is
+shared between nodes. Progress travels through a queue to the driver, which prints it and records it in MLflow.
+"""
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.queue import Queue
+
+from ray_jobs.settings import WorkersConfig
+from recsys import storage
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.tracking import Run
+from recsys.training.config import TrainingConfig
+from recsys.training.loop import Epoch, Progress, TrainingResult, load_progress, train
+from recsys.training.objective import Objective
+
+Build = Callable[[], tuple[Objective, PreparedDataset, TrainingConfig]]
+"""Runs in every worker: seeds, builds the model with its losses and loads the data."""
+
+
+def fit(
+    name: str,
+    build: Build,
+    *,
+    training: TrainingConfig,
+    scaling: WorkersConfig,
+    train_runs: str,
+    key: str,
+    run: Run,
+    force: bool = False,
+) -> TrainingResult:
+    """Train on the cluster and give back the best epoch's weights.
+
+    Args:
+        name: what is trained, for the progress lines.
+        train_runs: storage URI under which the resume state lies until `discard` removes it.
+        key: digest of the configuration and inputs.
+
+    Raises:
+        UserError: training diverged, or the cluster can never give what the workers ask for.
+    """
+    _check_resources(scaling)
+    folder = f"{name}-{key[:16]}"
+    if force:
+        storage.delete(storage.join(train_runs, folder))
+    filesystem, path = storage.filesystem(train_runs)
+    queue: Queue = Queue(actor_options={"num_cpus": 0})
+    printer = threading.Thread(target=_follow, args=(queue, name, training, run), daemon=True)
+    printer.start()
+    try:
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"build": build, "threads": max(1, round(scaling.cpus))},
+            torch_config=TorchConfig(backend="nccl" if scaling.gpus else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=scaling.workers,
+                use_gpu=scaling.gpus > 0,
+                resources_per_worker={"CPU": scaling.cpus, **({"GPU": scaling.gpus} if scaling.gpus else {})},
+            ),
+            run_config=RunConfig(
+                name=folder,
+                storage_path=path,
+                storage_filesystem=filesystem,
+                failure_config=FailureConfig(max_failures=scaling.max_failures),
+                checkpoint_config=CheckpointConfig(num_to_keep=2),
+                callbacks=[_Report(queue)],
+            ),
+        )
+        result = trainer.fit()
+    finally:
+        queue.put(None)
+        printer.join(timeout=30)
+        queue.shutdown()
+    if result.return_value and result.return_value.get("error"):
+        raise UserError(f"{name}: {result.return_value['error']}")
+    assert result.checkpoint is not None, "a finished run has a checkpoint"
+    with result.checkpoint.as_directory() as directory:
+        return load_progress(Path(directory))
+
+
+def discard(name: str, *, train_runs: str, key: str) -> None:
+    """Remove the resume state of a run whose checkpoint has been exported."""
+    storage.delete(storage.join(train_runs, f"{name}-{key[:16]}"))
+
+
+def describe(progress: Progress) -> dict[str, Any]:
+    """What a checkpoint says of its training."""
+    return {"best_epoch": progress.best_epoch, "epochs": progress.epoch, "valid": progress.best}
+
+
+def _work(config: dict[str, Any]) -> dict[str, Any]:
+    """One worker."""
+    torch.set_num_threads(config["threads"])
+    checkpoint = ray.train.get_checkpoint()
+    try:
+        objective, dataset, training = config["build"]()
+        with checkpoint.as_directory() if checkpoint else nullcontext() as resume:
+            train(
+                objective,
+                dataset,
+                training,
+                report=_report,
+                resume=Path(resume) if resume else None,
+                device=ray.train.torch.get_device(),
+            )
+    except UserError as error:  # a restart would fail in the same way
+        return {"error": str(error)}
+    return {}
+
+
+def _report(epoch: Epoch) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        epoch.save(Path(folder))
+        metrics = {**epoch.metrics, "epoch": epoch.number, "finished": epoch.finished}
+        # Every worker reports every epoch; Ray merges the files of those that wrote some.
+        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder) if os.listdir(folder) else None)  # noqa: PTH208
+
+
+class _Report(UserCallback):
+    """On the controller: pass what rank 0 reported on to the driver."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:  # noqa: ARG002
+        self._queue.put(("epoch", metrics[0]))
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
+        reason = "; ".join(f"worker {rank}: {_last_line(error)}" for rank, error in worker_exceptions.items())
+        self._queue.put(("failure", reason))
+
+
+def _follow(queue: Queue, name: str, training: TrainingConfig, run: Run) -> None:
+    """In the driver: print and record progress until the queue says None."""
+    while (message := queue.get()) is not None:
+        kind, content = message
+        if kind == "failure":
+            print(f"{name}: {content}; restarting from the last checkpoint", flush=True)
+            continue
+        epoch = int(content["epoch"])
+        run.log_metrics({k: v for k, v in content.items() if k not in ("epoch", "finished")}, step=epoch)
+        metric = training.metric
+        print(
+            f"{name}: epoch {epoch}/{training.epochs}  loss {content['loss']:.4f}  "
+            f"valid {metric} {content[f'valid_{metric}']:.4f}  {content['train_seconds']:.1f} s",
+            flush=True,
+        )
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[-1] if lines else type(error).__name__)[:200]
+
+
+def _check_resources(scaling: WorkersConfig) -> None:
+    """Refuse what no autoscaling-free cluster can give; Ray itself would wait for it in silence."""
+    have = ray.cluster_resources()
+    if os.environ.get("RECSYS_AUTOSCALING") == "1":
+        return
+    for name, each in (("CPU", scaling.cpus), ("GPU", scaling.gpus)):
+        if each * scaling.workers > have.get(name, 0):
+            raise UserError(
+                f"{scaling.workers} workers with {each:g} {name} each need more than the cluster's "
+                f"{have.get(name, 0):g} {name}; lower scaling.workers or scaling.{name.lower()}s "
+                "(on a cluster that grows by itself set RECSYS_AUTOSCALING=1)"
+            )

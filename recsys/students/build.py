@@ -1,0 +1,54 @@
+"""A student with its losses, ready to train: alone, or with what it takes from a teacher."""
+
+import torch
+
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.losses.config import DistillationConfig, RecommendationLossConfig
+from recsys.model import SequentialRecommender, model_class
+from recsys.signals.signals import TeacherSignals
+from recsys.students.config import StudentModelConfig
+from recsys.students.items import DistilledItemTable
+from recsys.training.objective import Objective, RankingTeacher
+
+
+def build_student(
+    model: StudentModelConfig,
+    dataset: PreparedDataset,
+    *,
+    loss: RecommendationLossConfig,
+    distillation: DistillationConfig | None = None,
+    signals: TeacherSignals | None = None,
+    seed: int = 0,
+) -> Objective:
+    """The objective of a student with seeded initial weights.
+
+    Args:
+        signals: needed where `distillation` is given.
+
+    Raises:
+        UserError: the signals lack what the distillation asks for, or histories are longer than the model's positions.
+    """
+    torch.manual_seed(seed)
+    positions = getattr(model, "max_positions", None)
+    if positions is not None and positions < dataset.max_history:
+        raise UserError(
+            f"model.max_positions is {positions}, but histories of this dataset have up to {dataset.max_history} "
+            f"items; set it to {dataset.max_history}"
+        )
+    student: SequentialRecommender = model_class(model.kind)(model, num_items=dataset.num_items)
+    teacher = None
+    if distillation is not None:
+        assert signals is not None, "distillation needs signals"
+        if distillation.embedding is not None:
+            source = getattr(signals, distillation.embedding.source)
+            if source is None:
+                raise UserError(
+                    "the teacher signals hold no text_embeddings; set distillation.embedding.source=item_embeddings"
+                )
+            student.items = DistilledItemTable(
+                source, model.width, hidden=distillation.embedding.hidden, mix=distillation.embedding.mix
+            )
+        if distillation.ranking is not None:
+            teacher = RankingTeacher(signals, dataset, distillation.ranking)
+    return Objective(student, loss, dataset, teacher)

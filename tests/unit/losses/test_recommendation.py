@@ -1,0 +1,74 @@
+import math
+
+import pytest
+import torch
+
+from recsys.losses.config import RecommendationLossConfig
+from recsys.losses.recommendation import RecommendationLoss, bce_loss, dros_term, propensities, softmax_loss
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def test_softmax_equals_naive_loop() -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(5, 8), torch.tensor([1, 7, 3, 3, 2])
+    naive = 0.0
+    for row, target in zip(logits.tolist(), targets.tolist(), strict=True):
+        naive -= math.log(math.exp(row[target]) / sum(math.exp(y) for y in row[1:]))
+    assert softmax_loss(logits, targets).item() == pytest.approx(naive, rel=1e-5)
+
+
+def test_bce_by_hand() -> None:
+    value = bce_loss(torch.tensor([2.0, -1.0]), torch.tensor([[0.5, 0.0], [1.0, -3.0]])).item()
+    by_hand = -(math.log(sigmoid(2)) + math.log(sigmoid(-1)))
+    by_hand -= (
+        math.log(1 - sigmoid(0.5)) + math.log(1 - sigmoid(0)) + math.log(1 - sigmoid(1)) + math.log(1 - sigmoid(-3))
+    )
+    assert value == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_dros_equals_naive_loop() -> None:
+    torch.manual_seed(1)
+    logits, targets, beta = torch.randn(4, 6), torch.tensor([1, 5, 2, 2]), 0.7
+    counts = torch.tensor([0, 3, 0, 10, 1, 2])
+    p = [0.0] + [((c + 1) / sum(k + 1 for k in counts[1:].tolist())) ** 0.05 for c in counts[1:].tolist()]
+    assert propensities(counts).tolist() == pytest.approx(p, rel=1e-6)
+    naive = 0.0
+    for y, t in zip(logits.tolist(), targets.tolist(), strict=True):
+        inside = sum(math.exp(p[i] * y[i] ** 2 / beta) for i in range(1, 6))
+        inside -= math.exp(p[t] * y[t] ** 2 / beta)
+        inside += math.exp(p[t] * (y[t] - 1) ** 2 / beta)
+        naive += math.log(inside)
+    assert dros_term(logits, targets, propensities(counts), beta).item() == pytest.approx(naive, rel=1e-5)
+
+
+def test_dros_is_finite_where_the_plain_formula_overflows() -> None:
+    logits = torch.full((1, 5), 30.0)
+    value = dros_term(logits, torch.tensor([2]), propensities(torch.ones(5)), 1.0)
+    assert torch.isfinite(value) and value > 800
+
+
+def test_dros_is_bce_plus_alpha_times_its_term() -> None:
+    hidden, vectors, targets = torch.randn(6, 4), torch.randn(9, 4), torch.tensor([1, 2, 3, 8, 8, 5])
+    logits = hidden @ vectors.T
+    counts = torch.arange(9)
+    losses = {}
+    for kind in ("bce", "dros"):
+        torch.manual_seed(5)  # the same negatives
+        module = RecommendationLoss(RecommendationLossConfig(kind=kind, alpha=0.3), counts)
+        losses[kind] = module(hidden, vectors, targets, logits)
+    term = dros_term(logits, targets, propensities(counts), 1.0)
+    torch.testing.assert_close(losses["dros"], losses["bce"] + 0.3 * term)
+
+
+def test_negatives_are_uniform_over_all_items_but_the_target() -> None:
+    torch.manual_seed(0)
+    module = RecommendationLoss(RecommendationLossConfig(kind="bce", negatives=4000), torch.ones(6))
+    drawn = module._negatives(torch.tensor([3, 5]), 5)
+    for target, row in zip((3, 5), drawn, strict=True):
+        counts = torch.bincount(row, minlength=6)
+        assert counts[0] == 0 and counts[target] == 0
+        others = [int(counts[i]) for i in range(1, 6) if i != target]
+        assert min(others) > 800 and max(others) < 1200
