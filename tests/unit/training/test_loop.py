@@ -1,0 +1,112 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.evaluation.metrics import metrics_from_ranks
+from recsys.evaluation.ranking import model_scorer, rank_targets
+from recsys.losses.config import RecommendationLossConfig
+from recsys.model import model_class
+from recsys.students.build import build_student
+from recsys.students.config import GRU4RecConfig, SASRecConfig
+from recsys.training.config import DeepSpeedConfig, TrainingConfig
+from recsys.training.loop import Epoch, TrainingResult, learning_rate, train, train_local
+
+MODEL = SASRecConfig(width=16, blocks=1, heads=1, max_positions=8, dropout=0.1)
+
+
+def fit(dataset: PreparedDataset, config: TrainingConfig, directory: Path, **options: object) -> TrainingResult:
+    objective = build_student(MODEL, dataset, loss=RecommendationLossConfig(), seed=config.seed)
+    return train_local(objective, dataset, config, directory, **options)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "bce", "dros"])
+@pytest.mark.parametrize("model", [MODEL, GRU4RecConfig(width=16)], ids=["sasrec", "gru4rec"])
+def test_learns_and_selects_on_validation(walks: PreparedDataset, model: object, loss: str, tmp_path: Path) -> None:
+    config = TrainingConfig(epochs=10, batch_size=8, learning_rate=0.01, patience=0)
+    objective = build_student(model, walks, loss=RecommendationLossConfig(kind=loss), seed=0)
+    result = train_local(objective, walks, config, tmp_path)
+    curve = [record["valid_ndcg@10"] for record in result.progress.curve]
+    assert result.progress.best["ndcg@10"] == max(curve) > 0.35  # a random ranking has 0.13
+    assert result.progress.best_epoch == curve.index(max(curve)) + 1
+    served = model_class(model.kind)(model, num_items=walks.num_items)
+    served.load_state_dict(result.state)
+    ranks = rank_targets(model_scorer(served.eval()), walks, walks.rows("valid"), mask_seen=True)
+    assert metrics_from_ranks(ranks)["ndcg@10"] == pytest.approx(max(curve), abs=1e-6)
+
+
+@pytest.mark.parametrize("deepspeed", [None, DeepSpeedConfig(zero_stage=1)], ids=["torch", "deepspeed"])
+def test_resume_equals_uninterrupted(walks: PreparedDataset, tmp_path: Path, deepspeed: DeepSpeedConfig | None) -> None:
+    config = TrainingConfig(
+        epochs=5, batch_size=16, learning_rate=0.01, patience=0, warmup_steps=5, schedule="cosine", deepspeed=deepspeed
+    )
+    whole = fit(walks, config, tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.number == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(walks, config, tmp_path / "parts", report=stop)
+    seen: list[int] = []
+    resumed = fit(walks, config, tmp_path / "parts", report=lambda epoch: seen.append(epoch.number))
+    assert seen == [3, 4, 5]
+    for name, tensor in whole.state.items():
+        assert torch.equal(tensor, resumed.state[name]), name
+    timings = ("train_seconds", "valid_seconds", "targets_per_second")
+    for left, right in zip(whole.progress.curve, resumed.progress.curve, strict=True):
+        assert {k: v for k, v in left.items() if k not in timings} == {
+            k: v for k, v in right.items() if k not in timings
+        }
+
+
+def test_a_finished_run_is_not_trained_again(walks: PreparedDataset, tmp_path: Path) -> None:
+    config = TrainingConfig(epochs=2, batch_size=16)
+    first = fit(walks, config, tmp_path)
+    seen: list[int] = []
+    second = fit(walks, config, tmp_path, report=lambda epoch: seen.append(epoch.number))
+    assert seen == []
+    assert all(torch.equal(first.state[name], second.state[name]) for name in first.state)
+
+
+def test_same_seed_same_weights_other_seed_other_weights(walks: PreparedDataset, tmp_path: Path) -> None:
+    states = [
+        fit(walks, TrainingConfig(epochs=2, batch_size=16, seed=seed), tmp_path / str(n)).state["items.weight"]
+        for n, seed in enumerate((0, 0, 1))
+    ]
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+def test_patience_stops_early(walks: PreparedDataset, tmp_path: Path) -> None:
+    # A vanishing learning rate cannot improve on the first epoch for long.
+    config = TrainingConfig(epochs=30, batch_size=64, learning_rate=1e-12, patience=3)
+    progress = fit(walks, config, tmp_path).progress
+    assert progress.epoch == progress.best_epoch + 3 < 30
+
+
+def test_divergence_is_one_clear_line(walks: PreparedDataset) -> None:
+    objective = build_student(MODEL, walks, loss=RecommendationLossConfig(), seed=0)
+    with torch.no_grad():
+        objective.model.items.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"training diverged.*learning_rate"):
+        train(objective, walks, TrainingConfig(epochs=1), report=lambda epoch: None)
+
+
+def test_learning_rate_warms_up_and_falls_to_zero() -> None:
+    config = TrainingConfig(epochs=4, learning_rate=1.0, warmup_steps=10, schedule="cosine")
+    rates = [learning_rate(config, epoch, step, 25) for epoch in range(4) for step in range(25)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(rates[9], abs=0.03)
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[-1] < 0.001
+
+
+def test_positions_shorter_than_histories_are_refused(walks: PreparedDataset) -> None:
+    with pytest.raises(UserError, match=r"max_positions is 4.*set it to 8"):
+        build_student(SASRecConfig(width=8, heads=1, max_positions=4), walks, loss=RecommendationLossConfig())

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from recsys.data.prepared import PreparedDataset
+from recsys.training.windows import Windows
+
+
+def batches(dataset: PreparedDataset, epoch: int = 0, **options: int) -> list:
+    arguments = {"max_history": dataset.max_history, "batch_size": 7, "seed": 3, **options}
+    return list(Windows(dataset, **arguments).epoch(epoch))
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 5])
+def test_every_training_row_is_learned_exactly_once(walks: PreparedDataset, epoch: int) -> None:
+    rows = np.concatenate([b["rows"][b["rows"] >= 0].numpy() for b, _ in batches(walks, epoch)])
+    assert sorted(rows) == walks.rows("train").tolist()
+
+
+def test_inputs_and_targets_are_the_user_s_own_sequence(walks: PreparedDataset) -> None:
+    for batch, total in batches(walks):
+        assert total == int((batch["targets"] > 0).sum())
+        assert batch["items"].shape[1] <= walks.max_history
+        for items, targets, rows in zip(batch["items"], batch["targets"], batch["rows"], strict=True):
+            for position, row in enumerate(rows.tolist()):
+                if row < 0:
+                    assert targets[position] == 0
+                    continue
+                assert targets[position] == walks.items[row]
+                assert items[: position + 1].tolist() == walks.items[row - position - 1 : row].tolist()
+                user = walks.users_of(np.array([row]))[0]
+                assert row - position - 1 >= walks.offsets[user]
+
+
+def test_valid_and_test_items_are_never_inputs_or_targets(walks: PreparedDataset) -> None:
+    held_out = {*walks.rows("valid").tolist(), *walks.rows("test").tolist()}
+    first, last = Windows(walks, max_history=8, batch_size=7, seed=0).cut(4)
+    for begin, end in zip(first, last, strict=True):
+        assert not held_out & set(range(begin, end + 1))
+
+
+def test_cuts_move_from_epoch_to_epoch_and_are_seeded(walks: PreparedDataset) -> None:
+    windows = Windows(walks, max_history=8, batch_size=7, seed=0)
+    assert np.array_equal(windows.cut(2)[0], Windows(walks, max_history=8, batch_size=3, seed=0).cut(2)[0])
+    assert not np.array_equal(np.sort(windows.cut(2)[0]), np.sort(windows.cut(3)[0]))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_each_batch(walks: PreparedDataset, world: int) -> None:
+    whole = batches(walks)
+    shares = [batches(walks, rank=rank, world=world) for rank in range(world)]
+    kept = [b for b in whole if len(b[0]["items"]) >= world]
+    assert {len(share) for share in shares} == {len(kept)}
+    for number, (batch, total) in enumerate(kept):
+        rows = np.concatenate([share[number][0]["rows"].numpy().ravel() for share in shares])
+        assert {share[number][1] for share in shares} == {total}
+        assert sorted(rows[rows >= 0]) == sorted(batch["rows"][batch["rows"] >= 0].tolist())
