@@ -4,6 +4,23 @@ from recsys.config import Field, configuration
 
 
 @configuration
+class CoOccurrenceConfig:
+    """The item co-occurrence baseline.
+
+    Attributes:
+        window: pairs of items of one user count when they are at most so many interactions apart.
+        history: how many of the latest items of a history are looked up.
+        decay: weight of an item relative to the one after it.
+        normalisation: exponent of the neighbour's count that a pair is divided by; 0 favours popular items.
+    """
+
+    window: int = Field(default=10, ge=1)
+    history: int = Field(default=10, ge=1)
+    decay: float = Field(default=0.8, gt=0, le=1)
+    normalisation: float = Field(default=0.25, ge=0, le=1)
+
+
+@configuration
 class EvaluationConfig:
     """Full ranking on the test rows.
 
@@ -12,8 +29,17 @@ class EvaluationConfig:
             is shown first.
         batch_size: rows scored at once; memory is batch_size · N scores.
         recent_days: window of the recent-popularity baseline, counted back from the last training interaction.
+        cooccurrence: constants of the co-occurrence baseline.
+        latency_requests: single requests timed per model.
+        bootstrap_samples: resamples of users for the interval of a difference.
+        cpus, gpus: what one evaluation asks of the cluster.
     """
 
     mask_seen: bool = True
     batch_size: int = Field(default=256, ge=1)
     recent_days: float = Field(default=30.0, gt=0)
+    cooccurrence: CoOccurrenceConfig = CoOccurrenceConfig()
+    latency_requests: int = Field(default=200, ge=1)
+    bootstrap_samples: int = Field(default=2000, ge=100)
+    cpus: float = Field(default=0.9, gt=0)
+    gpus: float = Field(default=0, ge=0)

@@ -1,0 +1,265 @@
+"""Evaluate baselines, students and teacher on the test rows, and print the quality ladder.
+
+    python -m ray_jobs.evaluate --config ray_jobs/configs/demo.yaml
+    ray job submit --working-dir . -- python -m ray_jobs.evaluate --config ray_jobs/configs/demo.yaml \\
+        storage=/shared/runs evaluation.mask_seen=false
+
+Each model is one Ray task that reads dataset and checkpoint from storage, ranks the whole catalogue for every test row
+by both rules for seen items, and writes one results JSON and the ranks beside it (`recsys.evaluation.results`). What
+was evaluated before and is unchanged is kept. One more task then times a single history on every model in turn. The
+ladder goes to `<storage>/<name>/results/ladder.json`.
+
+Memory of a task: the dataset, the model, and `evaluation.batch_size` times the catalogue in scores.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+
+from ray_jobs import cli, runtime
+from ray_jobs.settings import Layout, Settings
+from recsys import environment, storage, tracking
+from recsys.checkpoint import Checkpoint, load_checkpoint
+from recsys.config import digest, to_dict
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.evaluation import results
+from recsys.evaluation.baselines import CoOccurrence, RecentPopularity, fit_baseline
+from recsys.evaluation.config import EvaluationConfig
+from recsys.evaluation.ladder import LADDER, build_rows, print_ladder
+from recsys.evaluation.latency import single_request_latency
+from recsys.evaluation.ranking import Scorer, model_scorer
+
+BASELINES = (RecentPopularity.kind, CoOccurrence.kind)
+RESERVED = (*BASELINES, "teacher", LADDER, "ab")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated.
+
+    Attributes:
+        uri: of the checkpoint, "" for a baseline.
+        key: digest of what its result depends on.
+    """
+
+    name: str
+    role: str
+    uri: str
+    key: str
+    seed: int | None
+
+
+def subjects(settings: Settings) -> list[Subject]:
+    """Baselines, the students that have a checkpoint, the teacher if it has one.
+
+    Raises:
+        UserError: there is no dataset, or a student bears a reserved name.
+    """
+    layout, config = settings.layout, settings.evaluation
+    dataset = storage.read_manifest(layout.dataset)
+    if dataset is None:
+        raise UserError(f"there is no prepared dataset in {layout.dataset}; run prepare_data first")
+    constants = {RecentPopularity.kind: config.recent_days, CoOccurrence.kind: to_dict(config.cooccurrence)}
+    found = [
+        Subject(name, "baseline", "", digest([name, constants[name], dataset.content_hash]), None) for name in BASELINES
+    ]
+    models = [
+        *((name, "student", layout.student(name), s.training.seed) for name, s in settings.students.items()),
+        ("teacher", "teacher", layout.teacher, settings.teacher.training.seed),
+    ]
+    for name, role, uri, seed in models:
+        if role == "student" and name in RESERVED:
+            raise UserError(f"students.{name}: a student cannot be called {name!r}; choose another name")
+        checkpoint = storage.read_manifest(uri)
+        if checkpoint is None:
+            print(f"evaluate: {name} has no checkpoint in {uri}, left out", flush=True)
+        else:
+            found.append(Subject(name, role, uri, digest([name, checkpoint.content_hash, dataset.content_hash]), seed))
+    return found
+
+
+def twins(settings: Settings) -> dict[str, str]:
+    """Distilled student → the student alone that it is compared with: same kind; most equal configuration first."""
+    alone = {name: s for name, s in settings.students.items() if s.distillation is None}
+    pairs = {}
+    for name, student in settings.students.items():
+        same_kind = [other for other, s in alone.items() if s.model.kind == student.model.kind]
+        if student.distillation is not None and same_kind:
+            pairs[name] = max(
+                same_kind,
+                key=lambda other: (
+                    alone[other].loss.kind == student.loss.kind,
+                    alone[other].model == student.model,
+                    alone[other].training.seed == student.training.seed,
+                ),
+            )
+    return pairs
+
+
+def key(settings: Settings, found: Sequence[Subject]) -> str:
+    """Digest of what the ladder depends on."""
+    config = settings.evaluation
+    shown = [config.mask_seen, config.latency_requests, config.bootstrap_samples]
+    return digest([[(s.name, s.key) for s in found], twins(settings), shown])
+
+
+def run(settings: Settings, *, force: bool = False) -> list[dict[str, Any]]:
+    """Evaluate what is missing or changed, write and print the ladder.
+
+    Returns:
+        The rows of the ladder (`recsys.evaluation.ladder.build_rows`).
+    """
+    layout = settings.layout
+    found = subjects(settings)
+    work = key(settings, found)
+    stored = results.read_json_if_whole(storage.join(layout.results, f"{LADDER}.json"))
+    missing = [s for s in found if force or not results.is_current(layout.results, s.name, s.key)]
+    if not missing and isinstance(stored, dict) and stored.get("key") == work:
+        print("evaluation: unchanged, kept", flush=True)
+        print_ladder(stored)
+        return list(stored["rows"])
+    runtime.connect()
+    with tracking.start_run(
+        settings.tracking, layout.mlflow, settings.name, "evaluate", params=to_dict(settings.evaluation)
+    ) as recorded:
+        _evaluate_all(missing, layout, settings.evaluation)
+        print("evaluate: timing single histories", flush=True)
+        names = {s.name for s in found}
+        ladder = _ladder(settings, found, {a: b for a, b in twins(settings).items() if {a, b} <= names}, work)
+        storage.write_json(storage.join(layout.results, f"{LADDER}.json"), ladder)
+        recorded.log_metrics({row["name"]: {**row["metrics"], **row["latency"]} for row in ladder["rows"]})
+        recorded.set_tags({"dataset": ladder["dataset"]["fingerprint"], "ladder": layout.results})
+    print_ladder(ladder)
+    return list(ladder["rows"])
+
+
+def _evaluate_all(missing: Sequence[Subject], layout: Layout, config: EvaluationConfig) -> None:
+    """One task per model, the teacher first because it takes longest; a line for each, and at least every 5 s."""
+    task = _evaluate.options(num_cpus=config.cpus, num_gpus=config.gpus)
+    pending = {task.remote(subject, layout, config): subject for subject in reversed(missing)}
+    started, total = time.monotonic(), len(pending)
+    while pending:
+        ready, _ = ray.wait(list(pending), timeout=5)
+        try:
+            for reference in ready:
+                subject, metrics = pending.pop(reference), _get(reference)
+                print(f"evaluate: {subject.name}  NDCG@10 {metrics['ndcg@10']:.4f}", flush=True)
+        except UserError:
+            for reference in pending:
+                ray.cancel(reference)
+            raise
+        if pending and not ready:
+            print(f"evaluate: {len(pending)} of {total} left, {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _ladder(settings: Settings, found: Sequence[Subject], pairs: dict[str, str], work: str) -> dict[str, Any]:
+    layout, config = settings.layout, settings.evaluation
+    measured = [results.read_result(layout.results, subject.name) for subject in found]
+    dataset = PreparedDataset.load(layout.dataset)
+    latency = _get(
+        _time.options(num_cpus=config.cpus, num_gpus=config.gpus).remote(list(found), layout, config)  # after the rest
+    )
+    whole = [result for result in measured if result is not None]
+    assert len(whole) == len(found), "every task wrote its result"
+    paired = {name for pair in pairs.items() for name in pair}
+    ranks = {r.name: results.read_ranks(layout.results, r) for r in whole if r.name in paired}
+    rows = build_rows(whole, ranks, latency, pairs, dataset, bootstrap_samples=config.bootstrap_samples)
+    return {
+        "key": work,
+        "mask_seen": config.mask_seen,
+        "dataset": dataset.describe(),
+        "test_rows": len(dataset.rows("test")),
+        "rows": rows,
+        "conditions": {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": environment.versions(),
+            "hardware": environment.hardware(),
+            "evaluation": to_dict(config),
+        },
+    }
+
+
+@ray.remote
+def _evaluate(subject: Subject, layout: Layout, config: EvaluationConfig) -> dict[str, float]:
+    """In a worker: one model or baseline, by both rules; the metrics of the rule shown first."""
+    dataset = PreparedDataset.load(layout.dataset)
+    score, facts = _load(subject, dataset, config)
+    result, ranks = results.evaluate(
+        score,
+        dataset,
+        "test",
+        batch_size=config.batch_size,
+        device=_device(config),
+        name=subject.name,
+        role=subject.role,
+        key=subject.key,
+        seed=subject.seed,
+        **facts,
+    )
+    results.write_result(layout.results, result, ranks)
+    return result.metrics["masked" if config.mask_seen else "unmasked"]
+
+
+@ray.remote
+def _time(found: list[Subject], layout: Layout, config: EvaluationConfig) -> dict[str, dict[str, float]]:
+    """In a worker: every model in one process, in turn."""
+    dataset = PreparedDataset.load(layout.dataset)
+    scorers = {subject.name: _load(subject, dataset, config)[0] for subject in found}
+    return single_request_latency(
+        scorers, dataset, dataset.rows("test"), requests=config.latency_requests, device=_device(config)
+    )
+
+
+def _load(subject: Subject, dataset: PreparedDataset, config: EvaluationConfig) -> tuple[Scorer, dict[str, Any]]:
+    """A scorer and what `results.Result` says of it."""
+    if subject.role == "baseline":
+        baseline = fit_baseline(subject.name, dataset, config)
+        facts: dict[str, Any] = {"kind": baseline.kind, "checkpoint_hash": None, "training": {}}
+        return baseline, {**facts, "parameters": {"trainable": 0, "served": baseline.stored}}
+    checkpoint = load_checkpoint(subject.uri, _device(config))
+    if checkpoint.fingerprint != dataset.fingerprint:
+        raise UserError(
+            f"{subject.name} was trained on dataset {checkpoint.fingerprint[:12]}, but dataset {dataset.name!r} is "
+            f"{dataset.fingerprint[:12]}; train it again"
+        )
+    return model_scorer(checkpoint.model), {
+        "kind": checkpoint.model.kind,
+        "checkpoint_hash": checkpoint.hash,
+        "training": {name: checkpoint.info[name] for name in ("training", "settings") if name in checkpoint.info},
+        "parameters": _parameters(checkpoint),
+    }
+
+
+def _parameters(checkpoint: Checkpoint) -> dict[str, int]:
+    model = checkpoint.model
+    return {
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "served": sum(tensor.numel() for tensor in model.state_dict().values()),
+    }
+
+
+def _device(config: EvaluationConfig) -> str:
+    return "cuda" if config.gpus else "cpu"
+
+
+def _get(reference: "ray.ObjectRef[Any]") -> Any:
+    """`ray.get`, a user's mistake in a task being the same mistake here."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from None
+        raise
+
+
+def main() -> None:
+    cli.run_job(__doc__, lambda settings, args: run(settings, force=args.force))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""Reference baselines that count: recent popularity and item co-occurrence.
+
+Both see training interactions only and are scorers as `recsys.evaluation.ranking` takes them, so that the same code
+ranks them and the models. What looks like a gain over a neural model is none when counting does as well.
+
+Legend: B batch, L history, N items, T training interactions, P distinct pairs of items.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.data.prepared import PreparedDataset
+from recsys.evaluation.config import CoOccurrenceConfig, EvaluationConfig
+
+_DAY = 86_400
+_USERS_AT_ONCE = 4096
+
+
+class Baseline(Protocol):
+    """A scorer that knows how many numbers it stores."""
+
+    kind: ClassVar[str]
+
+    @property
+    def stored(self) -> int:
+        """Numbers kept for serving, the counterpart of a model's parameters."""
+
+    def __call__(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """Items [B, L] int64 padded with 0 on the right, lengths [B] → scores [B, N+1] float64."""
+
+
+def fit_baseline(kind: str, dataset: PreparedDataset, config: EvaluationConfig) -> Baseline:
+    """The baseline of that kind, fitted on the training interactions."""
+    if kind == RecentPopularity.kind:
+        return RecentPopularity.fit(dataset, config.recent_days)
+    assert kind == CoOccurrence.kind, f"no baseline {kind!r}"
+    return CoOccurrence.fit(dataset, config.cooccurrence)
+
+
+def training_interactions(dataset: PreparedDataset) -> np.ndarray:
+    """Which interactions a model may learn from, [T] bool over the concatenated sequences.
+
+    They are a user's interactions before the first validation or test target. Under `global_time` one that is later
+    than every training target is left out too, for at that time it had not happened.
+    """
+    first_held_out = dataset.offsets[1:].copy()
+    held_out = np.concatenate([dataset.rows("valid"), dataset.rows("test")])
+    np.minimum.at(first_held_out, dataset.users_of(held_out), held_out)
+    lengths = np.diff(dataset.offsets)
+    seen = np.arange(len(dataset.items)) < np.repeat(first_held_out, lengths)
+    if dataset.protocol == "global_time" and len(dataset.rows("train")):
+        seen &= dataset.timestamps <= dataset.timestamps[dataset.rows("train")].max()
+    return seen
+
+
+@dataclass(frozen=True)
+class RecentPopularity:
+    """The same ranking for everybody: how often an item occurs in the last days of training.
+
+    Items with equally many recent occurrences, zero included, are ordered by their count over all of training; items
+    that are equal in both stay tied. Memory: N+1 numbers.
+
+    Attributes:
+        scores: [N+1] float64, dense ranks.
+    """
+
+    scores: Tensor
+    kind: ClassVar[str] = "recent-popularity"
+
+    @classmethod
+    def fit(cls, dataset: PreparedDataset, recent_days: float) -> "RecentPopularity":
+        """Count in the `recent_days` before the last training interaction (timestamps are in seconds)."""
+        training = training_interactions(dataset)
+        items, timestamps = dataset.items[training], dataset.timestamps[training]
+        size = dataset.num_items + 1
+        recent = np.zeros(size, dtype=np.int64)
+        if len(items):
+            recent = np.bincount(items[timestamps > timestamps.max() - recent_days * _DAY], minlength=size)
+        pairs = np.stack([recent, np.bincount(items, minlength=size)], axis=1)
+        _, ranks = np.unique(pairs, axis=0, return_inverse=True)  # lexicographic, so recent counts come first
+        return cls(torch.from_numpy(ranks.reshape(-1).astype(np.float64)))
+
+    @property
+    def stored(self) -> int:
+        return len(self.scores) - 1
+
+    def __call__(self, items: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG002 - everybody gets the same
+        return self.scores.expand(len(items), -1)
+
+
+@dataclass(frozen=True)
+class CoOccurrence:
+    """Items that follow or precede the latest items of the history in other users' training sequences.
+
+    score(j) = Σ_i decay^(age of i) · C[i, j] over the latest `history` items i, where C[i, j] sums 1 / distance over
+    the training occurrences of i and j of one user at most `window` apart, divided by count(j)^normalisation so that
+    popular items do not win everywhere. Where that is zero or equal, popularity decides.
+
+    Memory: 16 bytes per distinct pair kept (P ≤ 2 · window · T), and as much again while counting; a batch takes
+    8 · B · N bytes.
+
+    Attributes:
+        starts: [N+2] int64; the neighbours of item i are `neighbours[starts[i]:starts[i+1]]`.
+        neighbours: [P] int64.
+        weights: [P] float64.
+        popularity: [N+1] float64 in [0, 1), the rank by training count.
+    """
+
+    config: CoOccurrenceConfig
+    starts: np.ndarray
+    neighbours: np.ndarray
+    weights: np.ndarray
+    popularity: np.ndarray
+    kind: ClassVar[str] = "co-occurrence"
+
+    @classmethod
+    def fit(cls, dataset: PreparedDataset, config: CoOccurrenceConfig | None = None) -> "CoOccurrence":
+        config = config or CoOccurrenceConfig()
+        size = dataset.num_items + 1
+        training = training_interactions(dataset)
+        counts = np.bincount(dataset.items[training], minlength=size)
+        keys, values = np.empty(0, dtype=np.int64), np.empty(0)
+        for first in range(0, dataset.num_users, _USERS_AT_ONCE):
+            begin, end = dataset.offsets[first], dataset.offsets[min(first + _USERS_AT_ONCE, dataset.num_users)]
+            chosen = np.arange(begin, end)[training[begin:end]]
+            new = _pairs(dataset.items[chosen].astype(np.int64), dataset.users_of(chosen), config.window, size)
+            keys, values = _sum_by_key(np.concatenate([keys, new[0]]), np.concatenate([values, new[1]]))
+        sources, neighbours = np.divmod(keys, size)
+        weights = values / np.maximum(counts[neighbours], 1) ** config.normalisation
+        ranks = np.unique(counts, return_inverse=True)[1].reshape(-1)
+        return cls(
+            config=config,
+            starts=np.searchsorted(sources, np.arange(size + 1)),
+            neighbours=neighbours,
+            weights=weights,
+            popularity=ranks / (ranks.max() + 1),
+        )
+
+    @property
+    def stored(self) -> int:
+        return len(self.neighbours)
+
+    def __call__(self, items: Tensor, lengths: Tensor) -> Tensor:
+        history, length = items.cpu().numpy(), lengths.cpu().numpy()
+        ages = np.arange(self.config.history)
+        columns = length[:, None] - 1 - ages
+        rows, used = np.nonzero(columns >= 0)
+        latest = history[rows, columns[rows, used]]
+        begins, sizes = self.starts[latest], self.starts[latest + 1] - self.starts[latest]
+        # One flat index over the neighbour lists of all latest items of the batch, no loop over rows.
+        flat = np.repeat(begins - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
+        size = len(self.popularity)
+        weights = np.repeat(self.config.decay**used, sizes) * self.weights[flat]
+        cells = np.repeat(rows, sizes) * size + self.neighbours[flat]
+        scores = np.bincount(cells, weights, minlength=len(history) * size).reshape(len(history), size)
+        # Far below any co-occurrence, so that popularity only decides among equals.
+        return torch.from_numpy(scores + 1e-9 * self.popularity)
+
+
+def _pairs(items: np.ndarray, users: np.ndarray, window: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Keys `i · size + j` of the pairs of one user at most `window` apart, both ways, and 1 / distance."""
+    keys, values = [], []
+    for distance in range(1, window + 1):
+        same = users[distance:] == users[:-distance]
+        before, after = items[:-distance][same], items[distance:][same]
+        keys += [before * size + after, after * size + before]
+        values.append(np.full(2 * len(before), 1 / distance))
+    return _sum_by_key(np.concatenate(keys), np.concatenate(values))
+
+
+def _sum_by_key(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    unique, where = np.unique(keys, return_inverse=True)
+    return unique, np.bincount(where.reshape(-1), values, minlength=len(unique))

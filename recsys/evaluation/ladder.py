@@ -1,0 +1,128 @@
+"""The quality ladder: baselines, each student alone and distilled, the teacher, in one table."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+import numpy as np
+
+from recsys.data.prepared import PreparedDataset
+from recsys.evaluation.metrics import gains
+from recsys.evaluation.results import RULES, Ranks, Result
+from recsys.evaluation.statistics import paired_bootstrap
+
+LADDER = "ladder"
+_ROLES = ("baseline", "student", "teacher")
+_WIDTH = 104
+
+
+def build_rows(
+    results: Sequence[Result],
+    ranks: Mapping[str, Ranks],
+    latency: Mapping[str, Mapping[str, float]],
+    twins: Mapping[str, str],
+    dataset: PreparedDataset,
+    *,
+    bootstrap_samples: int,
+) -> list[dict[str, Any]]:
+    """The rows of the ladder as plain JSON values, in the order of `results` but baselines first, the teacher last.
+
+    Args:
+        ranks: of every result that is in a pair of `twins`.
+        twins: distilled student → the same student alone.
+
+    Returns:
+        name, role, kind, twin, seed, checkpoint_hash, parameters, rule → metrics, latency, and for a distilled student
+        `difference`: rule → NDCG@10 above its twin with its interval.
+    """
+    rows = []
+    for result in sorted(results, key=lambda r: _ROLES.index(r.role)):
+        row = {
+            "name": result.name,
+            "role": result.role,
+            "kind": result.kind,
+            "twin": twins.get(result.name),
+            "seed": result.seed,
+            "checkpoint_hash": result.checkpoint_hash,
+            "parameters": result.parameters,
+            "metrics": result.metrics,
+            "latency": dict(latency.get(result.name, {})),
+            "difference": None,
+        }
+        if row["twin"]:
+            row["difference"] = {
+                rule: _difference(ranks[result.name], ranks[twins[result.name]], rule, dataset, bootstrap_samples)
+                for rule in RULES
+            }
+        rows.append(row)
+    return rows
+
+
+def _difference(ours: Ranks, theirs: Ranks, rule: str, dataset: PreparedDataset, samples: int) -> dict[str, Any]:
+    assert np.array_equal(ours.rows, theirs.rows), "both were ranked on the same split"
+    interval = paired_bootstrap(
+        gains(ours.by_rule[rule], 10), gains(theirs.by_rule[rule], 10), dataset.users_of(ours.rows), samples=samples
+    )
+    return {
+        "metric": "ndcg@10",
+        "difference": interval.difference,
+        "low": interval.low,
+        "high": interval.high,
+        "confidence": interval.confidence,
+    }
+
+
+def print_ladder(ladder: Mapping[str, Any], file: TextIO | None = None) -> None:
+    """The table in plain text, at most 104 columns, as `write` of a log takes it."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    rule = "masked" if ladder["mask_seen"] else "unmasked"
+    table = Table(box=box.SIMPLE_HEAD, title=_title(ladder), title_justify="left", title_style="", pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for name in ("NDCG@10", "HR@10", "parameters", "ms"):
+        table.add_column(name, justify="right")
+    table.add_column("NDCG@10 above the same student alone")
+    for row in ladder["rows"]:
+        metrics = row["metrics"][rule]
+        table.add_row(
+            row["name"],
+            f"{metrics['ndcg@10']:.4f}",
+            f"{metrics['hr@10']:.4f}",
+            human_count(row["parameters"]["served"]),
+            human_ms(row["latency"].get("median_ms")),
+            describe_difference(row, rule),
+        )
+    console = Console(file=file, width=_WIDTH, no_color=True, force_terminal=False, highlight=False, emoji=False)
+    console.print(table)
+    console.print(
+        "parameters: numbers served, frozen tables included (a baseline: the counts it keeps). ms: median of one "
+        "history on one thread, model alone."
+    )
+
+
+def _title(ladder: Mapping[str, Any]) -> str:
+    seen = "items of the user's past left out" if ladder["mask_seen"] else "items of the user's past ranked as well"
+    return f"Quality ladder, {ladder['dataset']['name']}: {ladder['test_rows']:,} test rows, full ranking, {seen}"
+
+
+def describe_difference(row: Mapping[str, Any], rule: str) -> str:
+    """`+0.0050 (+12 %), 95 % interval [+0.0021, +0.0080]`, or nothing for a row without a twin."""
+    if not row["difference"]:
+        return ""
+    d = row["difference"][rule]
+    alone = row["metrics"][rule]["ndcg@10"] - d["difference"]
+    share = f" ({100 * d['difference'] / alone:+.0f} %)" if alone > 0 else ""
+    return f"{d['difference']:+.4f}{share}, {100 * d['confidence']:.0f} % [{d['low']:+.4f}, {d['high']:+.4f}]"
+
+
+def human_count(number: int) -> str:
+    """1234 → "1,234", 2_345_678 → "2.35 M"."""
+    return f"{number / 1e6:.2f} M" if number >= 1_000_000 else f"{number:,}"
+
+
+def human_ms(value: float | None) -> str:
+    """Milliseconds with three meaningful digits at most."""
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"

@@ -1,0 +1,26 @@
+import torch
+
+from recsys.data.prepared import PreparedDataset
+from recsys.evaluation.latency import single_request_latency
+
+
+def test_every_model_gets_the_same_single_histories_in_turn(random_dataset: PreparedDataset) -> None:
+    calls: list[tuple[str, list[int]]] = []
+
+    def scorer(name: str):
+        def score(items, lengths):
+            assert items.shape == (1, int(lengths[0])) and torch.get_num_threads() == 1
+            calls.append((name, items[0].tolist()))
+            return torch.zeros(1, random_dataset.num_items + 1)
+
+        return score
+
+    before = torch.get_num_threads()
+    models = {"a": scorer("a"), "b": scorer("b")}
+    latency = single_request_latency(models, random_dataset, random_dataset.rows("test"), requests=20)
+    assert torch.get_num_threads() == before
+    assert [name for name, _ in calls] == ["a", "b"] * 25  # five of each are not timed
+    assert [h for n, h in calls if n == "a"] == [h for n, h in calls if n == "b"]
+    for name in models:
+        assert latency[name]["requests"] == 20
+        assert 0 < latency[name]["median_ms"] <= latency[name]["p95_ms"]
