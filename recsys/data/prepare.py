@@ -20,6 +20,7 @@ from recsys.config import digest, to_dict
 from recsys.data import partition
 from recsys.data.cleaning import clean_catalogue
 from recsys.data.config import DataConfig
+from recsys.data.download import GROUPLENS
 from recsys.data.prepared import SPLITS, Catalogue, PreparedDataset
 from recsys.data.readers import Source, describe_inputs, open_source
 from recsys.data.readers.log import LOG_SCHEMA, UNREADABLE, InteractionLog
@@ -65,8 +66,9 @@ class LocalPartitions:
 def input_key(config: DataConfig, name: str) -> str:
     """Digest of the configuration and of what the input files hold, wherever they lie."""
     values = {key: value for key, value in to_dict(config).items() if key not in _WHERE_ONLY}
-    # What is fetched is known by its checksum beforehand (`recsys.data.download`).
-    inputs = describe_inputs(config) if config.path is not None else [{"name": config.source}]
+    # Whatever way MovieLens 100K is fetched, its content is known beforehand.
+    fetched = config.path is None and config.source == "ml-100k"
+    inputs = [{"sha256": GROUPLENS.sha256}] if fetched else describe_inputs(config)
     return digest({"version": _VERSION, "name": name, "config": values, "inputs": inputs})
 
 
@@ -103,7 +105,7 @@ def prepare(
     encoded = parsed.transform(partial(partition.encode, item_ids=items))
     alive = _k_core(encoded, alive, config, report)
     step = partial(partition.sequences, alive=alive, min_user=config.min_user_interactions)
-    dataset = _assemble(pa.concat_tables(encoded.collect(step)), items, titles, alive, config, name)
+    dataset = _assemble(_join(encoded.collect(step), partition.SEQUENCES_SCHEMA), items, titles, alive, config, name)
     if not len(dataset.rows("train")) or not len(dataset.rows("test")):
         raise UserError(
             f"{len(dataset.items):,} interactions of {dataset.num_users:,} users are left, which gives "
@@ -115,7 +117,7 @@ def prepare(
 
 def _survey(parsed: Partitions, source: Source, config: DataConfig, report: Callable[[str], Any]) -> pa.Array:
     """Ids of the items of the log in the order of their first appearance; refuses too many unparsable rows."""
-    found = pa.concat_tables(parsed.collect(partition.survey))
+    found = _join(parsed.collect(partition.survey), partition.SURVEY_SCHEMA)
     bad = found.filter(pc.is_null(found["item_id"])).sort_by("first_row")
     count = source.bad_items[0] + (pc.sum(bad["count"]).as_py() or 0)
     if count:
@@ -136,6 +138,11 @@ def _survey(parsed: Partitions, source: Source, config: DataConfig, report: Call
     if not len(items):
         raise UserError(f"{config.path} holds no interactions")
     return items.sort_by("first_row_min")["item_id"].combine_chunks()
+
+
+def _join(tables: Iterator[pa.Table], schema: pa.Schema) -> pa.Table:
+    """All tables as one; those without rows may have lost their columns on the way."""
+    return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables if len(table))])
 
 
 def _titles(items: pa.Array, source: Source, report: Callable[[str], Any]) -> pa.Array:
@@ -161,7 +168,8 @@ def _k_core(encoded: Partitions, alive: np.ndarray, config: DataConfig, report: 
         for table in encoded.collect(
             partial(partition.core_counts, alive=alive, min_user=config.min_user_interactions)
         ):
-            counts[table["item"].to_numpy()] += table["count"].to_numpy()
+            if len(table):
+                counts[table["item"].to_numpy()] += table["count"].to_numpy()
         kept = counts >= config.min_item_interactions
         report(f"k-core pass {step}: {counts.sum():,} interactions of {int(kept.sum()):,} items")
         if (kept == (counts > 0)).all():

@@ -8,6 +8,7 @@ Legend: U users, N items, T interactions, R rows of a split, L longest history.
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ SEQUENCES_SCHEMA = pa.schema(
     ]
 )
 ROWS_SCHEMA = pa.schema([("user", pa.int32()), ("position", pa.int32())])
+ROW_GROUP = 1 << 22  # interactions of a row group of sequences.parquet, about
+_NONE = np.zeros(0, dtype=np.int32)
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ class PreparedDataset:
     offsets: np.ndarray
     items: np.ndarray
     timestamps: np.ndarray
-    split_rows: Mapping[str, np.ndarray]
+    split_rows: Mapping[Split, np.ndarray]
     fingerprint: str = ""
     titles_hash: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -168,17 +171,9 @@ class PreparedDataset:
         """Write the artefact directory `uri`, whole or not at all."""
         with storage.new_artifact(uri, key=key, attributes={"fingerprint": self.fingerprint}) as directory:
             self.catalogue.write(directory / "items.parquet")
-            offsets = pa.array(self.offsets.astype(np.int32))
-            sequences = pa.table(
-                {
-                    "user": np.arange(self.num_users, dtype=np.int32),
-                    "user_id": self.user_ids,
-                    "items": pa.ListArray.from_arrays(offsets, pa.array(self.items, pa.int32())),
-                    "timestamps": pa.ListArray.from_arrays(offsets, pa.array(self.timestamps, pa.int64())),
-                },
-                schema=SEQUENCES_SCHEMA,
-            )
-            pq.write_table(sequences, directory / "sequences.parquet")
+            with pq.ParquetWriter(directory / "sequences.parquet", SEQUENCES_SCHEMA) as writer:
+                for first, last in self._user_groups():
+                    writer.write_table(self._sequences(first, last))
             (directory / "splits").mkdir()
             for split in SPLITS:
                 rows = self.rows(split)
@@ -189,6 +184,25 @@ class PreparedDataset:
                 )
                 pq.write_table(table, directory / "splits" / f"{split}.parquet")
             (directory / "dataset.json").write_text(json.dumps(self.describe(), indent=2) + "\n")
+
+    def _user_groups(self) -> list[tuple[int, int]]:
+        """Users [first, last) of each row group: list columns count in 32 bits, which a whole log may exceed."""
+        cuts = np.searchsorted(self.offsets, np.arange(ROW_GROUP, int(self.offsets[-1]), ROW_GROUP))
+        bounds = [0, *dict.fromkeys(int(cut) for cut in cuts if 0 < cut < self.num_users), self.num_users]
+        return list(itertools.pairwise(bounds))
+
+    def _sequences(self, first: int, last: int) -> pa.Table:
+        start, end = self.offsets[first], self.offsets[last]
+        offsets = pa.array((self.offsets[first : last + 1] - start).astype(np.int32))
+        return pa.table(
+            {
+                "user": np.arange(first, last, dtype=np.int32),
+                "user_id": self.user_ids[first:last],
+                "items": pa.ListArray.from_arrays(offsets, pa.array(self.items[start:end], pa.int32())),
+                "timestamps": pa.ListArray.from_arrays(offsets, pa.array(self.timestamps[start:end], pa.int64())),
+            },
+            schema=SEQUENCES_SCHEMA,
+        )
 
     def describe(self) -> dict[str, Any]:
         """The facts of `dataset.json`."""
@@ -218,10 +232,17 @@ class PreparedDataset:
         directory = storage.local_copy(uri, "prepared dataset")
         try:
             meta = json.loads((directory / "dataset.json").read_text())
-            sequences = pq.read_table(directory / "sequences.parquet", schema=SEQUENCES_SCHEMA).combine_chunks()
-            lists = sequences["items"].combine_chunks()
-            offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())]).astype(np.int64)
-            split_rows = {}
+            lengths, items, timestamps, user_ids = [_NONE], [_NONE], [_NONE], []
+            with pq.ParquetFile(directory / "sequences.parquet") as file:
+                for group in range(file.num_row_groups):
+                    table = file.read_row_group(group).cast(SEQUENCES_SCHEMA)
+                    user_ids += table["user_id"].to_pylist()
+                    for chunk in table["items"].chunks:
+                        lengths.append(chunk.value_lengths().to_numpy())
+                        items.append(chunk.flatten().to_numpy())
+                    timestamps += [chunk.flatten().to_numpy() for chunk in table["timestamps"].chunks]
+            offsets = np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64)
+            split_rows: dict[Split, np.ndarray] = {}
             for split in SPLITS:
                 table = pq.read_table(directory / "splits" / f"{split}.parquet", schema=ROWS_SCHEMA)
                 rows = offsets[table["user"].to_numpy()] + table["position"].to_numpy()
@@ -232,17 +253,17 @@ class PreparedDataset:
                 protocol=meta["protocol"],
                 max_history=meta["max_history"],
                 catalogue=Catalogue.read(directory / "items.parquet"),
-                user_ids=sequences["user_id"].to_pylist(),
+                user_ids=user_ids,
                 offsets=offsets,
-                items=lists.flatten().to_numpy().astype(np.int32),
-                timestamps=sequences["timestamps"].combine_chunks().flatten().to_numpy().astype(np.int64),
+                items=np.concatenate(items, dtype=np.int32),
+                timestamps=np.concatenate(timestamps, dtype=np.int64),
                 split_rows=split_rows,
                 fingerprint=meta["fingerprint"],
                 titles_hash=meta["titles_hash"],
                 facts=meta["facts"],
             )
-        except (KeyError, pa.ArrowInvalid) as error:
-            raise UserError(f"prepared dataset {uri} is not in the expected form: {error}") from None
+        except (KeyError, FileNotFoundError, json.JSONDecodeError, pa.ArrowInvalid) as error:
+            raise UserError(f"{uri} is not a prepared dataset ({error}); give the folder prepare_data wrote") from None
 
     def _fingerprint(self) -> str:
         hasher = hashlib.sha256()

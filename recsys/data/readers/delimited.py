@@ -71,7 +71,7 @@ class DelimitedLog:
                 return [Part(0, self.path, start=0, end=0, size=_GZIP_RATIO * size)]
             while bounds[-1] + self.part_bytes < size:
                 bounds.append(_line_after(stream, bounds[-1] + self.part_bytes))
-            bounds = [*(b for b in bounds if b < size), size]
+            bounds = [bounds[0], *(bound for bound in bounds[1:] if bound < size), size]
         return [Part(i, self.path, start=a, end=b, size=b - a) for i, (a, b) in enumerate(itertools.pairwise(bounds))]
 
     def parse(self, part: Part) -> Iterator[pa.Table]:

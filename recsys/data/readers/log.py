@@ -65,7 +65,7 @@ class InteractionLog(Protocol):
     """A log in some format."""
 
     def parts(self) -> list[Part]:
-        """The parts in the order of the source, the same however many workers parse them."""
+        """The parts in the order of the source, at least one, the same however many workers parse them."""
         ...
 
     def parse(self, part: Part) -> Iterator[pa.Table]:

@@ -15,6 +15,9 @@ _DIALECT = Dialect("\t", typed=True)
 # What RecBole's own conversions call a title, the likeliest first.
 _TITLES = ("title", "movie_title", "name", "item_name", "business_name", "app_name", "Title")
 
+# Film 267 of MovieLens 100K has no title and no year; RecBole's copy says so with a slip of the pen.
+_PLACEHOLDERS = ("unknown", "unkonwn")
+
 
 def files_recbole(folder: str) -> tuple[str, str | None]:
     """The `.inter` file and, where there is one, the `.item` file."""
@@ -43,16 +46,14 @@ def open_recbole(folder: str, config: DataConfig) -> Source:
         timestamp=named.timestamp,
         rating=(named.rating or "rating") if config.min_rating is not None else None,
     )
-    items, bad = None, (0, "")
+    items, bad, first = None, 0, ""
     if catalogue is not None:
-        items, *rest = _read_items(catalogue, named.item, named.title)
-        bad = (rest[0], rest[1])
+        items, bad, first = _read_items(catalogue, named.item, named.title)
     return Source(
         log=DelimitedLog.open(log, _DIALECT, columns, config.min_rating),
         items=items,
-        bad_items=bad,
-        # Film 267 of MovieLens 100K has no title; RecBole's copy says so with a slip of the pen.
-        placeholders=frozenset({"unknown", "unkonwn"}),
+        bad_items=(bad, first),
+        placeholders=frozenset(_PLACEHOLDERS),
     )
 
 
@@ -69,6 +70,6 @@ def _read_items(path: str, item: str, wanted: str) -> tuple[pa.Table, int, str]:
     if with_year:
         year = table["release_year"]
         dated = pc.binary_join_element_wise(table[title], pc.binary_join_element_wise("(", year, ")", ""), " ")
-        known = pc.match_substring_regex(year, r"^\d{4}$")
+        known = pc.invert(pc.is_in(year, value_set=pa.array(["", *_PLACEHOLDERS])))
         table = table.set_column(table.column_names.index(title), title, pc.if_else(known, dated, table[title]))
     return as_items(table, {item: "item_id", title: "title"}), bad, first

@@ -45,7 +45,7 @@ class ParquetLog:
                 end=min(a + _ROW_GROUPS_PER_PART, len(sizes)),
                 size=sum(sizes[a : a + _ROW_GROUPS_PER_PART]),
             )
-            for i, a in enumerate(range(0, len(sizes), _ROW_GROUPS_PER_PART))
+            for i, a in enumerate(range(0, max(len(sizes), 1), _ROW_GROUPS_PER_PART))
         ]
 
     def parse(self, part: Part) -> Iterator[pa.Table]:
@@ -69,8 +69,6 @@ class ParquetLog:
 def open_table(path: str, config: DataConfig) -> Source:
     """The file's name says its format; TSV is read with quoting off, since titles hold quotes."""
     named = config.columns
-    if config.min_rating is not None and named.rating is None:
-        raise UserError("data.min_rating needs data.columns.rating, the name of the column with ratings")
     columns = Columns(
         user=named.user,
         item=named.item,
