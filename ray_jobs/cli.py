@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray_jobs.settings import Settings
@@ -21,39 +21,80 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+Arguments = Callable[[argparse.ArgumentParser], Any]
+
 
 def run_job(
-    doc: str | None,
-    body: Callable[[Settings, argparse.Namespace], Any],
-    arguments: Callable[[argparse.ArgumentParser], Any] | None = None,
+    doc: str | None, body: Callable[[Settings, argparse.Namespace], Any], arguments: Arguments | None = None
 ) -> None:
     """Parse the command line, load the settings, run `body`; a `UserError` becomes one line and exit status 2."""
-    parser = argparse.ArgumentParser(
+    args = parser(doc, arguments).parse_intermixed_args()
+
+    def work() -> int:
+        settings = _settings(args)
+        _require_lasting_storage(settings)
+        body(settings, args)
+        return 0
+
+    if code := guarded(work):
+        sys.exit(code)
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """Run `work` with quiet libraries; its exit status, 2 after a `UserError`, 130 after Ctrl-C, each with a line."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        return work()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr, flush=True)
+        return 130
+
+
+def parser(doc: str | None = None, arguments: Arguments | None = None) -> argparse.ArgumentParser:
+    """The command line of a job."""
+    made = argparse.ArgumentParser(
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Overrides are key=value with dots for sections, for example: data.protocol=global_time",
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML file (see ray_jobs/configs/)")
-    parser.add_argument("--storage", metavar="ROOT", help="absolute path or URI under which everything is kept")
-    parser.add_argument("--force", action="store_true", help="redo what is already there")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+    made.add_argument("--config", metavar="FILE", help="YAML file (see ray_jobs/configs/)")
+    made.add_argument("--storage", metavar="ROOT", help="absolute path or URI under which everything is kept")
+    made.add_argument("--force", action="store_true", help="redo what is already there")
+    made.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
     if arguments:
-        arguments(parser)
-    args = parser.parse_intermixed_args()
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    try:
-        overrides = [*args.overrides, *([f"storage={args.storage}"] if args.storage else [])]
-        body(load_config(Settings, args.config, overrides), args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        sys.exit(130)
+        arguments(made)
+    return made
+
+
+def load_settings(arguments: Sequence[str]) -> Settings:
+    """The settings that a job with this command line would use.
+
+    Raises:
+        UserError: the file, a key or a value is not accepted.
+    """
+    return _settings(parser().parse_intermixed_args(arguments))
 
 
 def is_current(uri: str, key: str) -> bool:
     """Whether a complete artefact made from the same configuration and inputs is already there."""
     manifest = storage.read_manifest(uri)
     return manifest is not None and manifest.key == key
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    overrides = [*args.overrides, *([f"storage={args.storage}"] if args.storage else [])]
+    return load_config(Settings, args.config, overrides)
+
+
+def _require_lasting_storage(settings: Settings) -> None:
+    """A submitted job's own folder is Ray's unpacked package; what is written there vanishes with it."""
+    root = settings.storage or os.environ.get("RECSYS_STORAGE") or "runs"
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and "://" not in root and not os.path.isabs(root):  # noqa: PTH117
+        raise UserError(
+            f"storage {root!r} lies in the job's own folder, which vanishes; name an absolute path or a URI "
+            "(--storage, or RECSYS_STORAGE in the cluster's environment)"
+        )

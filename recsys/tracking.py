@@ -127,7 +127,19 @@ class Run:
             print(f"tracking: {what} not recorded in {self.uri}: {_one_line(error)}", flush=True)
 
 
-_ACTIVE: ContextVar[Run | None] = ContextVar("active_run", default=None)
+class _Pending:
+    """A run that is opened when the first inside it starts."""
+
+    def __init__(self, start: Callable[[], Run]) -> None:
+        self._start = start
+        self.run: Run | None = None
+
+    def open(self) -> Run:
+        self.run = self.run or self._start()
+        return self.run
+
+
+_ACTIVE: ContextVar[Run | _Pending | None] = ContextVar("active_run", default=None)
 
 
 @contextmanager
@@ -153,32 +165,75 @@ def start_run(
     Raises:
         UserError: the outermost run cannot be started; a child that cannot is said in one line and not recorded.
     """
-    outer = _ACTIVE.get()
-    if (config.uri or "").lower() == "none" or (outer is not None and not outer.uri):
-        run = Run()
-    else:
-        from mlflow.exceptions import MlflowException
+    run = _start(config, store, project, step, params or {}, tags or {}, _parent())
+    with _active(run, lambda: run):
+        yield run
 
-        uri, artifacts = _location(config, store)
-        try:
-            run = _open(uri, artifacts, config.experiment or project, step, params or {}, tags or {}, outer)
-        except (MlflowException, OSError) as error:
-            problem = f"MLflow store {uri} cannot be used: {_one_line(error)}"
-            if outer is None:
-                raise UserError(f"{problem}; mend tracking.uri, or set it to none to record nothing") from None
-            print(f"tracking: {step} is not recorded; {problem}", flush=True)
-            run = Run()
-    token = _ACTIVE.set(run)
+
+@contextmanager
+def group(
+    config: TrackingConfig,
+    store: str,
+    project: str,
+    step: str,
+    *,
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, Any] | None = None,
+) -> Iterator[None]:
+    """Make the runs that start inside the block children of one run, which is recorded only if there are any.
+
+    Raises:
+        UserError: as `start_run`, when the first child starts.
+    """
+    pending = _Pending(lambda: _start(config, store, project, step, params or {}, tags or {}, None))
+    with _active(pending, lambda: pending.run):
+        yield
+
+
+@contextmanager
+def _active(entry: Run | _Pending, opened: Callable[[], Run | None]) -> Iterator[None]:
+    """Let runs started inside the block know their parent, and record how the block ended."""
+    token = _ACTIVE.set(entry)
     status = "FAILED"
     try:
-        yield run
+        yield
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
         _ACTIVE.reset(token)
-        run._finish(status)
+        if (run := opened()) is not None:
+            run._finish(status)
+
+
+def _parent() -> Run | None:
+    active = _ACTIVE.get()
+    return active.open() if isinstance(active, _Pending) else active
+
+
+def _start(
+    config: TrackingConfig,
+    store: str,
+    project: str,
+    step: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, Any],
+    outer: Run | None,
+) -> Run:
+    if (config.uri or "").lower() == "none" or (outer is not None and not outer.uri):
+        return Run()
+    from mlflow.exceptions import MlflowException
+
+    uri, artifacts = _location(config, store)
+    try:
+        return _open(uri, artifacts, config.experiment or project, step, params, tags, outer)
+    except (MlflowException, OSError) as error:
+        problem = f"MLflow store {uri} cannot be used: {_one_line(error)}"
+        if outer is None:
+            raise UserError(f"{problem}; mend tracking.uri, or set it to none to record nothing") from None
+        print(f"tracking: {step} is not recorded; {problem}", flush=True)
+        return Run()
 
 
 def describe(config: TrackingConfig, store: str) -> str:

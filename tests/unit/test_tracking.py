@@ -55,6 +55,22 @@ def test_runs_inside_a_run_are_its_children(store: str) -> None:
     assert parents == {outer.id: None, first.id: outer.id, second.id: outer.id, alone.id: None}
 
 
+def test_a_group_is_recorded_when_a_run_starts_in_it(store: str) -> None:
+    with tracking.group(TrackingConfig(), store, "group", "pipeline"):
+        pass
+    assert client(store).get_experiment_by_name("group") is None
+    with tracking.group(TrackingConfig(), store, "group", "pipeline", params={"seed": 1}):
+        with tracking.start_run(TrackingConfig(), store, "group", "train") as first:
+            pass
+        with tracking.start_run(TrackingConfig(), store, "group", "evaluate") as second:
+            pass
+    parents = {client(store).get_run(run.id).data.tags[PARENT_TAG] for run in (first, second)}
+    (parent,) = parents
+    stored = client(store).get_run(parent)
+    assert (stored.info.run_name, stored.info.status) == ("pipeline", "FINISHED")
+    assert stored.data.params == {"seed": "1"}
+
+
 def test_unfinished_work_is_continued_and_finished_work_is_not(store: str) -> None:
     def work(seed: int, fail: bool = False) -> str:
         with tracking.start_run(TrackingConfig(), store, "resume", "train", params={"seed": seed}) as run:

@@ -1,0 +1,200 @@
+"""A Ray of one's own on this machine, with job server, that leaves nothing behind.
+
+It runs on free ports with a short temporary folder, so that several may live side by side. Ray's core ports listen on
+all interfaces, so everything needs a token from a private file; the job server itself listens on loopback.
+
+Every process below it inherits a marker in its environment. By that marker, and by nothing else, its processes are
+found and ended: Ray's workers leave the process group they were started in. A folder whose owner was killed is found
+by the pid file in it, and its processes are ended by the next start.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_jobs.cli import QUIET
+from recsys.errors import UserError
+
+MARKER = "RECSYS_LOCAL_RAY"
+_PREFIX = "recsys-ray-"
+_PID_FILE = "owner.json"
+_READY_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class LocalRay:
+    """A running local Ray.
+
+    Attributes:
+        address: URL of the job server.
+        folder: its private temporary folder, gone after the block.
+    """
+
+    address: str
+    folder: Path
+
+    @property
+    def token(self) -> str:
+        return (self.folder / "token").read_text()
+
+
+@contextlib.contextmanager
+def local_ray(num_cpus: int | None = None, environment: dict[str, str] | None = None) -> Iterator[LocalRay]:
+    """Start a Ray, and end it with everything that ran on it when the block is left, however it is left.
+
+    Args:
+        num_cpus: logical cores; default twice those of the machine, so that readers never starve beside actors.
+        environment: further variables that its processes see.
+
+    Raises:
+        UserError: it does not start.
+    """
+    for line in end_abandoned():
+        print(line, flush=True)
+    # The folder is private (0700) and short: Ray puts Unix sockets, of at most 107 characters, below it.
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    marker = secrets.token_hex(16)
+    try:
+        (folder / _PID_FILE).write_text(
+            json.dumps({"pid": os.getpid(), "start": _start_time(os.getpid()), "marker": marker})
+        )
+        yield _start(folder, marker, num_cpus or 2 * len(os.sched_getaffinity(0)), environment or {})
+    finally:
+        # A second Ctrl-C must not leave processes behind; ending takes a few seconds at most.
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        end_processes(marker)
+        shutil.rmtree(folder, ignore_errors=True)
+        signal.signal(signal.SIGINT, previous)
+
+
+def end_abandoned() -> list[str]:
+    """End the Rays of owners that were killed.
+
+    Returns:
+        A line for each.
+    """
+    lines = []
+    for file in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_PID_FILE}"):
+        try:
+            if file.parent.is_symlink() or file.stat().st_uid != os.getuid():
+                continue
+            owner = json.loads(file.read_text())
+            pid, start, marker = int(owner["pid"]), int(owner["start"]), str(owner["marker"])
+        except (OSError, ValueError, KeyError):
+            continue  # somebody else's, or being written
+        if _start_time(pid) == start:
+            continue  # its owner is alive
+        ended = end_processes(marker)
+        shutil.rmtree(file.parent, ignore_errors=True)
+        lines.append(f"ended a Ray that a killed run left behind ({ended} processes)")
+    return lines
+
+
+def end_processes(marker: str) -> int:
+    """End every process that carries the marker: kindly, after two seconds by force.
+
+    Returns:
+        How many there were.
+    """
+    seen: set[int] = set()
+    deadline = time.monotonic() + 2
+    while pids := _marked(marker):
+        by_force = time.monotonic() > deadline
+        for pid in pids:
+            if by_force or pid not in seen:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL if by_force else signal.SIGTERM)
+        seen |= pids
+        time.sleep(0.05)
+    return len(seen)
+
+
+def _start(folder: Path, marker: str, num_cpus: int, environment: dict[str, str]) -> LocalRay:
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    # Job clients of this process authenticate by these too.
+    os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)})
+    ports = _free_ports(5)
+    dashboard = ports[1]
+    options = {
+        "port": ports[0],
+        "dashboard-host": "127.0.0.1",
+        "dashboard-port": dashboard,
+        "dashboard-agent-listen-port": ports[2],
+        "ray-client-server-port": ports[3],
+        "metrics-export-port": ports[4],
+        "num-cpus": num_cpus,
+        "object-store-memory": 500_000_000,
+        "temp-dir": folder / "ray",
+    }
+    log = folder / "start.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+            + [f"--{name}={value}" for name, value in options.items()],
+            env={**os.environ, **QUIET, **environment, MARKER: marker, "TMPDIR": str(folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    ray = LocalRay(f"http://127.0.0.1:{dashboard}", folder)
+    deadline = time.monotonic() + _READY_SECONDS
+    while not _answers(ray):
+        if process.poll() is not None or time.monotonic() > deadline:
+            last = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
+            raise UserError(f"the local Ray did not start: {last[0] if last else 'it said nothing'}")
+        time.sleep(0.1)
+    return ray
+
+
+def _answers(ray: LocalRay) -> bool:
+    request = urllib.request.Request(f"{ray.address}/api/version", headers={"Authorization": f"Bearer {ray.token}"})
+    # A proxy of the environment has no business with loopback.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=2) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def _marked(marker: str) -> set[int]:
+    wanted = f"{MARKER}={marker}".encode()
+    found = set()
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) != os.getpid():
+            with contextlib.suppress(OSError):  # it ended meanwhile, or belongs to another user
+                if wanted in (process / "environ").read_bytes().split(b"\0"):
+                    found.add(int(process.name))
+    return found
+
+
+def _start_time(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; tells it from a later one of the same number."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, IndexError):
+        return None
