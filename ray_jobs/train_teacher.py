@@ -88,7 +88,9 @@ def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
         )
         objective, dataset, _ = build(teacher, layout, text)
         # ZeRO in bf16 trains a bf16 copy; what is stored is fp32, and the text as the item language model gave it.
-        state = {name: tensor.float() for name, tensor in result.state.items()} | {"text": objective.model.text}
+        state = {name: tensor.float() for name, tensor in result.state.items()} | {
+            "text": objective.model.state_dict()["text"]
+        }
         info = {"training": train_runs.describe(result.progress), "settings": to_dict(teacher)}
         save_checkpoint(layout.teacher, objective.model, dataset, state=state, key=work, info=info)
         recorded.log_metrics({"best": result.progress.best, "best_epoch": result.progress.best_epoch})

@@ -100,7 +100,9 @@ class SignalsWriter:
         """Numbers of the shards that are still to be written; a file that is cut short counts as missing."""
         system, path = storage.filesystem(self.work)
         selector = fs.FileSelector(f"{path}/rankings", allow_not_found=True)
-        written = {int(match[1]) for info in system.get_file_info(selector) if (match := _PART.fullmatch(info.base_name))}
+        written = {
+            int(match[1]) for info in system.get_file_info(selector) if (match := _PART.fullmatch(info.base_name))
+        }
         return [n for n in range(len(plan)) if n not in written or not self._whole(n, len(plan.shard(n)))]
 
     def finalise(

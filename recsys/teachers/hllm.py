@@ -101,10 +101,10 @@ class _ResidualMLP(nn.Module):
 
 def _decoder(config: HLLMConfig) -> Any:
     """The user language model without its word embeddings, which `inputs_embeds` never reads."""
-    from transformers import AutoConfig, AutoModel, LlamaConfig, LlamaModel
+    from transformers import AutoConfig, AutoModel, LlamaConfig
 
     if config.user_model == "from-scratch":
-        decoder: Any = LlamaModel(
+        decoder: Any = AutoModel.from_config(
             LlamaConfig(
                 vocab_size=1,
                 hidden_size=config.width,
@@ -113,11 +113,11 @@ def _decoder(config: HLLMConfig) -> Any:
                 num_attention_heads=config.heads,
                 max_position_embeddings=config.max_positions,
                 attention_dropout=0.0,  # on CPU it would rule out the fused attention kernel
-                attn_implementation="sdpa",
                 pad_token_id=None,
                 bos_token_id=None,
                 eos_token_id=None,
-            )
+            ),
+            attn_implementation="sdpa",
         )
         # Llama has no dropout after its sublayers; a small decoder trained from scratch overfits without.
         for layer in decoder.layers:
@@ -125,6 +125,6 @@ def _decoder(config: HLLMConfig) -> Any:
             layer.mlp.down_proj = nn.Sequential(layer.mlp.down_proj, nn.Dropout(config.dropout))
     else:
         values = config.user_config or load_transformers_config(config.user_model).to_dict()
-        decoder = AutoModel.from_config(AutoConfig.for_model(**values), attn_implementation="sdpa")
+        decoder = AutoModel.from_config(AutoConfig.for_model(**values), dtype=torch.float32, attn_implementation="sdpa")
     decoder.set_input_embeddings(None)
     return decoder

@@ -57,7 +57,9 @@ class TextEmbeddings:
         result = torch.zeros_like(self.vectors)
         if known.any():
             rows = self.vectors[known].double()
-            spread = rows.std(dim=0, correction=0).clamp_min(1e-6)
+            spread = rows.std(dim=0, correction=0)
+            # Some models have dimensions that are the same for every text; their rounding must not be blown up.
+            spread = spread.clamp_min(max(1e-3 * float(spread.median()), 1e-12))
             result[known] = ((rows - rows.mean(dim=0)) / spread).float()
         return result
 

@@ -1,0 +1,127 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from recsys.checkpoint import load_checkpoint, save_checkpoint
+from recsys.config import from_dict, to_dict
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.teachers.config import HLLMConfig
+from recsys.teachers.hllm import HLLM
+from recsys.teachers.item_encoder import TextEmbeddings
+
+SMALL = {"width": 16, "heads": 2, "hidden": 24}
+
+
+def text_of(dataset: PreparedDataset, width: int = 12) -> TextEmbeddings:
+    generator = torch.Generator().manual_seed(5)
+    vectors = functional.normalize(torch.randn(dataset.num_items + 1, width, generator=generator), dim=1)
+    vectors[0] = 0
+    return TextEmbeddings(vectors=vectors, missing=torch.zeros(dataset.num_items + 1, dtype=torch.bool))
+
+
+def build(dataset: PreparedDataset, **options: object) -> HLLM:
+    torch.manual_seed(3)
+    return HLLM.build(HLLMConfig(**{**SMALL, **options}), dataset, text_of(dataset)).eval()
+
+
+@pytest.fixture
+def dataset(random_dataset: Callable[..., PreparedDataset]) -> PreparedDataset:
+    return random_dataset()
+
+
+def test_a_later_item_never_changes_an_earlier_prediction(dataset: PreparedDataset) -> None:
+    model = build(dataset)
+    items = torch.randint(1, 61, (3, 8))
+    changed = items.clone()
+    changed[:, 5] = changed[:, 5] % 60 + 1
+    before, after = model.hidden(items), model.hidden(changed)
+    torch.testing.assert_close(before[:, :5], after[:, :5])
+    assert not torch.allclose(before[:, 5:], after[:, 5:])
+
+
+def test_padding_changes_nothing_and_stays_finite(dataset: PreparedDataset) -> None:
+    model = build(dataset)
+    items = torch.randint(1, 61, (3, 5))
+    padded = functional.pad(items, (0, 6))
+    wide = model.hidden(padded)
+    torch.testing.assert_close(wide[:, :5], model.hidden(items))
+    assert bool(torch.isfinite(wide).all())
+    torch.testing.assert_close(model.query(padded, torch.tensor([5, 5, 5])), model.query(items, torch.full((3,), 5)))
+
+
+def test_scores_are_cosines_times_the_temperature(dataset: PreparedDataset) -> None:
+    model = build(dataset)
+    vectors = model.item_vectors()
+    assert vectors.shape == (61, 16)
+    assert not vectors[0].any()
+    torch.testing.assert_close(vectors[1:].norm(dim=1), torch.ones(60))
+    hidden = model.hidden(torch.randint(1, 61, (2, 4)), vectors)
+    torch.testing.assert_close(hidden.norm(dim=-1), torch.full((2, 4), 1 / 0.07))
+    cosine = functional.cosine_similarity(hidden[:, :, None], vectors[1:], dim=-1)
+    torch.testing.assert_close((hidden @ vectors.T)[..., 1:], cosine / 0.07)
+    with torch.no_grad():
+        model.logit_scale.fill_(9.0)
+    torch.testing.assert_close(model.hidden(torch.ones(1, 1, dtype=torch.int64)).norm(), torch.tensor(100.0))
+
+
+@pytest.mark.parametrize("options", [{}, {"id_offset": False, "hidden": 0, "layers": 1}])
+def test_checkpoint_round_trip_is_exact(dataset: PreparedDataset, tmp_path: Path, options: dict[str, object]) -> None:
+    model = build(dataset, **options)
+    save_checkpoint(str(tmp_path / "teacher"), model, dataset)
+    loaded = load_checkpoint(tmp_path / "teacher").model
+    items = torch.randint(1, 61, (4, 8))
+    assert torch.equal(loaded.hidden(items), model.hidden(items))
+    assert torch.equal(loaded.item_vectors(), model.item_vectors())
+    assert not any("embed_tokens" in name for name in model.state_dict())
+
+
+def test_a_pretrained_decoder_is_needed_once(dataset: PreparedDataset, tmp_path: Path) -> None:
+    from transformers import Qwen2Config, Qwen2Model
+
+    base = tmp_path / "base"
+    pretrained = Qwen2Model(
+        Qwen2Config(
+            vocab_size=50, hidden_size=24, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=1, bos_token_id=None, eos_token_id=None,
+        )
+    )  # fmt: skip
+    pretrained.to(torch.bfloat16).save_pretrained(base)
+    model = build(dataset, user_model=str(base))
+    assert torch.equal(model.user.norm.weight, pretrained.norm.weight.float())
+    assert torch.equal(model.user.layers[0].mlp.up_proj.weight, pretrained.layers[0].mlp.up_proj.weight.float())
+    save_checkpoint(str(tmp_path / "teacher"), model, dataset)
+    for file in base.iterdir():
+        file.unlink()
+    items = torch.randint(1, 61, (4, 8))
+    assert torch.equal(load_checkpoint(tmp_path / "teacher").model.hidden(items), model.hidden(items))
+
+
+def test_it_learns_a_cycle(random_dataset: Callable[..., PreparedDataset]) -> None:
+    model = build(random_dataset(), dropout=0.0).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    items = torch.arange(1, 61).repeat(2, 1).view(2, 60)
+    for _ in range(60):
+        vectors = model.item_vectors()
+        logits = model.hidden(items[:, :-1], vectors) @ vectors[1:].T
+        loss = functional.cross_entropy(logits.flatten(0, 1), items[:, 1:].flatten() - 1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (logits.argmax(-1) == items[:, 1:] - 1).float().mean() > 0.9
+
+
+def test_text_of_another_catalogue_is_refused(dataset: PreparedDataset) -> None:
+    text = text_of(dataset)
+    with pytest.raises(UserError, match="11 text embeddings for 60 items"):
+        HLLM.build(HLLMConfig(**SMALL), dataset, TextEmbeddings(text.vectors[:11], text.missing[:11]))
+
+
+def test_configuration_is_checked_and_survives_json() -> None:
+    with pytest.raises(UserError, match="multiple of twice the heads"):
+        from_dict(HLLMConfig, {"width": 20, "heads": 4})
+    config = HLLMConfig(user_config={"model_type": "llama"})
+    assert from_dict(HLLMConfig, to_dict(config)) == config

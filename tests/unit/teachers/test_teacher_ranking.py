@@ -1,0 +1,106 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from recsys.data.prepared import SPLITS, PreparedDataset
+from recsys.errors import UserError
+from recsys.teachers.config import HLLMConfig
+from recsys.teachers.engine import TeacherEngine, resolve_dtype
+from recsys.teachers.hllm import HLLM
+from recsys.teachers.ranking import check_k, rank_rows, window_starts
+
+
+def untrained(dataset: PreparedDataset) -> HLLM:
+    torch.manual_seed(1)
+    model = HLLM(HLLMConfig(width=16, heads=2, hidden=16, item_width=8), num_items=dataset.num_items)
+    model.text.normal_()
+    return model.eval()
+
+
+def every_row(dataset: PreparedDataset) -> np.ndarray:
+    return np.sort(np.concatenate([dataset.rows(split) for split in SPLITS]))
+
+
+def test_windows_give_every_row_enough_of_its_past(random_dataset: Callable[..., PreparedDataset]) -> None:
+    for limit in (1, 2, 7, 8):
+        dataset = random_dataset(max_history=limit)
+        rows = every_row(dataset)
+        starts = window_starts(dataset, rows)
+        for row, start in zip(rows, starts, strict=True):
+            first = dataset.offsets[dataset.users_of(np.array([row]))[0]]
+            past, context = row - first, row - start
+            assert start >= first
+            assert min(past, max(limit // 2, 1)) <= context <= limit
+            if row in dataset.rows("valid") or row in dataset.rows("test"):
+                assert context == min(past, limit)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("mask_history", [True, False])
+def test_rankings_equal_those_of_each_row_alone(
+    random_dataset: Callable[..., PreparedDataset], mask_history: bool
+) -> None:
+    dataset = random_dataset()
+    model = untrained(dataset)
+    rows = every_row(dataset)
+    result = rank_rows(TeacherEngine(model, "fp32"), dataset, rows, k=5, mask_history=mask_history, batch_size=3)
+    assert np.array_equal(result.rows, rows)
+    vectors = model.item_vectors()
+    for i, (row, start) in enumerate(zip(rows, window_starts(dataset, rows), strict=True)):
+        hidden = model.hidden(torch.from_numpy(dataset.items[start:row].astype(np.int64))[None])[0, -1]
+        scores = vectors @ hidden
+        scores[0] = -torch.inf
+        if mask_history:
+            scores[dataset.seen(row).astype(np.int64)] = -torch.inf
+        values, best = scores.topk(5)
+        torch.testing.assert_close(torch.from_numpy(result.scores[i]), values, atol=1e-4, rtol=0)
+        assert result.items[i].tolist() == best.tolist()
+        distance = (functional.normalize(hidden, dim=0) - vectors[int(dataset.items[row])]).norm()
+        assert result.target_distance[i] == pytest.approx(float(distance), abs=1e-4)
+
+
+def test_bf16_ranks_almost_alike(random_dataset: Callable[..., PreparedDataset]) -> None:
+    dataset = random_dataset()
+    rows = every_row(dataset)
+    full, half = (
+        rank_rows(TeacherEngine(untrained(dataset), dtype), dataset, rows, k=5, mask_history=True)
+        for dtype in ("fp32", "bf16")
+    )
+    assert np.abs(full.scores - half.scores).max() < 0.5
+    assert len(np.unique(half.scores)) > 0.9 * half.scores.size  # scores of bf16 vectors would tie
+
+
+def test_a_poisoned_row_is_named(random_dataset: Callable[..., PreparedDataset]) -> None:
+    dataset = random_dataset()
+    model = untrained(dataset)
+    engine = TeacherEngine(model, "fp32")
+    with torch.no_grad():
+        model.leave.bias.fill_(torch.nan)
+    with pytest.raises(UserError, match=r"not finite for 1 of 1 rows, the first is row 1 \(user 'u0'\)"):
+        rank_rows(engine, dataset, np.array([1]), k=5, mask_history=True)
+    with torch.no_grad():
+        model.project.bias.fill_(torch.nan)
+    with pytest.raises(UserError, match="item vectors are not all finite"):
+        TeacherEngine(model, "fp32")
+
+
+def test_k_must_leave_candidates(random_dataset: Callable[..., PreparedDataset]) -> None:
+    dataset = random_dataset(items=60, longest=40)
+    rows = every_row(dataset)
+    check_k(dataset, rows, 21, True)
+    check_k(dataset, rows, 60, False)
+    with pytest.raises(UserError, match=r"signals\.k is 22, but there are 60 items minus the longest past of 39"):
+        check_k(dataset, rows, 22, True)
+    with pytest.raises(UserError, match=r"signals\.k is 61, but there are 60 items to rank"):
+        check_k(dataset, rows, 61, False)
+
+
+def test_types() -> None:
+    cpu = torch.device("cpu")
+    assert resolve_dtype("auto", cpu) in (torch.bfloat16, torch.float32)
+    assert resolve_dtype("fp32", cpu) == torch.float32
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        resolve_dtype("fp16", cpu)
