@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx
-
 from recsys.data.config import DataConfig
 from recsys.errors import UserError
 
@@ -126,6 +124,8 @@ def _keep(fetch: Callable[[Path], None], archive: Archive, cache: Path, report: 
 
 
 def _from_grouplens(target: Path) -> None:
+    import httpx
+
     timeout = httpx.Timeout(30, connect=CONNECT_SECONDS)
     try:
         with (
