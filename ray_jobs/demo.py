@@ -12,6 +12,7 @@ submitted by `ray job submit` (README). Killed at any moment and started again, 
 
 import argparse
 import logging
+import re
 import shlex
 import signal
 import sys
@@ -33,6 +34,15 @@ CONFIGS = PROJECT / "ray_jobs" / "configs"
 FIXTURE = PROJECT / "tests" / "fixtures" / "ml-tiny"
 EXCLUDES = ["/runs", "/build", "/docs", "/.mypy_cache", "/.ruff_cache", "/.pytest_cache", "*.egg-info", "__pycache__"]
 _AGENT_SECONDS = 60
+# What Ray says of its own workings on every run, and that no reader can act on.
+_CHATTER = re.compile(
+    r"has constructor arguments in the object store"
+    r"|Found multiple active Ray instances"
+    r"|Runtime env is setting up|Running entrypoint for job"
+    r"|Requesting resources: |Attempting to start training worker group|Started training worker group of size"
+    r"|world_rank=\d|Setting up process group for|Checkpoint successfully created|Reporting training result"
+    r"|Proxy actor re(adiness check|ported not ready)|ServeController.graceful_shutdown failed"
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -96,10 +106,10 @@ def submit(ray: LocalRay, entrypoint: str) -> int:
     Returns:
         Its exit code; 1 where it never ran.
     """
-    for noisy in ("ray.dashboard", "ray._private.runtime_env"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     from ray.job_submission import JobSubmissionClient
 
+    for noisy in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     client = JobSubmissionClient(ray.address)
     job = _submit_when_ready(client, entrypoint)
     try:
@@ -136,9 +146,13 @@ def _stream(client: "JobSubmissionClient", job: str) -> None:
     while not ended:
         ended = client.get_job_status(job).is_terminal()
         log = client.get_job_logs(job)
-        sys.stdout.write(log[shown:])
+        # Whole lines only, so that chatter is known as such; the last one may lack its end.
+        whole = len(log) if ended else log.rfind("\n") + 1
+        for line in log[shown:whole].splitlines():
+            if not _CHATTER.search(line):
+                print(line)
         sys.stdout.flush()
-        shown = len(log)
+        shown = max(shown, whole)
         if not ended:
             time.sleep(0.3)
 

@@ -126,7 +126,9 @@ def _start(folder: Path, marker: str, num_cpus: int, environment: dict[str, str]
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
-    # Job clients of this process authenticate by these too.
+    # Job clients of this process authenticate by these too; what the user's shell says of another cluster is not meant.
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
+        os.environ.pop(name, None)
     os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)})
     ports = _free_ports(5)
     dashboard = ports[1]
@@ -146,7 +148,7 @@ def _start(folder: Path, marker: str, num_cpus: int, environment: dict[str, str]
         process = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
             + [f"--{name}={value}" for name, value in options.items()],
-            env={**os.environ, **QUIET, **environment, MARKER: marker, "TMPDIR": str(folder)},
+            env={**os.environ, **QUIET, "RAY_COLOR_PREFIX": "0", **environment, MARKER: marker, "TMPDIR": str(folder)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

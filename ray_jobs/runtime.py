@@ -15,8 +15,9 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=True, logging_level="WARNING")
+    if address := os.environ.get("RAY_ADDRESS"):
+        # Ray Train's own helpers search the machine for a Ray where this is unset, and may find another one.
+        ray.init(runtime_env={"env_vars": {"RAY_ADDRESS": address}}, logging_level="WARNING")
         return
     if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
