@@ -1,7 +1,7 @@
 """Reference baselines that count: recent popularity and item co-occurrence.
 
-Both see training interactions only and are scorers as `recsys.evaluation.ranking` takes them, so that the same code
-ranks them and the models. What looks like a gain over a neural model is none when counting does as well.
+Both see the interactions that training may see, and are scorers as `recsys.evaluation.ranking` takes them, so that the
+same code ranks them and the models. What looks like a gain over a neural model is none when counting does as well.
 
 Legend: B batch, L history, N items, T training interactions, P distinct pairs of items.
 """
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recsys.data.prepared import PreparedDataset
+from recsys.data.splits import seen_by_training
 from recsys.evaluation.config import CoOccurrenceConfig, EvaluationConfig
 
 _DAY = 86_400
@@ -41,22 +42,6 @@ def fit_baseline(kind: str, dataset: PreparedDataset, config: EvaluationConfig) 
     return CoOccurrence.fit(dataset, config.cooccurrence)
 
 
-def training_interactions(dataset: PreparedDataset) -> np.ndarray:
-    """Which interactions a model may learn from, [T] bool over the concatenated sequences.
-
-    They are a user's interactions before the first validation or test target. Under `global_time` one that is later
-    than every training target is left out too, for at that time it had not happened.
-    """
-    first_held_out = dataset.offsets[1:].copy()
-    held_out = np.concatenate([dataset.rows("valid"), dataset.rows("test")])
-    np.minimum.at(first_held_out, dataset.users_of(held_out), held_out)
-    lengths = np.diff(dataset.offsets)
-    seen = np.arange(len(dataset.items)) < np.repeat(first_held_out, lengths)
-    if dataset.protocol == "global_time" and len(dataset.rows("train")):
-        seen &= dataset.timestamps <= dataset.timestamps[dataset.rows("train")].max()
-    return seen
-
-
 @dataclass(frozen=True)
 class RecentPopularity:
     """The same ranking for everybody: how often an item occurs in the last days of training.
@@ -74,7 +59,7 @@ class RecentPopularity:
     @classmethod
     def fit(cls, dataset: PreparedDataset, recent_days: float) -> "RecentPopularity":
         """Count in the `recent_days` before the last training interaction (timestamps are in seconds)."""
-        training = training_interactions(dataset)
+        training = seen_by_training(dataset.offsets, dataset.rows("train"))
         items, timestamps = dataset.items[training], dataset.timestamps[training]
         size = dataset.num_items + 1
         recent = np.zeros(size, dtype=np.int64)
@@ -121,7 +106,7 @@ class CoOccurrence:
     def fit(cls, dataset: PreparedDataset, config: CoOccurrenceConfig | None = None) -> "CoOccurrence":
         config = config or CoOccurrenceConfig()
         size = dataset.num_items + 1
-        training = training_interactions(dataset)
+        training = seen_by_training(dataset.offsets, dataset.rows("train"))
         counts = np.bincount(dataset.items[training], minlength=size)
         keys, values = np.empty(0, dtype=np.int64), np.empty(0)
         for first in range(0, dataset.num_users, _USERS_AT_ONCE):

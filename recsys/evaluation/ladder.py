@@ -31,7 +31,7 @@ def build_rows(
         twins: distilled student → the same student alone.
 
     Returns:
-        name, role, kind, twin, seed, checkpoint_hash, parameters, rule → metrics, latency, and for a distilled student
+        name, role, kind, distilled, twin, seed, checkpoint_hash, parameters, rule → metrics, latency, and for a distilled student
         `difference`: rule → NDCG@10 above its twin with its interval.
     """
     rows = []
@@ -40,6 +40,7 @@ def build_rows(
             "name": result.name,
             "role": result.role,
             "kind": result.kind,
+            "distilled": bool(result.training.get("settings", {}).get("distillation")),
             "twin": twins.get(result.name),
             "seed": result.seed,
             "checkpoint_hash": result.checkpoint_hash,

@@ -6,37 +6,19 @@ import pytest
 import torch
 
 from recsys.data.prepared import PreparedDataset
-from recsys.evaluation.baselines import CoOccurrence, RecentPopularity, fit_baseline, training_interactions
+from recsys.evaluation.baselines import CoOccurrence, RecentPopularity, fit_baseline
 from recsys.evaluation.config import CoOccurrenceConfig, EvaluationConfig
 from recsys.evaluation.ranking import rank_targets
 
 DAY = 86_400
 
 
-def test_training_interactions_end_before_the_validation_target(random_dataset: PreparedDataset) -> None:
-    seen = training_interactions(random_dataset)
-    for user in range(random_dataset.num_users):
-        begin, end = random_dataset.offsets[user : user + 2]
-        assert seen[begin:end].tolist() == [True] * (end - begin - 2) + [False, False]
-    assert np.bincount(random_dataset.items[seen]).sum() == random_dataset.catalogue.train_counts.sum()
-
-
-def test_under_global_time_nothing_later_than_the_last_training_target_is_seen(make) -> None:
-    times = [[1, 2, 3, 9], [1, 7, 8, 9]]
-    dataset = dataclasses.replace(
-        make([[1, 2, 3, 4], [1, 2, 3, 4]], timestamps=times),
-        protocol="global_time",
-        split_rows={"train": np.array([2]), "valid": np.array([3]), "test": np.array([7])},
-    )
-    # The second user's interactions at times 7 and 8 are histories of a test row, after training ended at time 3.
-    assert training_interactions(dataset).tolist() == [True, True, True, False, True, False, False, False]
-
-
 def test_recent_popularity_by_hand(make) -> None:
-    # Training interactions: item 1 on days 0 and 1, item 2 on day 10, item 3 on days 0 and 10, item 4 never.
+    # Training interactions: item 1 on days 0 and 1, item 2 on day 10, item 3 on days 0, 4 and 10, item 4 never.
+    late = [99 * DAY, 99 * DAY]
     dataset = make(
-        [[1, 3, 4, 4], [1, 2, 4, 4], [3, 4, 4]],
-        timestamps=[[0, 0, 99 * DAY, 99 * DAY], [DAY, 10 * DAY, 99 * DAY, 99 * DAY], [10 * DAY, 99 * DAY, 99 * DAY]],
+        [[1, 3, 4, 4], [1, 2, 4, 4], [3, 3, 4, 4]],
+        timestamps=[[0, 0, *late], [DAY, 10 * DAY, *late], [4 * DAY, 10 * DAY, *late]],
         num_items=5,
     )
     scores = RecentPopularity.fit(dataset, recent_days=5)(torch.ones(2, 3, dtype=torch.int64), torch.tensor([1, 3]))
@@ -77,9 +59,9 @@ def test_cooccurrence_equals_a_naive_loop(random_dataset: PreparedDataset, confi
 
 
 def test_where_nothing_co_occurs_popularity_decides(make) -> None:
-    dataset = make([[1, 1, 2, 2], [3, 3, 3, 4, 4], [5, 6, 6]], num_items=7)
+    dataset = make([[1, 1, 2, 2], [3, 3, 3, 4, 4], [5, 5, 6, 6], [5, 1, 6, 6], [3, 5, 6, 6]], num_items=7)
     scores = CoOccurrence.fit(dataset)(torch.tensor([[6, 0]]), torch.tensor([1]))[0]
-    assert scores[3] > scores[1] > scores[5] > scores[7] == scores[2]
+    assert scores[3] == scores[5] > scores[1] > scores[7] == scores[2]
     assert scores.min() >= 0 and scores.max() < 1e-8
 
 
