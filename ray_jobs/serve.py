@@ -20,15 +20,18 @@ which checkpoints, for which dataset. The student lives inside the replicas that
 own (docs/decisions/student-placement.md).
 """
 
+import contextlib
 import dataclasses
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import threading
 import time
 from typing import Any
 
+import httpx
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
@@ -37,6 +40,7 @@ from ray_jobs.settings import ReplicasConfig, Settings
 from recsys.config import from_dict
 from recsys.errors import UserError
 from recsys.serving.assignment import Arm
+from recsys.serving.measure import wait_until_ready
 from recsys.serving.service import check_same_dataset, checkpoint_facts, dataset_identity
 
 APPLICATION = "recsys"
@@ -65,8 +69,8 @@ def application(settings: Settings) -> serve.Application:
     return serve.deployment(**_options(config.student_replicas, waiting=256))(Ingress).bind(settings, teacher)
 
 
-def check(settings: Settings) -> None:
-    """Refuse to start what could not serve: read and verify the checkpoints of the served arms.
+def check(settings: Settings) -> dict[Arm, dict[str, Any]]:
+    """Facts of the checkpoints to be served; refuses to start what could not serve.
 
     Raises:
         UserError: one is missing or damaged, or was trained on another dataset.
@@ -76,6 +80,12 @@ def check(settings: Settings) -> None:
     checkpoints: dict[Arm, str] = {"teacher": layout.teacher, "student": layout.student(settings.serving.student)}
     facts = {arm: checkpoint_facts(uri) for arm, uri in checkpoints.items() if arm in settings.serving.arms}
     check_same_dataset(name, fingerprint, facts)
+    return facts
+
+
+def proxy_name() -> str:
+    """What takes the HTTP requests: Serve's own proxy, or HAProxy where the environment asks for it."""
+    return "haproxy" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else "serve"
 
 
 def url(settings: Settings) -> str:
@@ -98,20 +108,27 @@ def deploy(settings: Settings) -> str:
     runtime.connect()
     config = settings.serving
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells every step; what matters is told here
-    _claim_port(config.host, config.port)
+    _claim_port(settings)
     # Where only the machine itself may call, proxies on other nodes would serve nobody.
     serve.start(
         proxy_location="HeadOnly" if _is_loopback(config.host) else "EveryNode",
         http_options={"host": config.host, "port": config.port},
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
-    try:
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(undeploy)
         serve.run_many([serve.RunTarget(built, name=APPLICATION)], wait_for_applications_running=False)
         _wait_until_running(config.start_seconds)
-    except BaseException:
-        undeploy()
-        raise
+        wait_until_ready(url(settings), 30)
+        on_failure.pop_all()
     return url(settings)
+
+
+def is_this(settings: Settings, health: dict[str, Any]) -> bool:
+    """Whether a server that says `health` of itself serves the checkpoints that `settings` name."""
+    expected = {arm: facts["hash"] for arm, facts in check(settings).items()}
+    arms = health.get("arms", {})
+    return set(arms) == set(settings.serving.arms) and all(arms[a].get("checkpoint") == h for a, h in expected.items())
 
 
 def undeploy() -> None:
@@ -155,19 +172,26 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _claim_port(host: str, port: int) -> None:
-    """Serve's own words for a taken port reach the log of its proxy alone."""
+def _claim_port(settings: Settings) -> None:
+    """Serve's own words for a taken port reach the log of its proxy alone, and a Serve that runs keeps its address."""
+    host, port = settings.serving.host, settings.serving.port
+    if serve.status().applications:
+        try:
+            serving = httpx.get(f"{url(settings)}/-/healthz", trust_env=False, timeout=3).status_code == 200
+        except httpx.HTTPError:
+            serving = False
+        if not serving:
+            raise UserError(
+                f"Ray Serve already runs on this cluster, but not at {host}:{port}; set serving.host and serving.port "
+                "to its address, or stop it with `serve shutdown`"
+            )
+        return
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.settimeout(1)
-        listening = probe.connect_ex((host, port)) == 0
-    running = bool(serve.status().applications)
-    if listening and not running:
-        raise UserError(f"port {port} of {host} is in use; stop what listens there or choose another: serving.port=…")
-    if running and not listening:
-        raise UserError(
-            f"Ray Serve already runs on this cluster, but not at {host}:{port}; set serving.host and serving.port to "
-            "its address, or stop it with `serve shutdown`"
-        )
+        if probe.connect_ex((host, port)) == 0:
+            raise UserError(
+                f"port {port} of {host} is in use; stop what listens there or choose another: serving.port=8001"
+            )
 
 
 def _wait_until_running(seconds: float) -> None:
@@ -191,7 +215,7 @@ def _wait_until_running(seconds: float) -> None:
 
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else ""
+    return lines[-1].removeprefix("recsys.errors.UserError: ")[:300] if lines else ""
 
 
 if __name__ == "__main__":

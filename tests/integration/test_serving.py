@@ -1,0 +1,196 @@
+"""The application over real HTTP, with random-initialised models: what it answers, refuses, and how it is measured."""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+from ray_jobs import measure_ab, serve
+from ray_jobs.settings import ServingConfig, Settings
+from recsys import storage
+from recsys.checkpoint import save_checkpoint
+from recsys.data.config import DataConfig
+from recsys.data.prepare import prepare
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.model import SequentialRecommender
+from recsys.serving.assignment import assign
+from recsys.serving.recommender import Recommender
+from recsys.students.config import SASRecConfig
+from recsys.students.sasrec import SASRec
+from recsys.teachers.config import HLLMConfig
+from recsys.teachers.hllm import HLLM
+from recsys.tracking import TrackingConfig
+
+pytestmark = pytest.mark.ray
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def settings(fixture_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A dataset, and checkpoints of a random-initialised teacher and student."""
+    settings = Settings(
+        name="served",
+        storage=str(tmp_path_factory.mktemp("serving")),
+        serving=ServingConfig(
+            student="small", port=free_port(), max_history=200, measure_requests=12, measure_warmup=3
+        ),
+        tracking=TrackingConfig(uri="none"),
+    )
+    config = DataConfig(path=str(fixture_data))
+    dataset = prepare(config, "served", report=lambda _: None)
+    dataset.write(settings.layout.dataset)
+    torch.manual_seed(0)
+    models: dict[str, SequentialRecommender] = {
+        settings.layout.teacher: HLLM(HLLMConfig(width=16, heads=2, item_width=8), num_items=dataset.num_items),
+        settings.layout.student("small"): SASRec(SASRecConfig(width=16), num_items=dataset.num_items),
+    }
+    for uri, model in models.items():
+        save_checkpoint(uri, model, dataset)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def dataset(settings: Settings) -> PreparedDataset:
+    return PreparedDataset.load(settings.layout.dataset)
+
+
+@pytest.fixture(scope="module")
+def url(settings: Settings, ray_session: None) -> Iterator[str]:
+    address = serve.deploy(settings)
+    yield address
+    serve.undeploy()
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
+        yield client
+
+
+def test_arms_answer_what_their_checkpoints_recommend(
+    client: httpx.Client, settings: Settings, dataset: PreparedDataset
+) -> None:
+    history = ["50", "nothing", "172", "1"]
+    for arm, checkpoint in (("teacher", settings.layout.teacher), ("student", settings.layout.student("small"))):
+        answer = client.post("/recommend", json={"history": history, "k": 5, "arm": arm})
+        assert answer.status_code == 200
+        said = answer.json()
+        recommender = Recommender.load(checkpoint)
+        (expected,) = recommender.rank([history], k=5)
+        assert [item["item_id"] for item in said["items"]] == expected.items
+        assert [item["title"] for item in said["items"]] == recommender.titles(expected.items)
+        assert [item["score"] for item in said["items"]] == pytest.approx(expected.scores, abs=1e-4)
+        assert (said["arm"], said["assigned_by"], said["unknown"]) == (arm, "request", expected.unknown)
+        assert said["model_ms"] > 0 and not said["fallback"]
+        (unmasked,) = recommender.recommend([history], k=60, mask_seen=False)
+        said = client.post("/recommend", json={"history": history, "k": 60, "arm": arm, "mask_seen": False}).json()
+        assert [item["item_id"] for item in said["items"]] == unmasked
+    said = client.post("/recommend", json={"history": history, "k": 5, "arm": "null"}).json()
+    popular = [dataset.catalogue.item_ids[i] for i in dataset.catalogue.popular()[:5]]
+    assert [item["item_id"] for item in said["items"]] == popular and said["model_ms"] == 0
+
+
+def test_users_stay_on_their_arm_and_bring_their_history(
+    client: httpx.Client, settings: Settings, dataset: PreparedDataset
+) -> None:
+    config = settings.serving
+    for user, user_id in enumerate(dataset.user_ids[:6]):
+        said = client.post("/recommend", json={"user_id": user_id, "k": 3}).json()
+        assert (said["arm"], said["assigned_by"]) == (assign(user_id, config.split, config.salt), "user")
+        ids = dataset.catalogue.item_ids
+        history = [ids[i] for i in dataset.items[dataset.offsets[user] : dataset.offsets[user + 1]]]
+        given = client.post("/recommend", json={"history": history, "k": 3, "arm": said["arm"]}).json()
+        assert said["items"] == given["items"]
+    stranger = client.post("/recommend", json={"user_id": "nobody knows", "k": 3}).json()
+    assert stranger["fallback"] and stranger["unknown_user"] and len(stranger["items"]) == 3
+    unknown = client.post("/recommend", json={"history": ["?"], "k": 3, "arm": "teacher"}).json()
+    assert unknown["fallback"] and unknown["unknown"] == ["?"]
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"history": ["50"], "k": 0}, "k must be between 1 and 60 (got 0)"),
+        ({"history": ["50"], "k": 61}, "k must be between 1 and 60 (got 61)"),
+        ({"history": []}, "history is empty; give at least one item id, or leave it out and give a user_id"),
+        ({}, "give a user_id, a history, or both"),
+        ({"history": ["50"] * 201}, "history has 201 items; at most 200 are accepted"),
+        ({"history": ["50"], "arm": "x"}, "arm: should be 'teacher', 'student' or 'null' (got 'x')"),
+        ({"user": "1"}, "user: no such field; known: user_id, history, k, arm, mask_seen"),
+        ({"history": ["5" * 300] * 5000}, "the body is longer than 1048576 bytes; shorten the history"),
+        ("{", "the body is not valid JSON"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else str(value)[:40],
+)
+def test_bad_requests_get_one_clear_sentence(client: httpx.Client, body: object, sentence: str) -> None:
+    content = {"content": body} if isinstance(body, str) else {"json": body}
+    answer = client.post("/recommend", headers={"content-type": "application/json"}, **content)  # type: ignore[arg-type]
+    assert (answer.status_code, answer.json()) == (422, {"detail": sentence})
+
+
+def test_health_and_the_openapi_page(client: httpx.Client, settings: Settings, dataset: PreparedDataset) -> None:
+    said = client.get("/health").json()
+    checkpoints = {"teacher": settings.layout.teacher, "student": settings.layout.student("small")}
+    hashes = {arm: storage.read_manifest(uri).content_hash for arm, uri in checkpoints.items()}  # type: ignore[union-attr]
+    assert {arm: facts.get("checkpoint") for arm, facts in said["arms"].items()} == {**hashes, "null": None}
+    assert said["dataset"] == {"name": "served", "fingerprint": dataset.fingerprint}
+    assert client.get("/docs").status_code == 200
+    assert "RecommendRequest" in client.get("/openapi.json").text
+
+
+def test_the_arms_are_measured_against_each_other(url: str, settings: Settings, capsys) -> None:
+    figures = measure_ab.run(settings)
+    assert figures["served"].keys() == {"teacher", "student", "null"}
+    for row in figures["arms"].values():
+        assert (row["requests"], row["errors"]) == (12, 0)
+        assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
+    arms, ratios = figures["arms"], figures["ratios"]
+    assert ratios["teacher_over_student"] == pytest.approx(arms["teacher"]["p50_ms"] / arms["student"]["p50_ms"])
+    assert storage.read_json(storage.join(settings.layout.results, "ab.json")) == figures
+    assert "teacher / student, end-to-end" in capsys.readouterr().out
+    assert measure_ab.run(settings) == figures, "kept, because nothing has changed"
+    assert "unchanged, kept" in capsys.readouterr().out
+    several = replace(settings, serving=replace(settings.serving, measure_concurrency=3))
+    assert measure_ab.run(several, address=url)["arms"]["null"]["errors"] == 0
+
+
+def test_a_server_of_something_else_is_not_measured_by_mistake(url: str, settings: Settings) -> None:
+    other = replace(settings, serving=replace(settings.serving, arms=("student", "null"), split={"student": 1.0}))
+    with pytest.raises(UserError, match=r"serves something else; stop it, choose another serving\.port"):
+        measure_ab.run(other, force=True)
+
+
+def test_a_port_in_use_is_one_clear_line(ray_session: None, settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = replace(settings.serving, port=other.getsockname()[1])
+        # In random order, Serve may run here already for the tests beside this one.
+        with pytest.raises(UserError, match=r"port \d+ of 127.0.0.1 is in use|Serve already runs on this cluster, but"):
+            serve.deploy(replace(settings, serving=taken))
+
+
+def test_serve_that_listens_elsewhere_is_one_clear_line(url: str, settings: Settings) -> None:
+    with pytest.raises(UserError, match=r"Ray Serve already runs on this cluster, but not at 127\.0\.0\.1"):
+        serve.deploy(replace(settings, serving=replace(settings.serving, port=free_port())))
+
+
+def test_a_teacher_of_another_dataset_is_refused_before_anything_starts(
+    settings: Settings, dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    mixed = replace(settings, storage=str(tmp_path))
+    dataset.write(mixed.layout.dataset)
+    other = replace(dataset, name="other", user_ids=[f"x{user}" for user in dataset.user_ids], fingerprint="")
+    student = SASRec(SASRecConfig(width=16), num_items=dataset.num_items)
+    save_checkpoint(mixed.layout.student("small"), student, dataset)
+    save_checkpoint(mixed.layout.teacher, student, other)
+    with pytest.raises(UserError, match="the teacher was trained on dataset 'other'"):
+        serve.deploy(mixed)

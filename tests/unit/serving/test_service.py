@@ -1,0 +1,133 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from recsys import storage
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.serving.assignment import assign
+from recsys.serving.ranker import Ranked
+from recsys.serving.service import (
+    RecommendRequest,
+    Service,
+    check_same_dataset,
+    checkpoint_facts,
+    dataset_identity,
+    sentence,
+)
+
+SPLIT = {"teacher": 0.5, "student": 0.5}
+
+
+@pytest.fixture
+def service(dataset: PreparedDataset) -> Service:
+    return Service(
+        dataset,
+        arms=("teacher", "student"),
+        split=SPLIT,  # type: ignore[arg-type]
+        salt="s",
+        default_arm="student",
+        max_k=20,
+        max_history=30,
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (RecommendRequest(history=["i1"], k=0), r"k must be between 1 and 20 \(got 0\)"),
+        (RecommendRequest(history=["i1"], k=21), r"k must be between 1 and 20 \(got 21\)"),
+        (RecommendRequest(history=[]), "history is empty"),
+        (RecommendRequest(history=[], user_id="u1"), "history is empty"),
+        (RecommendRequest(), "give a user_id, a history, or both"),
+        (RecommendRequest(history=["i1"] * 31), "history has 31 items; at most 30 are accepted"),
+        (RecommendRequest(history=["i1"], arm="null"), "arm 'null' is not served here; served: teacher, student"),
+    ],
+)
+def test_requests_that_are_refused(service: Service, request_: RecommendRequest, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        service.task(request_)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('{"k": "ten"}', "k: should be a valid integer (got 'ten')"),
+        ('{"histroy": ["i1"]}', "histroy: no such field; known: user_id, history, k, arm, mask_seen"),
+        ('{"arm": "referee"}', "arm: should be 'teacher', 'student' or 'null' (got 'referee')"),
+        ('{"history": [1]}', "history.0: should be a valid string (got 1)"),
+        ('{"user_id": ""}', "user_id: String should have at least 1 character (got '')"),
+        ("[]", "body: should be an object (got [])"),
+        ("{", "the body is not valid JSON"),
+    ],
+)
+def test_bodies_that_are_refused(body: str, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        RecommendRequest.model_validate_json(body)
+    assert sentence(caught.value.errors()) == message
+
+
+def test_a_long_wrong_value_is_not_sent_back_whole() -> None:
+    with pytest.raises(ValidationError) as caught:
+        RecommendRequest.model_validate({"user_id": "x" * 10_000})
+    assert len(sentence(caught.value.errors())) < 200
+
+
+def test_a_user_without_history_brings_the_whole_stored_one(service: Service, dataset: PreparedDataset) -> None:
+    task = service.task(RecommendRequest(user_id="u3"))
+    stored = dataset.items[dataset.offsets[3] : dataset.offsets[4]]
+    assert task.history == [f"i{n}" for n in stored]
+    assert (task.arm, task.assigned_by) == (assign("u3", SPLIT, "s"), "user")  # type: ignore[arg-type]
+    assert not task.unknown_user
+
+
+def test_a_history_that_is_given_counts_more_than_the_stored_one(service: Service) -> None:
+    task = service.task(RecommendRequest(user_id="u3", history=["i1", "?", "i2"]))
+    assert task.history == ["i1", "i2"] and task.unknown == ["?"]
+
+
+def test_the_request_may_name_its_arm_and_nobody_gets_the_default(service: Service) -> None:
+    named = service.task(RecommendRequest(user_id="u3", arm="teacher"))
+    assert (named.arm, named.assigned_by) == ("teacher", "request")
+    anonymous = service.task(RecommendRequest(history=["i1"]))
+    assert (anonymous.arm, anonymous.assigned_by) == ("student", "default")
+
+
+def test_nothing_known_falls_back_to_popular_items(service: Service, dataset: PreparedDataset) -> None:
+    for request in (RecommendRequest(user_id="stranger", k=3), RecommendRequest(history=["?"], k=3)):
+        task = service.task(request)
+        answer = service.popular(task)
+        assert answer.fallback and answer.model_ms == 0
+        assert [item.item_id for item in answer.items] == [f"i{n}" for n in dataset.catalogue.popular()[:3]]
+        assert answer.unknown_user == (request.user_id is not None)
+        assert answer.unknown == (request.history or [])
+
+
+def test_a_ranking_becomes_an_answer_with_titles(service: Service) -> None:
+    task = service.task(RecommendRequest(history=["i1"], k=2))
+    answer = service.ranked(task, Ranked(["i9", "i4"], [2.5, 1.5], milliseconds=0.51, together=1))
+    assert [(i.item_id, i.title, i.score) for i in answer.items] == [
+        ("i9", "Film number 9", 2.5),
+        ("i4", "Film number 4", 1.5),
+    ]
+    assert answer.model_ms == 0.51 and not answer.fallback
+
+
+def test_checkpoints_of_another_dataset_are_refused(
+    dataset: PreparedDataset, random_initialised: Path, tmp_path: Path
+) -> None:
+    dataset.write(str(tmp_path / "dataset"))
+    facts = checkpoint_facts(str(random_initialised))
+    manifest = storage.read_manifest(str(random_initialised))
+    assert manifest is not None and facts["hash"] == manifest.content_hash and facts["kind"] == "sasrec"
+    check_same_dataset(*dataset_identity(str(tmp_path / "dataset")), {"student": facts})
+    other = dataclasses.replace(dataset, user_ids=[f"v{n}" for n in range(dataset.num_users)], fingerprint="")
+    with pytest.raises(UserError, match=f"the student was trained on dataset 'random' .{dataset.fingerprint[:12]}"):
+        check_same_dataset("other", other.fingerprint, {"student": facts})
+    with pytest.raises(UserError, match=r"prepared dataset .*nowhere does not exist"):
+        dataset_identity(str(tmp_path / "nowhere"))
+    (random_initialised / "_SUCCESS").unlink()
+    with pytest.raises(UserError, match=r"checkpoint .* is incomplete"):
+        checkpoint_facts(str(random_initialised))
