@@ -1,5 +1,7 @@
 """Importance-aware ranking distillation of DLLM2Rec (arXiv 2405.00338, eq. 4-11).
 
+Logits are over the items 1..N alone: column j is item j+1, padding has none.
+
 Legend: P positions with teacher signals, K teacher candidates, N items.
 """
 
@@ -31,12 +33,12 @@ def consistency_weights(teacher_PK: Tensor, student_logits_PN: Tensor) -> Tensor
 
     Args:
         teacher_PK: [P, K] items.
-        student_logits_PN: [P, N+1]; column 0 is padding.
+        student_logits_PN: [P, N].
     """
     with torch.no_grad():
-        k = min(teacher_PK.shape[1], student_logits_PN.shape[1] - 1)
-        threshold = student_logits_PN[:, 1:].topk(k, dim=1).values[:, -1:]
-        return (student_logits_PN.gather(1, teacher_PK) >= threshold).float()
+        k = min(teacher_PK.shape[1], student_logits_PN.shape[1])
+        threshold = student_logits_PN.topk(k, dim=1).values[:, -1:]
+        return (student_logits_PN.gather(1, teacher_PK - 1) >= threshold).float()
 
 
 def ranking_distillation_loss(
@@ -48,7 +50,7 @@ def ranking_distillation_loss(
     form, which puts log softmax(y_s)_i in the place of log σ(y_si).
 
     Args:
-        logits_PN: [P, N+1] the student's logits, column 0 left out.
+        logits_PN: [P, N] the student's logits.
         teacher_PK: [P, K] the teacher's items, best first.
         target_distance: [P].
         scale: see `confidence_weights`.
@@ -60,9 +62,9 @@ def ranking_distillation_loss(
     weights = weights + config.confidence * confidence_weights(target_distance, scale)[:, None]
     if config.consistency:
         weights = weights + config.consistency * consistency_weights(teacher_PK, logits_PN)
+    candidates = logits_PN.gather(1, teacher_PK - 1)
     if config.form == "sigmoid":
-        log_probability = F.logsigmoid(logits_PN.gather(1, teacher_PK))
+        log_probability = F.logsigmoid(candidates)
     else:
-        log_normaliser = logits_PN[:, 1:].logsumexp(1, keepdim=True)
-        log_probability = logits_PN.gather(1, teacher_PK) - log_normaliser
+        log_probability = candidates - logits_PN.logsumexp(1, keepdim=True)
     return -(weights * log_probability).sum()

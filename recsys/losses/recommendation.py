@@ -1,5 +1,7 @@
 """Losses on the true next item.
 
+Logits are over the items 1..N alone: column j is item j+1, padding has none.
+
 Legend: P positions with a target, N items, D width, M negatives.
 """
 
@@ -14,10 +16,10 @@ def softmax_loss(logits_PN: Tensor, targets: Tensor, label_smoothing: float = 0.
     """Cross-entropy over the whole catalogue, summed over positions.
 
     Args:
-        logits_PN: [P, N+1]; column 0 is padding and left out.
+        logits_PN: [P, N].
         targets: [P] in 1..N.
     """
-    return F.cross_entropy(logits_PN[:, 1:], targets - 1, reduction="sum", label_smoothing=label_smoothing)
+    return F.cross_entropy(logits_PN, targets - 1, reduction="sum", label_smoothing=label_smoothing)
 
 
 def bce_loss(positive: Tensor, negative_PM: Tensor) -> Tensor:
@@ -37,21 +39,20 @@ def dros_term(logits_PN: Tensor, targets: Tensor, propensity: Tensor, beta: floa
     the target's term is replaced rather than subtracted.
 
     Args:
-        logits_PN: [P, N+1], column 0 left out.
+        logits_PN: [P, N].
         targets: [P] in 1..N.
-        propensity: [N+1] p_i (`propensities`).
+        propensity: [N] p_i (`propensities`).
     """
+    column = targets[:, None] - 1
     exponent = propensity * logits_PN.square() / beta
-    target_logit = logits_PN.gather(1, targets[:, None])
-    replaced = propensity[targets][:, None] * (target_logit - 1).square() / beta
-    exponent = exponent.scatter(1, targets[:, None], replaced)
-    return exponent[:, 1:].logsumexp(1).sum()
+    replaced = propensity[column] * (logits_PN.gather(1, column) - 1).square() / beta
+    return exponent.scatter(1, column, replaced).logsumexp(1).sum()
 
 
 def propensities(train_counts: Tensor) -> Tensor:
-    """p_i = ((count_i + 1) / Σ_j (count_j + 1))^0.05 over items 1..N; [N+1] float32, 0 for padding."""
+    """p_i = ((count_i + 1) / Σ_j (count_j + 1))^0.05 over items 1..N: [N] float32 from [N+1] counts."""
     counts = train_counts[1:].double() + 1
-    return torch.cat([torch.zeros(1), (counts / counts.sum()).pow(0.05).float()])
+    return (counts / counts.sum()).pow(0.05).float()
 
 
 class RecommendationLoss(nn.Module):

@@ -26,7 +26,6 @@ class Block(nn.Module):
             nn.LayerNorm(config.width),
             nn.Linear(config.width, 4 * config.width),
             nn.GELU(),
-            nn.Dropout(config.dropout),
             nn.Linear(4 * config.width, config.width),
             nn.Dropout(config.dropout),
         )

@@ -82,7 +82,7 @@ class Objective(nn.Module):
         chosen = batch["targets"] > 0
         hidden_PD = hidden_BLD[chosen]
         targets = batch["targets"][chosen]
-        logits_PN = hidden_PD @ vectors_ND.T if self.loss.needs_logits or self.teacher is not None else None
+        logits_PN = hidden_PD @ vectors_ND[1:].T if self.loss.needs_logits or self.teacher is not None else None
         if logits_PN is not None:
             logits_PN = logits_PN.float()
         loss = self.loss(hidden_PD, vectors_ND, targets, logits_PN)

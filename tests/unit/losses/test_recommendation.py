@@ -13,10 +13,10 @@ def sigmoid(x: float) -> float:
 
 def test_softmax_equals_naive_loop() -> None:
     torch.manual_seed(0)
-    logits, targets = torch.randn(5, 8), torch.tensor([1, 7, 3, 3, 2])
+    logits, targets = torch.randn(5, 7), torch.tensor([1, 7, 3, 3, 2])
     naive = 0.0
     for row, target in zip(logits.tolist(), targets.tolist(), strict=True):
-        naive -= math.log(math.exp(row[target]) / sum(math.exp(y) for y in row[1:]))
+        naive -= math.log(math.exp(row[target - 1]) / sum(math.exp(y) for y in row))
     assert softmax_loss(logits, targets).item() == pytest.approx(naive, rel=1e-5)
 
 
@@ -31,28 +31,28 @@ def test_bce_by_hand() -> None:
 
 def test_dros_equals_naive_loop() -> None:
     torch.manual_seed(1)
-    logits, targets, beta = torch.randn(4, 6), torch.tensor([1, 5, 2, 2]), 0.7
+    logits, targets, beta = torch.randn(4, 5), torch.tensor([1, 5, 2, 2]), 0.7
     counts = torch.tensor([0, 3, 0, 10, 1, 2])
-    p = [0.0] + [((c + 1) / sum(k + 1 for k in counts[1:].tolist())) ** 0.05 for c in counts[1:].tolist()]
+    p = [((c + 1) / sum(k + 1 for k in counts[1:].tolist())) ** 0.05 for c in counts[1:].tolist()]
     assert propensities(counts).tolist() == pytest.approx(p, rel=1e-6)
     naive = 0.0
     for y, t in zip(logits.tolist(), targets.tolist(), strict=True):
-        inside = sum(math.exp(p[i] * y[i] ** 2 / beta) for i in range(1, 6))
-        inside -= math.exp(p[t] * y[t] ** 2 / beta)
-        inside += math.exp(p[t] * (y[t] - 1) ** 2 / beta)
+        inside = sum(math.exp(p[i] * y[i] ** 2 / beta) for i in range(5))
+        inside -= math.exp(p[t - 1] * y[t - 1] ** 2 / beta)
+        inside += math.exp(p[t - 1] * (y[t - 1] - 1) ** 2 / beta)
         naive += math.log(inside)
     assert dros_term(logits, targets, propensities(counts), beta).item() == pytest.approx(naive, rel=1e-5)
 
 
 def test_dros_is_finite_where_the_plain_formula_overflows() -> None:
-    logits = torch.full((1, 5), 30.0)
+    logits = torch.full((1, 4), 30.0)
     value = dros_term(logits, torch.tensor([2]), propensities(torch.ones(5)), 1.0)
     assert torch.isfinite(value) and value > 800
 
 
 def test_dros_is_bce_plus_alpha_times_its_term() -> None:
     hidden, vectors, targets = torch.randn(6, 4), torch.randn(9, 4), torch.tensor([1, 2, 3, 8, 8, 5])
-    logits = hidden @ vectors.T
+    logits = hidden @ vectors[1:].T
     counts = torch.arange(9)
     losses = {}
     for kind in ("bce", "dros"):
