@@ -5,7 +5,7 @@ from recsys.config import Field, configuration
 
 @configuration
 class CoOccurrenceConfig:
-    """The item co-occurrence baseline.
+    """The item co-occurrence baseline. The defaults did well on the validation rows of both MovieLens 100K and Beauty.
 
     Attributes:
         window: pairs of items of one user count when they are at most so many interactions apart.

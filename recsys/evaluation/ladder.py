@@ -24,23 +24,24 @@ def build_rows(
     *,
     bootstrap_samples: int,
 ) -> list[dict[str, Any]]:
-    """The rows of the ladder as plain JSON values, in the order of `results` but baselines first, the teacher last.
+    """The rows of the ladder as plain JSON values: baselines, students (of one kind together, alone first), teacher.
 
     Args:
         ranks: of every result that is in a pair of `twins`.
         twins: distilled student → the same student alone.
 
     Returns:
-        name, role, kind, distilled, twin, seed, checkpoint_hash, parameters, rule → metrics, latency, and for a distilled student
-        `difference`: rule → NDCG@10 above its twin with its interval.
+        name, role, kind, distilled, twin, seed, checkpoint_hash, parameters, metrics by rule, latency, and for a
+        distilled student `difference`: rule → NDCG@10 above its twin with its interval.
     """
     rows = []
-    for result in sorted(results, key=lambda r: _ROLES.index(r.role)):
+    kinds = [result.kind for result in results]
+    for result in sorted(results, key=lambda r: (_ROLES.index(r.role), kinds.index(r.kind), _distilled(r))):
         row = {
             "name": result.name,
             "role": result.role,
             "kind": result.kind,
-            "distilled": bool(result.training.get("settings", {}).get("distillation")),
+            "distilled": _distilled(result),
             "twin": twins.get(result.name),
             "seed": result.seed,
             "checkpoint_hash": result.checkpoint_hash,
@@ -56,6 +57,10 @@ def build_rows(
             }
         rows.append(row)
     return rows
+
+
+def _distilled(result: Result) -> bool:
+    return bool(result.training.get("settings", {}).get("distillation"))
 
 
 def _difference(ours: Ranks, theirs: Ranks, rule: str, dataset: PreparedDataset, samples: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How long a model takes for one history: all models measured in turn in one run, so that a busy moment hits all."""
+"""How long a model takes for one history: all models in one run, so that a busy moment hits all."""
 
 import time
 from collections.abc import Mapping
@@ -25,6 +25,9 @@ def single_request_latency(
 ) -> dict[str, dict[str, float]]:
     """Milliseconds from one history of item indices to its 10 best items, one thread, one history at a time.
 
+    Every history goes to every model, in an order drawn anew each time: whoever comes after a model that leaves the
+    processor's caches full of its own is slower.
+
     Args:
         rows: [R] rows to draw the histories from.
         requests: timed requests per model, after a few that are not timed.
@@ -32,7 +35,8 @@ def single_request_latency(
     Returns:
         name → {"median_ms", "p95_ms", "requests"}.
     """
-    drawn = np.random.default_rng(seed).choice(rows, size=requests + _WARM_UP)
+    generator = np.random.default_rng(seed)
+    drawn = generator.choice(rows, size=requests + _WARM_UP)
     histories, lengths = dataset.histories(drawn)
     times: dict[str, list[float]] = {name: [] for name in scorers}
     before = torch.get_num_threads()
@@ -40,9 +44,9 @@ def single_request_latency(
     try:
         for items, length in zip(histories, lengths, strict=True):
             history, size = torch.from_numpy(items[None, :length]).to(device), torch.tensor([length], device=device)
-            for name, score in scorers.items():
+            for name in generator.permutation(list(scorers)):
                 started = time.perf_counter()
-                scores = score(history, size).clone()
+                scores = scorers[name](history, size).clone()
                 scores[:, 0] = -torch.inf
                 scores[0, history[0]] = -torch.inf
                 scores.topk(min(_K, dataset.num_items)).indices.tolist()
