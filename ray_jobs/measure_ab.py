@@ -47,7 +47,7 @@ def key(settings: Settings) -> str:
         UserError: one of them is not there, or they do not belong together.
     """
     config = {name: value for name, value in to_dict(settings.serving).items() if name not in _WITHOUT_EFFECT}
-    checkpoints = {arm: facts["hash"] for arm, facts in serve.check(settings).items()}
+    checkpoints = {arm: facts["hash"] for arm, facts in serve.served(settings).items()}
     return digest({"serving": config, "checkpoints": checkpoints, "dataset": dataset_identity(settings.layout.dataset)})
 
 

@@ -37,6 +37,7 @@ from ray.serve.schema import LoggingConfig
 
 from ray_jobs import cli, runtime
 from ray_jobs.settings import ReplicasConfig, Settings
+from recsys import storage
 from recsys.config import from_dict
 from recsys.errors import UserError
 from recsys.serving.assignment import Arm
@@ -69,18 +70,32 @@ def application(settings: Settings) -> serve.Application:
     return serve.deployment(**_options(config.student_replicas, waiting=256))(Ingress).bind(settings, teacher)
 
 
-def check(settings: Settings) -> dict[Arm, dict[str, Any]]:
-    """Facts of the checkpoints to be served; refuses to start what could not serve.
+def check(settings: Settings) -> None:
+    """Refuse to start what could not serve: verify the files of every served checkpoint.
 
     Raises:
         UserError: one is missing or damaged, or was trained on another dataset.
     """
-    layout = settings.layout
-    name, fingerprint = dataset_identity(layout.dataset)
-    checkpoints: dict[Arm, str] = {"teacher": layout.teacher, "student": layout.student(settings.serving.student)}
-    facts = {arm: checkpoint_facts(uri) for arm, uri in checkpoints.items() if arm in settings.serving.arms}
-    check_same_dataset(name, fingerprint, facts)
+    served(settings)
+    for arm, uri in _checkpoints(settings).items():
+        storage.local_copy(uri, f"checkpoint of the {arm}")
+
+
+def served(settings: Settings) -> dict[Arm, dict[str, Any]]:
+    """Hash, kind and dataset of the checkpoint of every arm that has one; a quick look.
+
+    Raises:
+        UserError: one is missing, or was trained on another dataset.
+    """
+    facts = {arm: checkpoint_facts(uri) for arm, uri in _checkpoints(settings).items()}
+    check_same_dataset(*dataset_identity(settings.layout.dataset), facts)
     return facts
+
+
+def _checkpoints(settings: Settings) -> dict[Arm, str]:
+    layout, config = settings.layout, settings.serving
+    known: dict[Arm, str] = {"teacher": layout.teacher, "student": layout.student(config.student)}
+    return {arm: uri for arm, uri in known.items() if arm in config.arms}
 
 
 def proxy_name() -> str:
@@ -126,7 +141,7 @@ def deploy(settings: Settings) -> str:
 
 def is_this(settings: Settings, health: dict[str, Any]) -> bool:
     """Whether a server that says `health` of itself serves the checkpoints that `settings` name."""
-    expected = {arm: facts["hash"] for arm, facts in check(settings).items()}
+    expected = {arm: facts["hash"] for arm, facts in served(settings).items()}
     arms = health.get("arms", {})
     return set(arms) == set(settings.serving.arms) and all(arms[a].get("checkpoint") == h for a, h in expected.items())
 

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -36,10 +36,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Replay:
-    """What a replay gave: its samples, and the wall time each arm had."""
+    """What a replay gave.
+
+    Attributes:
+        seconds: wall time each arm had.
+        cpu: seconds this client itself computed; near the wall time, it measured itself.
+    """
 
     samples: list[Sample]
     seconds: dict[Arm, float]
+    cpu: float = 0.0
 
 
 def sample_histories(dataset: PreparedDataset, count: int, seed: int = 0) -> list[list[str]]:
@@ -96,7 +102,9 @@ def replay(
     Args:
         report: called after each turn with the number of requests sent and the number of all.
     """
-    return asyncio.run(_replay(url, histories, arms, k, concurrency, seed, report))
+    before = time.process_time()
+    result = asyncio.run(_replay(url, histories, arms, k, concurrency, seed, report))
+    return replace(result, cpu=time.process_time() - before)
 
 
 async def _replay(

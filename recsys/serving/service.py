@@ -177,14 +177,14 @@ class Service:
 
 
 def checkpoint_facts(uri: str) -> dict[str, Any]:
-    """Hash, kind and dataset of a checkpoint whose files are all there, without loading the model.
+    """Hash, kind and dataset of a checkpoint; a quick look that reads neither weights nor checksums.
 
     Raises:
-        UserError: it is missing, incomplete or damaged.
+        UserError: it is missing or incomplete.
     """
-    storage.local_copy(uri, "checkpoint")
     manifest = storage.read_manifest(uri)
-    assert manifest is not None
+    if manifest is None:
+        raise UserError(f"checkpoint {uri} does not exist or is incomplete; train it")
     config = storage.read_json(storage.join(uri, "config.json"))
     return {"hash": manifest.content_hash, "kind": config["kind"], "dataset": config["dataset"]}
 

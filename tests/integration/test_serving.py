@@ -194,3 +194,17 @@ def test_a_teacher_of_another_dataset_is_refused_before_anything_starts(
     save_checkpoint(mixed.layout.teacher, student, other)
     with pytest.raises(UserError, match="the teacher was trained on dataset 'other'"):
         serve.deploy(mixed)
+
+
+def test_a_checkpoint_cut_short_is_refused_before_anything_starts(
+    settings: Settings, dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    cut = replace(settings, storage=str(tmp_path))
+    dataset.write(cut.layout.dataset)
+    student = SASRec(SASRecConfig(width=16), num_items=dataset.num_items)
+    for uri in (cut.layout.teacher, cut.layout.student("small")):
+        save_checkpoint(uri, student, dataset)
+    weights = Path(cut.layout.teacher, "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"checkpoint of the teacher .* is damaged"):
+        serve.deploy(cut)

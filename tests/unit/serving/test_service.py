@@ -129,5 +129,5 @@ def test_checkpoints_of_another_dataset_are_refused(
     with pytest.raises(UserError, match=r"prepared dataset .*nowhere does not exist"):
         dataset_identity(str(tmp_path / "nowhere"))
     (random_initialised / "_SUCCESS").unlink()
-    with pytest.raises(UserError, match=r"checkpoint .* is incomplete"):
+    with pytest.raises(UserError, match=r"checkpoint .* does not exist or is incomplete"):
         checkpoint_facts(str(random_initialised))
