@@ -167,6 +167,18 @@ class PreparedDataset:
         """Every item of the user before the row's target (the whole past, not only the latest L), int32."""
         return self.items[self.offsets[np.searchsorted(self.offsets, row, side="right") - 1] : row]
 
+    def past(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`seen` for many rows at once.
+
+        Returns:
+            which: [M] int64 indices into `rows`, ascending; items: [M] int64.
+        """
+        starts = self.offsets[self.users_of(rows)]
+        count = rows - starts
+        which = np.repeat(np.arange(len(rows)), count)
+        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        return which, self.items[np.repeat(starts, count) + within].astype(np.int64)
+
     def write(self, uri: str, *, key: str = "") -> None:
         """Write the artefact directory `uri`, whole or not at all."""
         with storage.new_artifact(uri, key=key, attributes={"fingerprint": self.fingerprint}) as directory:
@@ -278,9 +290,9 @@ class PreparedDataset:
 
 
 def _hash_strings(strings: list[str]) -> str:
-    hasher = hashlib.sha256()
-    for string in strings:
-        encoded = string.encode()
-        hasher.update(len(encoded).to_bytes(8, "little"))
-        hasher.update(encoded)
+    """SHA-256 over the ends (int64) and the bytes of the concatenated strings."""
+    ends, text = pa.array(strings, pa.large_string()).buffers()[1:]
+    hasher = hashlib.sha256(np.frombuffer(ends, np.int64, len(strings) + 1).astype("<i8").tobytes())
+    if text is not None:
+        hasher.update(text)
     return hasher.hexdigest()
