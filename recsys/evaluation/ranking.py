@@ -42,7 +42,6 @@ def rank_targets(
         [R] int64.
     """
     ranks = np.empty(len(rows), dtype=np.int64)
-    starts = dataset.offsets[dataset.users_of(rows)]
     for begin in range(0, len(rows), batch_size):
         batch = rows[begin : begin + batch_size]
         items, lengths = dataset.histories(batch)
@@ -54,11 +53,7 @@ def rank_targets(
         ahead = scores >= target_scores
         ahead[:, 0] = False
         if mask_seen:
-            # One flat index pair per past item of the batch, no loop over rows.
-            past = batch - starts[begin : begin + batch_size]
-            which = np.repeat(np.arange(len(batch)), past)
-            within = np.arange(past.sum()) - np.repeat(np.cumsum(past) - past, past)
-            seen = dataset.items[np.repeat(starts[begin : begin + batch_size], past) + within].astype(np.int64)
+            which, seen = dataset.past(batch)
             ahead[torch.from_numpy(which).to(device), torch.from_numpy(seen).to(device)] = False
         ahead.scatter_(1, targets[:, None], True)  # the target itself counts once
         ranks[begin : begin + len(batch)] = ahead.sum(1).cpu().numpy()

@@ -139,11 +139,7 @@ def _rank(
     scores = hidden_PD @ engine.vectors.T
     scores[:, 0] = -torch.inf
     if mask_history:
-        starts = dataset.offsets[dataset.users_of(rows)]
-        past = rows - starts
-        which = np.repeat(np.arange(len(rows)), past)
-        within = np.arange(past.sum()) - np.repeat(np.cumsum(past) - past, past)
-        seen = dataset.items[np.repeat(starts, past) + within].astype(np.int64)
+        which, seen = dataset.past(rows)
         scores[torch.from_numpy(which).to(engine.device), torch.from_numpy(seen).to(engine.device)] = -torch.inf
     values, best = scores.topk(k, dim=1)
     targets = engine.vectors[torch.from_numpy(dataset.targets(rows).astype(np.int64)).to(engine.device)]
