@@ -20,11 +20,14 @@ fingerprint is the same. A second run with the same configuration and inputs doe
 
 import argparse
 import datetime
+import json
 import logging
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -63,14 +66,18 @@ def run(settings: Settings, *, force: bool = False) -> PreparedDataset:
     started = time.monotonic()
     config = located(settings.data, report=say)
     runtime.connect()
-    params = {f"data.{name}": value for name, value in to_dict(settings.data).items()}
+    params = {"data": to_dict(settings.data)}
     with tracking.start_run(
         settings.tracking, settings.layout.mlflow, settings.name, "prepare_data", params=params, tags={"dataset": uri}
     ) as tracked:
         dataset = prepare(config, settings.name, read=RayPartitions.read, report=say)
         dataset.write(uri, key=work_key)
-        numbers = {name: float(value) for name, value in dataset.facts.items()}
-        tracked.log_metrics({**numbers, "seconds": time.monotonic() - started})
+        tracked.log_metrics({**dataset.facts, "seconds": time.monotonic() - started})
+        tracked.set_tags({"fingerprint": dataset.fingerprint, "titles_hash": dataset.titles_hash})
+        with tempfile.TemporaryDirectory() as folder:
+            description = Path(folder) / "dataset.json"
+            description.write_text(json.dumps(dataset.describe(), indent=2) + "\n")
+            tracked.log_artifact(description)
     for line in describe(dataset):
         say(line)
     say(f"dataset written to {uri} in {time.monotonic() - started:.1f} s")

@@ -87,6 +87,9 @@ def test_histories_agree_with_slices(random_dataset) -> None:
                 expected = past[-width:]
                 assert length == len(expected) > 0
                 assert history.tolist() == expected + [0] * (width - len(expected))
+        which, items = dataset.past(rows)
+        for index, row in enumerate(rows):
+            assert items[which == index].tolist() == dataset.seen(row).tolist()
     np.testing.assert_array_equal(dataset.targets(rows), [dataset.items[row] for row in rows])
 
 
