@@ -71,6 +71,7 @@ def quality_latency(rows: Sequence[Mapping[str, Any]], rule: str, form: str = "w
         bbox_to_anchor=(0.5, 1.14 if form == "wide" else 1.22),
         ncols=4 if form == "wide" else 2,
         frameon=False,
+        labelcolor=_INK,
     )
     place_labels(axes, list(points.values()), list(points))
     return figure
@@ -98,7 +99,7 @@ def learning_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], form: s
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("epoch (a dot marks the best)")
     axes.set_ylabel("NDCG@10 on validation")
-    axes.legend(frameon=False, fontsize="small", ncols=1 if form == "wide" else 2, loc="lower right")
+    axes.legend(frameon=False, labelcolor=_INK, fontsize="small", ncols=1 if form == "wide" else 2, loc="lower right")
     return figure
 
 
@@ -124,7 +125,12 @@ def arm_latency(arms: Mapping[str, Mapping[str, float]], form: str = "wide") -> 
         axes.plot([], [], marker="o", markerfacecolor="none", color=_INK, linestyle="none", label="model time p50")[0],
     ]
     axes.legend(
-        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2 if form == "wide" else 1, frameon=False
+        handles=handles,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=2 if form == "wide" else 1,
+        frameon=False,
+        labelcolor=_INK,
     )
     axes.set_xlabel("milliseconds (log scale)")
     return figure
