@@ -5,7 +5,7 @@
 #   make demo DATA=/data/ml-100k your own copy of MovieLens 100K
 #   make demo FORCE=1            redo what is already there
 #
-# STORAGE=/path or a URI moves runs/ elsewhere. Pip takes its index from your pip configuration or PIP_INDEX_URL.
+# ARGS='key=value …' changes settings, STORAGE=/path or a URI moves runs/ elsewhere. Pip takes its index from your pip configuration or PIP_INDEX_URL.
 
 SHELL := /bin/bash -o pipefail
 .DEFAULT_GOAL := help
@@ -22,7 +22,9 @@ PIP := $(PY) -m pip --disable-pip-version-check install --no-compile --progress-
 DATA ?=
 FORCE ?=
 STORAGE ?=
-DEMO := $(PY) -m ray_jobs.demo $(if $(DATA),--data '$(DATA)') $(if $(STORAGE),--storage '$(STORAGE)')
+ARGS ?=
+WHERE := $(if $(STORAGE),--storage '$(STORAGE)')
+DEMO := $(PY) -m ray_jobs.demo $(if $(DATA),--data '$(DATA)') $(WHERE)
 
 .PHONY: help install demo serve ui test test-full check bench lock clean
 
@@ -47,13 +49,13 @@ $(INSTALLED): pyproject.toml requirements.lock
 	@touch $@
 
 demo: $(INSTALLED) ## the whole path on real data: teacher, signals, students, ladder, serving, latency
-	@$(DEMO) $(if $(FORCE),--force)
+	@$(DEMO) $(if $(FORCE),--force) $(ARGS)
 
 serve: $(INSTALLED) ## serve the demo's teacher and student until Ctrl-C
-	@$(DEMO) --serve
+	@$(DEMO) --serve $(ARGS)
 
 ui: $(INSTALLED) ## open the recorded runs in MLflow's page until Ctrl-C
-	@$(DEMO) --ui
+	@$(PY) -m ray_jobs.ui $(WHERE) $(ARGS)
 
 test: $(INSTALLED) ## all tests but the long proofs, under 12 minutes on 2 cores
 	@$(PY) -m pytest -m "not full"

@@ -76,7 +76,13 @@ def run(args: argparse.Namespace) -> int:
     with local_ray() as ray:
         print(f"local Ray is up after {time.monotonic() - started:.0f} s", flush=True)
         job = "serve" if args.serve else "pipeline"
-        code = submit(ray, shlex.join([sys.executable, "-u", "-m", f"ray_jobs.{job}", *arguments]))
+        try:
+            code = submit(ray, shlex.join([sys.executable, "-u", "-m", f"ray_jobs.{job}", *arguments]))
+        except KeyboardInterrupt:
+            if not args.serve:
+                raise
+            print("\nstopped", flush=True)
+            return 0
     if not args.serve:
         print(f"{'done' if code == 0 else 'ended'} after {time.monotonic() - started:.0f} s", flush=True)
     return code

@@ -143,12 +143,19 @@ def _start(folder: Path, marker: str, num_cpus: int, environment: dict[str, str]
         "object-store-memory": 500_000_000,
         "temp-dir": folder / "ray",
     }
+    own = {
+        MARKER: marker,
+        "TMPDIR": str(folder),
+        "RAY_COLOR_PREFIX": "0",
+        # `python` in a job's command line is this one.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
     log = folder / "start.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
             + [f"--{name}={value}" for name, value in options.items()],
-            env={**os.environ, **QUIET, "RAY_COLOR_PREFIX": "0", **environment, MARKER: marker, "TMPDIR": str(folder)},
+            env={**os.environ, **QUIET, **environment, **own},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
