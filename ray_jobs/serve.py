@@ -129,6 +129,8 @@ def deploy(settings: Settings) -> str:
         proxy_location="HeadOnly" if _is_loopback(config.host) else "EveryNode",
         http_options={"host": config.host, "port": config.port},
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+        # Why a replica does not start is told below in one line; the tracebacks are in Ray's log folder.
+        controller_options={"runtime_env": {"env_vars": {"RAY_SERVE_LOG_TO_STDERR": "0"}}},
     )
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(undeploy)
