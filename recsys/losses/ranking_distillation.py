@@ -1,7 +1,5 @@
 """Importance-aware ranking distillation of DLLM2Rec (arXiv 2405.00338, eq. 4-11).
 
-Logits are over the items 1..N alone: column j is item j+1, padding has none.
-
 Legend: P positions with teacher signals, K teacher candidates, N items.
 """
 
@@ -10,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.losses.config import RankingDistillationConfig
+from recsys.losses.scores import CatalogueScores
 
 
 def position_weights(k: int, beta: float) -> Tensor:
@@ -28,21 +27,25 @@ def confidence_weights(target_distance: Tensor, scale: float) -> Tensor:
     return torch.nan_to_num(torch.exp(-target_distance / scale), nan=0.0)
 
 
-def consistency_weights(teacher_PK: Tensor, student_logits_PN: Tensor) -> Tensor:
+def consistency_weights(teacher_PK: Tensor, logits_PN: Tensor) -> Tensor:
     """w^o = 1 where the student's own top K holds the teacher's candidate, else 0 (eq. 8): [P, K] float.
 
     Args:
         teacher_PK: [P, K] items.
-        student_logits_PN: [P, N].
+        logits_PN: [P, N] the student's.
     """
     with torch.no_grad():
-        k = min(teacher_PK.shape[1], student_logits_PN.shape[1])
-        threshold = student_logits_PN.topk(k, dim=1).values[:, -1:]
-        return (student_logits_PN.gather(1, teacher_PK - 1) >= threshold).float()
+        k = min(teacher_PK.shape[1], logits_PN.shape[1])
+        threshold = logits_PN.topk(k, dim=1).values[:, -1:]
+        return (logits_PN.gather(1, (teacher_PK - 1).clamp_min(0)) >= threshold).float()
 
 
 def ranking_distillation_loss(
-    logits_PN: Tensor, teacher_PK: Tensor, target_distance: Tensor, scale: float, config: RankingDistillationConfig
+    scores: CatalogueScores,
+    teacher_PK: Tensor,
+    target_distance: Tensor,
+    scale: float,
+    config: RankingDistillationConfig,
 ) -> Tensor:
     """L_d = −Σ_s Σ_{i in the teacher's top K} w_si log σ(y_si), w = γ_p w^p + γ_c w^c + γ_o w^o (eq. 5, 10).
 
@@ -50,21 +53,20 @@ def ranking_distillation_loss(
     form, which puts log softmax(y_s)_i in the place of log σ(y_si).
 
     Args:
-        logits_PN: [P, N] the student's logits.
-        teacher_PK: [P, K] the teacher's items, best first.
+        teacher_PK: [P, K] the teacher's items, best first. A row without signals holds zeros, and counts nothing.
         target_distance: [P].
         scale: see `confidence_weights`.
 
     Returns:
         The sum over positions.
     """
-    weights = config.position * position_weights(teacher_PK.shape[1], config.beta).to(logits_PN.device)
+    weights = config.position * position_weights(teacher_PK.shape[1], config.beta).to(teacher_PK.device)
     weights = weights + config.confidence * confidence_weights(target_distance, scale)[:, None]
     if config.consistency:
-        weights = weights + config.consistency * consistency_weights(teacher_PK, logits_PN)
-    candidates = logits_PN.gather(1, teacher_PK - 1)
+        weights = weights + config.consistency * consistency_weights(teacher_PK, scores.logits_PN)
+    column = (teacher_PK - 1).clamp_min(0)
     if config.form == "sigmoid":
-        log_probability = F.logsigmoid(candidates)
+        log_probability = F.logsigmoid(scores.logits_PN.gather(1, column))
     else:
-        log_probability = candidates - logits_PN.logsumexp(1, keepdim=True)
-    return -(weights * log_probability).sum()
+        log_probability = scores.log_probability_PN.gather(1, column)
+    return -(weights * log_probability * (teacher_PK > 0)).sum()

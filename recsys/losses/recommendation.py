@@ -1,7 +1,5 @@
 """Losses on the true next item.
 
-Logits are over the items 1..N alone: column j is item j+1, padding has none.
-
 Legend: P positions with a target, N items, D width, M negatives.
 """
 
@@ -10,16 +8,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.losses.config import RecommendationLossConfig
+from recsys.losses.scores import CatalogueScores
 
 
-def softmax_loss(logits_PN: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def softmax_loss(scores: CatalogueScores, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy over the whole catalogue, summed over positions.
 
     Args:
-        logits_PN: [P, N].
         targets: [P] in 1..N.
+        label_smoothing: share ε of the target's probability that is spread evenly over all items.
     """
-    return F.cross_entropy(logits_PN, targets - 1, reduction="sum", label_smoothing=label_smoothing)
+    log_probability = scores.log_probability_PN
+    loss = -log_probability.gather(1, targets[:, None] - 1).sum()
+    if label_smoothing:
+        loss = (1 - label_smoothing) * loss - label_smoothing * log_probability.mean(1).sum()
+    return loss
 
 
 def bce_loss(positive: Tensor, negative_PM: Tensor) -> Tensor:
@@ -32,18 +35,17 @@ def bce_loss(positive: Tensor, negative_PM: Tensor) -> Tensor:
     return -F.logsigmoid(positive).sum() - F.logsigmoid(-negative_PM).sum()
 
 
-def dros_term(logits_PN: Tensor, targets: Tensor, propensity: Tensor, beta: float) -> Tensor:
+def dros_term(scores: CatalogueScores, targets: Tensor, propensity: Tensor, beta: float) -> Tensor:
     """The distributionally robust term of DROS as DLLM2Rec's reference code computes it, summed over positions.
 
     Σ_s log( Σ_i exp(p_i y_i² / β) − exp(p_t y_t² / β) + exp(p_t (y_t − 1)² / β) ), as one stable log-sum-exp in which
     the target's term is replaced rather than subtracted.
 
     Args:
-        logits_PN: [P, N].
         targets: [P] in 1..N.
         propensity: [N] p_i (`propensities`).
     """
-    column = targets[:, None] - 1
+    column, logits_PN = targets[:, None] - 1, scores.logits_PN
     exponent = propensity * logits_PN.square() / beta
     replaced = propensity[column] * (logits_PN.gather(1, column) - 1).square() / beta
     return exponent.scatter(1, column, replaced).logsumexp(1).sum()
@@ -70,21 +72,21 @@ class RecommendationLoss(nn.Module):
         self.register_buffer("propensity", propensities(train_counts), persistent=False)
 
     @property
-    def needs_logits(self) -> bool:
-        """Whether the logits of the whole catalogue are used."""
+    def needs_scores(self) -> bool:
+        """Whether the scores of the whole catalogue are used."""
         return self.config.kind != "bce"
 
-    def forward(self, hidden_PD: Tensor, vectors_ND: Tensor, targets: Tensor, logits_PN: Tensor | None) -> Tensor:
+    def forward(self, hidden_PD: Tensor, vectors_ND: Tensor, targets: Tensor, scores: CatalogueScores | None) -> Tensor:
         if self.config.kind == "softmax":
-            assert logits_PN is not None
-            return softmax_loss(logits_PN, targets, self.config.label_smoothing)
+            assert scores is not None
+            return softmax_loss(scores, targets, self.config.label_smoothing)
         negatives = self._negatives(targets, len(vectors_ND) - 1)
         positive = (hidden_PD * vectors_ND[targets]).sum(-1)
         negative_PM = torch.einsum("pd,pmd->pm", hidden_PD, vectors_ND[negatives])
         loss = bce_loss(positive, negative_PM)
         if self.config.kind == "dros":
-            assert logits_PN is not None
-            loss = loss + self.config.alpha * dros_term(logits_PN, targets, self.propensity, self.config.beta)
+            assert scores is not None
+            loss = loss + self.config.alpha * dros_term(scores, targets, self.propensity, self.config.beta)
         return loss
 
     def _negatives(self, targets: Tensor, num_items: int) -> Tensor:

@@ -12,6 +12,7 @@ from recsys.errors import UserError
 from recsys.losses.config import RankingDistillationConfig, RecommendationLossConfig
 from recsys.losses.ranking_distillation import ranking_distillation_loss
 from recsys.losses.recommendation import RecommendationLoss
+from recsys.losses.scores import CatalogueScores
 from recsys.model import SequentialRecommender
 from recsys.signals.signals import TeacherSignals
 
@@ -46,15 +47,12 @@ class RankingTeacher(nn.Module):
         self.register_buffer("items", torch.from_numpy(signals.items[:, : config.k].copy()), persistent=False)
         self.register_buffer("distance", torch.from_numpy(signals.target_distance), persistent=False)
 
-    def forward(self, logits_PN: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The distillation loss of the positions that have signals (others count nothing), and how many those are."""
+    def forward(self, scores: CatalogueScores, rows: Tensor) -> Tensor:
+        """The distillation loss, summed over the positions that have signals; the others count nothing."""
         index = self.index[rows]
         have = index >= 0
-        index = index[have]
-        loss = ranking_distillation_loss(
-            logits_PN[have], self.items[index].long(), self.distance[index], self.scale, self.config
-        )
-        return loss, have.sum()
+        teacher_PK = self.items[index].long() * have[:, None]
+        return ranking_distillation_loss(scores, teacher_PK, self.distance[index], self.scale, self.config)
 
 
 class Objective(nn.Module):
@@ -82,14 +80,14 @@ class Objective(nn.Module):
         chosen = batch["targets"] > 0
         hidden_PD = hidden_BLD[chosen]
         targets = batch["targets"][chosen]
-        logits_PN = hidden_PD @ vectors_ND[1:].T if self.loss.needs_logits or self.teacher is not None else None
-        if logits_PN is not None:
-            logits_PN = logits_PN.float()
-        loss = self.loss(hidden_PD, vectors_ND, targets, logits_PN)
+        scores = None
+        if self.loss.needs_scores or self.teacher is not None:
+            scores = CatalogueScores((hidden_PD @ vectors_ND[1:].T).float())
+        loss = self.loss(hidden_PD, vectors_ND, targets, scores)
         parts = {"recommendation_loss": loss.detach()}
         if self.teacher is not None:
-            assert logits_PN is not None
-            distillation, _ = self.teacher(logits_PN, batch["rows"][chosen])
+            assert scores is not None
+            distillation = self.teacher(scores, batch["rows"][chosen])
             parts["ranking_distillation_loss"] = distillation.detach()
             loss = loss + self.teacher.config.weight * distillation
         return loss, parts

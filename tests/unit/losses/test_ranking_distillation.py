@@ -10,6 +10,7 @@ from recsys.losses.ranking_distillation import (
     position_weights,
     ranking_distillation_loss,
 )
+from recsys.losses.scores import CatalogueScores
 
 
 def test_position_weights_fall_exponentially_and_sum_to_one() -> None:
@@ -51,7 +52,7 @@ def test_loss_equals_naive_loop(form: str) -> None:
                 naive -= weight * math.log(1 / (1 + math.exp(-y[item - 1])))
             else:
                 naive -= weight * math.log(math.exp(y[item - 1]) / sum(math.exp(v) for v in y))
-    value = ranking_distillation_loss(logits, teacher, distance, 2.0, config)
+    value = ranking_distillation_loss(CatalogueScores(logits), teacher, distance, 2.0, config)
     assert value.item() == pytest.approx(naive, rel=1e-5)
 
 
@@ -61,7 +62,17 @@ def test_gradient_of_the_sigmoid_form_fades_as_the_student_agrees() -> None:
     pulls = []
     for y in (-2.0, 0.0, 3.0):
         logits = torch.tensor([[y, 0.0]], requires_grad=True)
-        ranking_distillation_loss(logits, torch.tensor([[1]]), torch.zeros(1), 1.0, config).backward()
+        ranking_distillation_loss(CatalogueScores(logits), torch.tensor([[1]]), torch.zeros(1), 1.0, config).backward()
         assert logits.grad is not None
         pulls.append(-logits.grad[0, 0].item())
     assert pulls == pytest.approx([1 - 1 / (1 + math.exp(-y)) for y in (-2.0, 0.0, 3.0)], rel=1e-5)
+
+
+@pytest.mark.parametrize("form", ["sigmoid", "softmax"])
+def test_rows_without_signals_count_nothing(form: str) -> None:
+    torch.manual_seed(0)
+    logits, teacher = torch.randn(2, 6), torch.tensor([[1, 2, 3], [0, 0, 0]])
+    config = RankingDistillationConfig(k=3, form=form)
+    both = ranking_distillation_loss(CatalogueScores(logits), teacher, torch.ones(2), 1.0, config)
+    first = ranking_distillation_loss(CatalogueScores(logits[:1]), teacher[:1], torch.ones(1), 1.0, config)
+    torch.testing.assert_close(both, first)

@@ -5,6 +5,7 @@ import torch
 
 from recsys.losses.config import RecommendationLossConfig
 from recsys.losses.recommendation import RecommendationLoss, bce_loss, dros_term, propensities, softmax_loss
+from recsys.losses.scores import CatalogueScores
 
 
 def sigmoid(x: float) -> float:
@@ -17,7 +18,9 @@ def test_softmax_equals_naive_loop() -> None:
     naive = 0.0
     for row, target in zip(logits.tolist(), targets.tolist(), strict=True):
         naive -= math.log(math.exp(row[target - 1]) / sum(math.exp(y) for y in row))
-    assert softmax_loss(logits, targets).item() == pytest.approx(naive, rel=1e-5)
+    assert softmax_loss(CatalogueScores(logits), targets).item() == pytest.approx(naive, rel=1e-5)
+    library = torch.nn.functional.cross_entropy(logits, targets - 1, reduction="sum", label_smoothing=0.2)
+    torch.testing.assert_close(softmax_loss(CatalogueScores(logits), targets, 0.2), library)
 
 
 def test_bce_by_hand() -> None:
@@ -41,12 +44,14 @@ def test_dros_equals_naive_loop() -> None:
         inside -= math.exp(p[t - 1] * y[t - 1] ** 2 / beta)
         inside += math.exp(p[t - 1] * (y[t - 1] - 1) ** 2 / beta)
         naive += math.log(inside)
-    assert dros_term(logits, targets, propensities(counts), beta).item() == pytest.approx(naive, rel=1e-5)
+    assert dros_term(CatalogueScores(logits), targets, propensities(counts), beta).item() == pytest.approx(
+        naive, rel=1e-5
+    )
 
 
 def test_dros_is_finite_where_the_plain_formula_overflows() -> None:
     logits = torch.full((1, 4), 30.0)
-    value = dros_term(logits, torch.tensor([2]), propensities(torch.ones(5)), 1.0)
+    value = dros_term(CatalogueScores(logits), torch.tensor([2]), propensities(torch.ones(5)), 1.0)
     assert torch.isfinite(value) and value > 800
 
 
@@ -58,8 +63,8 @@ def test_dros_is_bce_plus_alpha_times_its_term() -> None:
     for kind in ("bce", "dros"):
         torch.manual_seed(5)  # the same negatives
         module = RecommendationLoss(RecommendationLossConfig(kind=kind, alpha=0.3), counts)
-        losses[kind] = module(hidden, vectors, targets, logits)
-    term = dros_term(logits, targets, propensities(counts), 1.0)
+        losses[kind] = module(hidden, vectors, targets, CatalogueScores(logits))
+    term = dros_term(CatalogueScores(logits), targets, propensities(counts), 1.0)
     torch.testing.assert_close(losses["dros"], losses["bce"] + 0.3 * term)
 
 
