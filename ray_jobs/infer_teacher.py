@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.data
@@ -37,6 +37,9 @@ from recsys.errors import UserError
 from recsys.signals.signals import SignalsMeta, TeacherSignals
 from recsys.signals.writer import ShardPlan, SignalsWriter
 from recsys.teachers.config import SignalsConfig
+
+if TYPE_CHECKING:
+    from recsys.teachers.engine import TeacherEngine
 
 _WITHOUT_EFFECT = {"actors", "cpus", "gpus", "batch_size"}  # on the rankings
 
@@ -62,6 +65,7 @@ def run(settings: Settings, *, force: bool = False) -> None:
         print(f"signals: {layout.signals} is up to date", flush=True)
         return
     dataset = PreparedDataset.load(layout.dataset)
+    checkpoint = _load_teacher(layout.teacher, dataset)
     plan = ShardPlan.of(dataset, config.splits, config.rows_per_shard)
     from recsys.teachers.ranking import check_k
 
@@ -82,7 +86,7 @@ def run(settings: Settings, *, force: bool = False) -> None:
             runtime.connect()
             _rank_shards(settings, plan, writer, missing)
         seconds = time.perf_counter() - started
-        meta = _finalise(settings, dataset, plan, writer, seconds, sum(len(plan.shard(n)) for n in missing))
+        meta = _finalise(settings, dataset, checkpoint, plan, writer, seconds, sum(len(plan.shard(n)) for n in missing))
         record.log_metrics({name: float(v) for name, v in meta.cost.items() if isinstance(v, int | float)})
     print(
         f"signals: {len(plan.rows):,} rows ranked, top {config.k} each, in {seconds:.1f} s "
@@ -114,9 +118,14 @@ def _rank_shards(settings: Settings, plan: ShardPlan, writer: SignalsWriter, mis
         num_cpus=config.cpus,
         num_gpus=config.gpus,
     )
-    with _progress(total) as advance, _user_errors():
+    failure = ""
+    with _progress(total) as advance:
         for row in ranked.iter_rows():
+            if failure := row["error"]:
+                break  # leaving the loop ends the actors
             advance(int(row["rows"]))
+    if failure:
+        raise UserError(failure)
 
 
 class RankShard:
@@ -127,38 +136,47 @@ class RankShard:
     ) -> None:
         import torch
 
-        from recsys.teachers.engine import TeacherEngine
-
         # Ray gives an actor its cores by this number alone; more threads would only get in each other's way.
         torch.set_num_threads(max(1, round(config.cpus)))
         self._config = config
         self._dataset = PreparedDataset.load(dataset_uri)
         self._plan = ShardPlan.of(self._dataset, config.splits, config.rows_per_shard)
         self._writer = SignalsWriter(signals_uri, key=key, k=config.k)
-        checkpoint = _load_teacher(teacher_uri, self._dataset)
-        device = "cuda" if config.gpus and torch.cuda.is_available() else "cpu"
-        self._engine = TeacherEngine(checkpoint.model, config.dtype, device)
+        self._teacher_uri = teacher_uri
+        self._engine: TeacherEngine | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Shard numbers → rows written, one each."""
+        """Shard numbers → rows written, one each, or the error that ends the pass."""
+        counts, errors = [], []
+        for number in batch["shard"].tolist():
+            try:
+                counts.append(self._rank(number))
+                errors.append("")
+            except UserError as error:  # as a value, because Ray Data would bury it under its own
+                counts.append(0)
+                errors.append(str(error))
+        return {"rows": counts, "error": errors}
+
+    def _rank(self, number: int) -> int:
+        from recsys.teachers.engine import TeacherEngine
         from recsys.teachers.ranking import rank_rows
 
-        counts = []
-        for number in batch["shard"].tolist():
-            rows = self._plan.shard(number)
-            started = time.perf_counter()
-            ranked = rank_rows(
-                self._engine,
-                self._dataset,
-                rows,
-                k=self._config.k,
-                mask_history=self._config.mask_history,
-                batch_size=self._config.batch_size,
-            )
-            seconds = time.perf_counter() - started
-            self._writer.write_shard(number, rows, ranked.items, ranked.scores, ranked.target_distance, seconds=seconds)
-            counts.append(len(rows))
-        return {"shard": batch["shard"], "rows": counts}
+        config, rows = self._config, self._plan.shard(number)
+        if self._engine is None:
+            device = "cuda" if config.gpus else "cpu"
+            self._engine = TeacherEngine(_load_teacher(self._teacher_uri, self._dataset).model, config.dtype, device)
+        started = time.perf_counter()
+        ranked = rank_rows(
+            self._engine,
+            self._dataset,
+            rows,
+            k=config.k,
+            mask_history=config.mask_history,
+            batch_size=config.batch_size,
+        )
+        seconds = time.perf_counter() - started
+        self._writer.write_shard(number, rows, ranked.items, ranked.scores, ranked.target_distance, seconds=seconds)
+        return len(rows)
 
 
 def _load_teacher(uri: str, dataset: PreparedDataset) -> Checkpoint:
@@ -172,13 +190,18 @@ def _load_teacher(uri: str, dataset: PreparedDataset) -> Checkpoint:
 
 
 def _finalise(
-    settings: Settings, dataset: PreparedDataset, plan: ShardPlan, writer: SignalsWriter, seconds: float, ranked: int
+    settings: Settings,
+    dataset: PreparedDataset,
+    checkpoint: Checkpoint,
+    plan: ShardPlan,
+    writer: SignalsWriter,
+    seconds: float,
+    ranked: int,
 ) -> SignalsMeta:
     """Seal the signals, and read them back as a student will."""
     import torch
 
     config = settings.signals
-    checkpoint = _load_teacher(settings.layout.teacher, dataset)
     with torch.inference_mode():
         item_embeddings = checkpoint.model.item_vectors()
     meta = SignalsMeta(
@@ -209,20 +232,25 @@ def _finalise(
 @contextmanager
 def _progress(total: int) -> Iterator[Any]:
     """Print rows, rows a second and the time left, at least every five seconds."""
-    started, done, closed = time.perf_counter(), [0], threading.Event()
+    begun = time.perf_counter()
+    done, first, since = 0, 0, begun  # the rate counts from the first shard: before it the actors were starting
+    closed = threading.Event()
 
     def line() -> None:
-        seconds = time.perf_counter() - started
-        rate = done[0] / seconds
-        left = f"{rate:,.0f} rows/s, {(total - done[0]) / rate:.0f} s left" if rate else f"{seconds:.0f} s, starting"
-        print(f"signals: {done[0]:,} of {total:,} rows, {left}", flush=True)
+        now = time.perf_counter()
+        rate = (done - first) / (now - since)
+        left = f"{rate:,.0f} rows/s, {(total - done) / rate:.0f} s left" if rate else f"{now - begun:.0f} s"
+        print(f"signals: {done:,} of {total:,} rows, {left}", flush=True)
 
     def tick() -> None:
         while not closed.wait(5):
             line()
 
     def advance(rows: int) -> None:
-        done[0] += rows
+        nonlocal done, first, since
+        done += rows
+        if not first:
+            first, since = rows, time.perf_counter()
 
     ticker = threading.Thread(target=tick, daemon=True)
     ticker.start()
@@ -232,20 +260,6 @@ def _progress(total: int) -> Iterator[Any]:
         closed.set()
         ticker.join()
     line()
-
-
-@contextmanager
-def _user_errors() -> Iterator[None]:
-    """Bring a `UserError` of an actor back as one."""
-    try:
-        yield
-    except ray.exceptions.RayError as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, UserError):
-                raise UserError(str(cause)) from None
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        raise
 
 
 def main() -> None:

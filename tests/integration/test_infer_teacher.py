@@ -1,0 +1,160 @@
+"""The teacher pass on Ray: whole, killed and continued, always the same rows."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from ray_jobs import infer_teacher
+from ray_jobs.settings import Settings
+from recsys import storage
+from recsys.checkpoint import load_checkpoint, save_checkpoint
+from recsys.config import load_config
+from recsys.data.config import DataConfig
+from recsys.data.prepare import prepare
+from recsys.data.prepared import SPLITS, PreparedDataset
+from recsys.errors import UserError
+from recsys.signals.signals import TeacherSignals
+from recsys.signals.writer import ShardPlan, SignalsWriter
+from recsys.teachers.config import HLLMConfig
+from recsys.teachers.engine import TeacherEngine
+from recsys.teachers.hllm import HLLM
+from recsys.teachers.ranking import rank_rows
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def dataset(fixture_data: Path) -> PreparedDataset:
+    return prepare(DataConfig(path=str(fixture_data), max_history=10), "random-teacher")
+
+
+@pytest.fixture
+def settings(dataset: PreparedDataset, tmp_path: Path) -> Settings:
+    """A project with a dataset and a teacher of random initial weights, and many small shards to rank."""
+    options = [
+        f"storage={tmp_path}", "name=p", "tracking.uri=none", "signals.k=5", "signals.rows_per_shard=12",
+        "signals.actors=1", "signals.batch_size=4", "signals.dtype=fp32",
+    ]  # fmt: skip
+    result = load_config(Settings, None, options)
+    dataset.write(result.layout.dataset)
+    torch.manual_seed(0)
+    model = HLLM(HLLMConfig(width=16, heads=2, hidden=16, item_width=8), num_items=dataset.num_items)
+    model.text.normal_()
+    save_checkpoint(result.layout.teacher, model, dataset)
+    return result
+
+
+def check(settings: Settings, dataset: PreparedDataset) -> None:
+    """The signals hold every row once, and say of each what the teacher says in one uninterrupted go."""
+    signals = TeacherSignals.load(settings.layout.signals, dataset)
+    plan = ShardPlan.of(dataset, SPLITS, 12)
+    assert np.array_equal(signals.rows, plan.rows)
+    engine = TeacherEngine(load_checkpoint(settings.layout.teacher).model, "fp32")
+    expected = rank_rows(engine, dataset, plan.rows, k=5, mask_history=True)
+    assert np.array_equal(signals.items, expected.items)
+    np.testing.assert_allclose(signals.scores, expected.scores, atol=1e-4)
+    np.testing.assert_allclose(signals.target_distance, expected.target_distance, atol=1e-4)
+    torch.testing.assert_close(signals.item_embeddings, engine.vectors)
+    assert signals.meta.rows == {split: len(dataset.rows(split)) for split in SPLITS}
+    assert signals.meta.cost["teacher_seconds"] > 0
+    assert not [path.name for path in Path(settings.layout.root).iterdir() if path.name.startswith(".")]
+
+
+def parts(settings: Settings) -> dict[str, int]:
+    """Finished shards of an unfinished pass, with the time each was written."""
+    work = SignalsWriter(settings.layout.signals, key=infer_teacher.key(settings), k=5).work
+    return {path.name: path.stat().st_mtime_ns for path in Path(work).glob("rankings/part-*.parquet")}
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    while not condition():
+        time.sleep(0.005)
+
+
+def test_a_pass_is_done_once_and_again_when_the_teacher_changes(
+    settings: Settings, dataset: PreparedDataset, ray_session: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    infer_teacher.run(settings)
+    check(settings, dataset)
+    first = storage.read_manifest(settings.layout.signals)
+    infer_teacher.run(settings)
+    assert "up to date" in capfd.readouterr().out
+    assert storage.read_manifest(settings.layout.signals) == first
+
+    poisoned = load_checkpoint(settings.layout.teacher).model
+    with torch.no_grad():
+        poisoned.leave.bias.fill_(torch.nan)
+    save_checkpoint(settings.layout.teacher, poisoned, dataset)
+    with pytest.raises(UserError, match=r"prediction is not finite for \d+ of \d+ rows"):
+        infer_teacher.run(settings)
+    assert storage.read_manifest(settings.layout.signals) == first
+
+
+@pytest.mark.faults
+def test_a_killed_driver_is_continued(settings: Settings, dataset: PreparedDataset, ray_session: None) -> None:
+    command = [
+        sys.executable, "-m", "ray_jobs.infer_teacher", "--storage", settings.layout.storage_root, "name=p",
+        "tracking.uri=none", "signals.k=5", "signals.rows_per_shard=12", "signals.actors=1", "signals.batch_size=4",
+        "signals.dtype=fp32",
+    ]  # fmt: skip
+    environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    driver = subprocess.Popen(command, env=environment)
+    wait_until(lambda: len(parts(settings)) >= 3 or driver.poll() is not None)
+    driver.send_signal(signal.SIGKILL)
+    assert driver.wait() == -signal.SIGKILL
+    time.sleep(1)  # its actor, left alone, may still finish the shard in hand
+    before = parts(settings)
+    assert 3 <= len(before) < len(ShardPlan.of(dataset, SPLITS, 12))
+    again = threading.Thread(target=infer_teacher.run, args=(settings,))
+    again.start()
+    wait_until(lambda: len(parts(settings)) > len(before) or not again.is_alive())
+    assert {name: written for name, written in parts(settings).items() if name in before} in (before, {})
+    again.join()
+    check(settings, dataset)
+
+
+@pytest.mark.faults
+def test_a_killed_actor_loses_and_doubles_nothing(
+    settings: Settings, dataset: PreparedDataset, ray_session: None
+) -> None:
+    killed = []
+
+    def kill() -> None:
+        wait_until(lambda: len(parts(settings)) >= 3)
+        ours = f"RECSYS_TEST_SESSION={os.environ['RECSYS_TEST_SESSION']}".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                ranks = (process / "cmdline").read_bytes().startswith(b"ray::MapWorker(MapBatches(RankShard))")
+                if ranks and ours in (process / "environ").read_bytes():
+                    os.kill(int(process.name), signal.SIGKILL)
+                    killed.append(process.name)
+            except OSError:
+                continue  # it ended meanwhile
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    infer_teacher.run(settings)
+    killer.join()
+    assert killed
+    check(settings, dataset)
+
+
+def test_what_is_missing_or_does_not_fit_is_one_sentence(
+    settings: Settings, dataset: PreparedDataset, fixture_data: Path
+) -> None:
+    prepare(DataConfig(path=str(fixture_data), max_history=9), "other").write(settings.layout.dataset)
+    with pytest.raises(UserError, match="was trained on dataset"):
+        infer_teacher.run(settings)
+    storage.delete(settings.layout.teacher)
+    with pytest.raises(UserError, match=r"there is no teacher in .*; run train_teacher first"):
+        infer_teacher.run(settings)
