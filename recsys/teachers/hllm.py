@@ -48,7 +48,7 @@ class HLLM(SequentialRecommender):
         self.enter = nn.Linear(config.width, decoder_width)
         self.leave = nn.Linear(decoder_width, config.width)
         self.dropout = nn.Dropout(config.dropout)
-        self.logit_scale = nn.Parameter(torch.tensor(_INITIAL_SCALE))
+        self.logit_scale = nn.Parameter(torch.tensor([_INITIAL_SCALE]))  # DeepSpeed broadcasts no scalars
 
     @classmethod
     def build(cls, config: HLLMConfig, dataset: PreparedDataset, text: TextEmbeddings) -> "HLLM":
