@@ -116,7 +116,7 @@ def submit(ray: LocalRay, entrypoint: str) -> int:
 
     for noisy in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    client = JobSubmissionClient(ray.address)
+    client = JobSubmissionClient(ray.address, headers=ray.headers)
     job = _submit_when_ready(client, entrypoint)
     try:
         _stream(client, job)

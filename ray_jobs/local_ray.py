@@ -31,6 +31,8 @@ from recsys.errors import UserError
 MARKER = "RECSYS_LOCAL_RAY"
 _PREFIX = "recsys-ray-"
 _PID_FILE = "owner.json"
+_TOKEN_FILE = "token"
+_LONGEST_ROOT = 24
 _READY_SECONDS = 120
 
 
@@ -47,8 +49,18 @@ class LocalRay:
     folder: Path
 
     @property
-    def token(self) -> str:
-        return (self.folder / "token").read_text()
+    def headers(self) -> dict[str, str]:
+        """What a job client must show."""
+        return {"Authorization": f"Bearer {(self.folder / _TOKEN_FILE).read_text()}"}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What `ray job …` and drivers need to find it and be let in."""
+        return {
+            "RAY_ADDRESS": self.address,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.folder / _TOKEN_FILE),
+        }
 
 
 @contextlib.contextmanager
@@ -64,8 +76,7 @@ def local_ray(num_cpus: int | None = None, environment: dict[str, str] | None = 
     """
     for line in end_abandoned():
         print(line, flush=True)
-    # The folder is private (0700) and short: Ray puts Unix sockets, of at most 107 characters, below it.
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_root()))  # private: 0700
     marker = secrets.token_hex(16)
     try:
         (folder / _PID_FILE).write_text(
@@ -87,7 +98,7 @@ def end_abandoned() -> list[str]:
         A line for each.
     """
     lines = []
-    for file in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_PID_FILE}"):
+    for file in _root().glob(f"{_PREFIX}*/{_PID_FILE}"):
         try:
             if file.parent.is_symlink() or file.stat().st_uid != os.getuid():
                 continue
@@ -122,14 +133,16 @@ def end_processes(marker: str) -> int:
     return len(seen)
 
 
+def _root() -> Path:
+    """Where the folders lie: a short path, because Ray puts Unix sockets, of at most 107 characters, below it."""
+    usual = Path(tempfile.gettempdir())
+    return usual if len(str(usual)) <= _LONGEST_ROOT else Path("/tmp")
+
+
 def _start(folder: Path, marker: str, num_cpus: int, environment: dict[str, str]) -> LocalRay:
-    token = folder / "token"
+    token = folder / _TOKEN_FILE
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
-    # Job clients of this process authenticate by these too; what the user's shell says of another cluster is not meant.
-    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
-        os.environ.pop(name, None)
-    os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)})
     ports = _free_ports(5)
     dashboard = ports[1]
     options = {
@@ -141,12 +154,18 @@ def _start(folder: Path, marker: str, num_cpus: int, environment: dict[str, str]
         "metrics-export-port": ports[4],
         "num-cpus": num_cpus,
         "object-store-memory": 500_000_000,
-        "temp-dir": folder / "ray",
+        "temp-dir": folder,
     }
+    # What the user's shell says of another cluster is not meant.
+    shell = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
     own = {
         MARKER: marker,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
         "TMPDIR": str(folder),
         "RAY_COLOR_PREFIX": "0",
+        # Ray's default of 15 would make every latency measured here depend on what else the machine does.
+        "RAY_worker_niceness": "0",
         # `python` in a job's command line is this one.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }
@@ -155,7 +174,7 @@ def _start(folder: Path, marker: str, num_cpus: int, environment: dict[str, str]
         process = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
             + [f"--{name}={value}" for name, value in options.items()],
-            env={**os.environ, **QUIET, **environment, **own},
+            env={**shell, **QUIET, **environment, **own},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -172,7 +191,7 @@ def _start(folder: Path, marker: str, num_cpus: int, environment: dict[str, str]
 
 
 def _answers(ray: LocalRay) -> bool:
-    request = urllib.request.Request(f"{ray.address}/api/version", headers={"Authorization": f"Bearer {ray.token}"})
+    request = urllib.request.Request(f"{ray.address}/api/version", headers=ray.headers)
     # A proxy of the environment has no business with loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

@@ -1,0 +1,107 @@
+"""Commands as a user starts them."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Command:
+    """A command in a session of its own, its output read as it comes."""
+
+    process: subprocess.Popen[str]
+    output: str = ""
+
+    def wait_for(self, text: str, seconds: float = 600) -> None:
+        """Read on until the output holds `text`."""
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + seconds
+        while text not in self.output:
+            line = self.process.stdout.readline()
+            assert line, f"it ended without {text!r}:\n{self.output}"
+            assert time.monotonic() < deadline, f"no {text!r} within {seconds} s:\n{self.output}"
+            self.output += line
+
+    def kill(self, number: signal.Signals) -> None:
+        """As a terminal does: the signal goes to every process of the session's group."""
+        os.killpg(self.process.pid, number)
+
+    def end(self, seconds: float = 600) -> int:
+        """Read the rest; the exit status."""
+        rest, _ = self.process.communicate(timeout=seconds)
+        self.output += rest
+        return self.process.returncode
+
+
+@dataclass
+class Make:
+    """Calls `make` with the Python that runs the tests, so that nothing is installed."""
+
+    environment: dict[str, str]
+    started: list[Command] = field(default_factory=list)
+
+    def start(self, *arguments: str) -> Command:
+        return self.shell("make " + " ".join(arguments))
+
+    def shell(self, line: str) -> Command:
+        process = subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", line],
+            cwd=ROOT,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(Command(process))
+        return self.started[-1]
+
+    def close(self) -> None:
+        for command in self.started:
+            if command.process.poll() is None:
+                command.kill(signal.SIGTERM)
+                command.end(60)
+
+
+@dataclass(frozen=True)
+class DemoRuns:
+    """`make demo DATA=fixture`, three times on the same storage.
+
+    Attributes:
+        killed: output of the first, killed by SIGKILL amid the students.
+        continued, kept: outputs of the second and third.
+    """
+
+    storage: Path
+    killed: str
+    continued: str
+    kept: str
+
+    @property
+    def project(self) -> Path:
+        return self.storage / "fixture"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def processes(variable: str) -> list[str]:
+    """Ids of the processes in whose environment the variable is."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{variable}=".encode() in (process / "environ").read_bytes():
+                found.append(process.name)
+        except OSError:
+            continue  # it ended meanwhile, or belongs to someone else
+    return found
