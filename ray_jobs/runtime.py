@@ -1,5 +1,6 @@
 """Joining a Ray cluster: the one a job was submitted to, or an embedded local one."""
 
+import logging
 import os
 import secrets
 
@@ -10,8 +11,8 @@ def connect() -> None:
     """Join the cluster of `RAY_ADDRESS` (set inside a submitted job), else start an embedded local Ray.
 
     The embedded Ray declares twice as many logical cores as the machine has, so that readers never starve while
-    actors compute; threads are pinned by what each actor asks for. It uses token authentication unless `RAY_AUTH_MODE`
-    says otherwise, with a token that never leaves this process tree.
+    actors compute; threads are pinned by what each actor asks for. Ray's own default is token authentication; the
+    token given here never leaves this process tree.
     """
     if ray.is_initialized():
         return
@@ -19,7 +20,9 @@ def connect() -> None:
         # Ray Train's own helpers search the machine for a Ray where this is unset, and may find another one.
         ray.init(runtime_env={"env_vars": {"RAY_ADDRESS": address}}, logging_level="WARNING")
         return
-    if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+    if os.environ.get("RAY_AUTH_MODE") != "disabled":
+        # The mode itself was read when Ray was imported; a token of our own keeps Ray from writing one to the home.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     cores = len(os.sched_getaffinity(0))
     ray.init(num_cpus=2 * cores, include_dashboard=False, logging_level="WARNING")

@@ -70,7 +70,7 @@ def exists(uri: str) -> bool:
 
 def read_bytes(uri: str) -> bytes:
     system, path = filesystem(uri)
-    with system.open_input_stream(path) as stream:
+    with system.open_input_stream(path, compression=None) as stream:
         return stream.read()
 
 
@@ -88,7 +88,7 @@ def write_bytes(uri: str, data: bytes) -> None:
             Path(temporary).write_bytes(data)
             Path(temporary).replace(path)
         else:
-            with system.open_output_stream(path) as stream:
+            with system.open_output_stream(path, compression=None) as stream:
                 stream.write(data)
 
 
@@ -154,7 +154,7 @@ def seal(uri: str, *, key: str = "", attributes: dict[str, Any] | None = None) -
     for info in system.get_file_info(fs.FileSelector(path, recursive=True)):
         name = info.path[len(path) :].lstrip("/")
         if info.type == fs.FileType.File and name != MANIFEST:
-            with system.open_input_stream(info.path) as stream:
+            with system.open_input_stream(info.path, compression=None) as stream:
                 files[name] = {"size": info.size, "sha256": _sha256(stream)}
     manifest = {"files": files, "key": key, "attributes": attributes or {}}
     write_bytes(join(uri, MANIFEST), (json.dumps(manifest, indent=2) + "\n").encode())
