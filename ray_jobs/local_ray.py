@@ -34,6 +34,8 @@ _PID_FILE = "owner.json"
 _TOKEN_FILE = "token"
 _LONGEST_ROOT = 24
 _READY_SECONDS = 120
+_KIND_SECONDS = 2
+_ENDING_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,10 @@ def end_processes(marker: str) -> int:
         How many there were.
     """
     seen: set[int] = set()
-    deadline = time.monotonic() + 2
-    while pids := _marked(marker):
-        by_force = time.monotonic() > deadline
+    begun = time.monotonic()
+    # What cannot be killed (it hangs in the kernel) is not waited for.
+    while (pids := _marked(marker)) and time.monotonic() - begun < _ENDING_SECONDS:
+        by_force = time.monotonic() - begun > _KIND_SECONDS
         for pid in pids:
             if by_force or pid not in seen:
                 with contextlib.suppress(ProcessLookupError):

@@ -1,6 +1,7 @@
 """Joining a Ray cluster: the one a job was submitted to, or an embedded local one."""
 
 import logging
+import logging
 import os
 import secrets
 
@@ -18,11 +19,11 @@ def connect() -> None:
         return
     if address := os.environ.get("RAY_ADDRESS"):
         # Ray Train's own helpers search the machine for a Ray where this is unset, and may find another one.
-        ray.init(runtime_env={"env_vars": {"RAY_ADDRESS": address}}, logging_level="WARNING")
+        ray.init(runtime_env={"env_vars": {"RAY_ADDRESS": address}}, logging_level=logging.WARNING)
         return
     if os.environ.get("RAY_AUTH_MODE") != "disabled":
         # The mode itself was read when Ray was imported; a token of our own keeps Ray from writing one to the home.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     cores = len(os.sched_getaffinity(0))
-    ray.init(num_cpus=2 * cores, include_dashboard=False, logging_level="WARNING")
+    ray.init(num_cpus=2 * cores, include_dashboard=False, logging_level=logging.WARNING)
