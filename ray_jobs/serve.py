@@ -33,6 +33,7 @@ from typing import Any
 
 import httpx
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.schema import LoggingConfig
 
 from ray_jobs import cli, runtime
@@ -124,16 +125,9 @@ def deploy(settings: Settings) -> str:
     config = settings.serving
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells every step; what matters is told here
     _claim_port(settings)
-    # Where only the machine itself may call, proxies on other nodes would serve nobody.
-    serve.start(
-        proxy_location="HeadOnly" if _is_loopback(config.host) else "EveryNode",
-        http_options={"host": config.host, "port": config.port},
-        logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
-        # Why a replica does not start is told below in one line; the tracebacks are in Ray's log folder.
-        controller_options={"runtime_env": {"env_vars": {"RAY_SERVE_LOG_TO_STDERR": "0"}}},
-    )
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(undeploy)
+        _start(config.host, config.port)
         serve.run_many([serve.RunTarget(built, name=APPLICATION)], wait_for_applications_running=False)
         _wait_until_running(config.start_seconds)
         wait_until_ready(url(settings), 30)
@@ -209,6 +203,27 @@ def _claim_port(settings: Settings) -> None:
             raise UserError(
                 f"port {port} of {host} is in use; stop what listens there or choose another: serving.port=8001"
             )
+
+
+def _start(host: str, port: int) -> None:
+    """Serve itself, where it does not run yet."""
+    environment = {
+        # Why a replica does not start is told in one line; the tracebacks are in Ray's log folder.
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+        # After its own 5 s, Serve would end a proxy that a busy machine has not even let begin.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+    }
+    try:
+        serve.start(
+            # Where only the machine itself may call, proxies on other nodes would serve nobody.
+            proxy_location="HeadOnly" if _is_loopback(host) else "EveryNode",
+            http_options={"host": host, "port": port},
+            logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+            controller_options={"runtime_env": {"env_vars": environment}},
+        )
+    except (TimeoutError, RayError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"the HTTP proxy at {host}:{port} did not start ({said}); try again") from None
 
 
 def _wait_until_running(seconds: float) -> None:
