@@ -1,0 +1,379 @@
+"""Quality of students alone, distilled students and teachers, over data sets, protocols and seeds: a store of cells.
+
+    python benchmarks/quality.py [--minutes N] [--data-dir D] [--only 'ml-100k/*'] [--seeds 3] [--table]
+
+A cell is one evaluation on test of one model of one `benchmarks/configs/*.yaml` with one seed, kept in
+`benchmarks/results/quality/<data set>/<protocol>/<model>.seed<n>.json`. A run fills missing cells, the most telling
+first (baselines, then seed by seed: softmax, teacher, distilled, BCE), until the time is up; an interrupted training
+continues with the next run. A cell whose configuration changed counts as missing. The table is drawn from what exists
+and shows its gaps; `--table` only draws it, and needs no data.
+
+Each student is trained in this process with its own seed; the distilled ones of a data set learn from one teacher, that
+of the configured seed. Checkpoints are selected on validation. The data set key is the name in the configuration and
+that of the folder under --data-dir; relative paths in the configuration start there. Work goes under --storage.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from harness import FIXTURE, ROOT, Options, main, progress, scratch
+
+from ray_jobs.settings import Settings, StudentSettings
+from recsys.config import digest, from_dict, load_config, to_dict
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+
+STORE = ROOT / "results" / "quality"
+CONFIGS = ROOT / "configs"
+BASELINES = ("recent-popularity", "co-occurrence")
+METRICS = ("ndcg@10", "hr@10", "ndcg@20", "hr@20")
+COLUMNS = ("alone_bce", "alone_softmax", "distilled", "teacher")
+_RANK = {"alone_softmax": 0, "teacher": 1, "distilled": 2}  # of cells of one seed; others come after
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One evaluation.
+
+    Attributes:
+        column: "baseline", "teacher", "distilled" or "alone_<loss>".
+        kind: the student's architecture, which is its row in the table; "" for others.
+    """
+
+    settings: Settings
+    model: str
+    column: str
+    kind: str
+    seed: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.settings.name}/{self.settings.data.protocol}/{self.model}.seed{self.seed}"
+
+    @property
+    def key(self) -> str:
+        """Digest of what the cell depends on, wherever the data lies and however training is spread."""
+        settings = to_dict(self.settings)
+        data = {k: v for k, v in settings["data"].items() if k not in ("path", "items_path", "cache", "download")}
+        parts: list[Any] = [data, self.model, self.seed]
+        if self.column == "baseline":
+            parts.append({**settings["evaluation"], **dict.fromkeys(_WITHOUT_EFFECT)})
+        if self.column in ("teacher", "distilled"):
+            parts.append({**settings["teacher"], "scaling": None})
+        if self.column == "distilled":
+            parts.append({name: settings["signals"][name] for name in ("k", "mask_history", "dtype")})
+        if self.kind:
+            parts.append({**settings["students"][self.model], "scaling": None})
+        return digest(parts)
+
+
+_WITHOUT_EFFECT = ("mask_seen", "batch_size", "latency_requests", "bootstrap_samples", "cpus", "gpus")
+
+
+class OutOfTimeError(Exception):
+    """The time is up; what was trained so far is kept for the next run."""
+
+
+def cells(settings: Settings, seeds: int) -> Iterator[Cell]:
+    """Every cell of a configuration; a baseline and the teacher have one seed.
+
+    Raises:
+        UserError: two students would share a place in the table.
+    """
+    places: dict[tuple[str, str], str] = {}
+    for name in BASELINES:
+        yield Cell(settings, name, "baseline", "", 0)
+    yield Cell(settings, "teacher", "teacher", "", settings.teacher.training.seed)
+    for name, student in settings.students.items():
+        column = "distilled" if student.distillation else f"alone_{student.loss.kind}"
+        place = (student.model.kind, column)
+        if place in places:
+            raise UserError(f"{settings.name}: students {places[place]} and {name} are both {column} {place[0]}")
+        places[place] = name
+        for seed in range(seeds):
+            yield Cell(settings, name, column, student.model.kind, seed)
+
+
+def body(options: Options) -> dict[str, Any]:
+    if options.quick:
+        with scratch() as folder:
+            settings = _quick(folder)
+            wanted = [cell for cell in _in_order([settings], 1) if cell.column not in ("teacher", "distilled")]
+            fill(wanted, Path(folder, "store"), options)
+            return table([settings], 1, Path(folder, "store"))
+    args = options.args
+    storage = args.storage or Settings().layout.storage_root
+    files = sorted(CONFIGS.glob("*.yaml"))
+    loaded = [load_config(Settings, file, [f"storage={storage}", "tracking.uri=none"]) for file in files]
+    if not loaded:
+        raise UserError(f"there is no configuration in {CONFIGS}")
+    wanted = [cell for cell in _in_order(loaded, args.seeds) if fnmatch(cell.id, args.only)]
+    missing = [cell for cell in wanted if read(STORE, cell) is None]
+    progress(f"{len(wanted) - len(missing)} of {len(wanted)} cells are there")
+    if not args.table:
+        fill(missing, STORE, options)
+    return table(loaded, args.seeds, STORE)
+
+
+def fill(missing: list[Cell], store: Path, options: Options) -> None:
+    """Compute cells until the time is up; a data set that is not there is said once and left out."""
+    absent: set[str] = set()
+    for cell in missing:
+        if cell.settings.name in absent:
+            continue
+        if options.seconds_left <= 0:
+            break
+        progress(f"{cell.id} ({options.seconds_left / 60:.0f} min left)")
+        try:
+            dataset = prepared(cell.settings, options)
+        except UserError as error:
+            progress(f"  left out: {error}")
+            absent.add(cell.settings.name)
+            continue
+        try:
+            value = compute(cell, dataset, options)
+        except OutOfTimeError:
+            progress("  the time is up; the next run continues here")
+            break
+        file = store / f"{cell.id}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+        temporary.replace(file)
+        progress(f"  NDCG@10 {value['metrics']['masked']['ndcg@10']:.4f}")
+
+
+def prepared(settings: Settings, options: Options) -> PreparedDataset:
+    """The prepared data set of a configuration, made once and kept under its storage."""
+    from recsys import storage
+    from recsys.data.download import located
+    from recsys.data.prepare import input_key, prepare
+
+    config = settings.data
+    if options.data_dir is not None or config.source != "ml-100k" or config.path is not None:
+        folder = options.dataset(settings.name) if not Path(config.path or "").is_absolute() else Path()
+        items = config.items_path and str(folder / config.items_path)
+        config = replace(config, path=str(folder / (config.path or "")), items_path=items)
+    uri, key = _project(settings).layout.dataset, input_key(config, settings.name)
+    manifest = storage.read_manifest(uri)
+    if manifest is None or manifest.key != key:
+        prepare(located(config, report=progress), settings.name, report=progress).write(uri, key=key)
+    return PreparedDataset.load(uri)
+
+
+def compute(cell: Cell, dataset: PreparedDataset, options: Options) -> dict[str, Any]:
+    """Train what has to be trained, evaluate on test."""
+    from recsys.checkpoint import load_checkpoint
+    from recsys.evaluation.baselines import fit_baseline
+    from recsys.evaluation.ranking import Scorer, model_scorer
+    from recsys.evaluation.results import evaluate
+
+    settings = _project(cell.settings)
+    facts: dict[str, Any] = {"checkpoint_hash": None, "training": {}, "parameters": {}}
+    if cell.column == "baseline":
+        baseline = fit_baseline(cell.model, dataset, settings.evaluation)
+        score: Scorer = baseline
+        facts |= {"kind": cell.model, "role": "baseline", "seed": None, "parameters": {"served": baseline.stored}}
+    else:
+        uri = _teacher(settings, options) if cell.column == "teacher" else _student(cell, settings, options)
+        checkpoint = load_checkpoint(uri)
+        score = model_scorer(checkpoint.model)
+        training = {k: v for k, v in checkpoint.info["training"].items() if k != "curve"}
+        facts |= {
+            "kind": checkpoint.model.kind,
+            "role": "teacher" if cell.column == "teacher" else "student",
+            "seed": cell.seed,
+            "checkpoint_hash": checkpoint.hash,
+            "training": {"training": training, "settings": checkpoint.info["settings"]},
+            "parameters": {"served": sum(tensor.numel() for tensor in checkpoint.model.state_dict().values())},
+        }
+    batch_size = settings.evaluation.batch_size
+    result, _ = evaluate(score, dataset, "test", batch_size=batch_size, name=cell.model, key=cell.key, **facts)
+    return asdict(result)
+
+
+def _teacher(settings: Settings, options: Options) -> str:
+    """Checkpoint of the configured teacher, trained in this process unless it is there."""
+    from ray_jobs import train_teacher
+    from recsys import storage
+
+    layout, key = settings.layout, train_teacher.key(settings)
+    manifest = storage.read_manifest(layout.teacher)
+    if manifest is None or manifest.key != key:
+        import torch
+
+        text = train_teacher.embed(settings.teacher.model.item, layout, torch.get_num_threads())
+        objective, dataset, training = train_teacher.build(settings.teacher, layout, text)
+        state, info = _train(objective, dataset, training, settings, key, options)
+        from recsys.checkpoint import save_checkpoint
+
+        info["settings"] = to_dict(settings.teacher)
+        save_checkpoint(layout.teacher, objective.model, dataset, state=state, key=key, info=info)
+    return layout.teacher
+
+
+def _student(cell: Cell, settings: Settings, options: Options) -> str:
+    """Checkpoint of a student of the cell's seed, its teacher's signals made on the way."""
+    from ray_jobs import distill
+    from recsys import storage
+    from recsys.checkpoint import save_checkpoint
+
+    layout, configured = settings.layout, settings.students[cell.model]
+    student: StudentSettings = replace(configured, training=replace(configured.training, seed=cell.seed))
+    uri = layout.student(f"{cell.model}.seed{cell.seed}")
+    manifest = storage.read_manifest(uri)
+    if manifest is None or manifest.key != cell.key:
+        if student.distillation is not None:
+            _signals(settings, options)
+        objective, dataset, training = distill.build(student, layout)
+        state, info = _train(objective, dataset, training, settings, cell.key, options)
+        # Projected teacher embeddings are folded into the item table, so the plain one takes its place.
+        objective.model.items = type(objective.model)(student.model, num_items=dataset.num_items).items
+        info["settings"] = to_dict(student)
+        save_checkpoint(uri, objective.model, dataset, state=state, key=cell.key, info=info)
+    return uri
+
+
+def _signals(settings: Settings, options: Options) -> None:
+    """The teacher's signals, ranked by actors of an embedded Ray unless they are there."""
+    _teacher(settings, options)
+    import ray
+
+    from ray_jobs import infer_teacher
+
+    infer_teacher.run(settings)
+    ray.shutdown()
+
+
+def _train(
+    objective: Any, dataset: PreparedDataset, training: Any, settings: Settings, key: str, options: Options
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train in this process, continuing where an earlier run stopped; weights and what a checkpoint says of them."""
+    import shutil
+
+    from recsys.training.loop import Epoch, train_local
+
+    directory = Path(settings.layout.root, "unfinished", key[:16])
+
+    def report(epoch: Epoch) -> None:
+        valid = epoch.metrics[f"valid_{training.metric}"]
+        if epoch.number % 5 == 0 or epoch.finished or epoch.metrics["train_seconds"] > 5:
+            progress(f"  epoch {epoch.number}/{training.epochs}, {training.metric} on validation {valid:.4f}")
+        if options.seconds_left <= 0 and not epoch.finished:
+            raise OutOfTimeError
+
+    result = train_local(objective, dataset, training, directory, report=report)
+    shutil.rmtree(directory)
+    done = result.progress
+    return result.state, {"training": {"best_epoch": done.best_epoch, "epochs": done.epoch, "valid": done.best}}
+
+
+def read(store: Path, cell: Cell) -> dict[str, Any] | None:
+    """A stored cell, or None where there is none of this configuration."""
+    file = store / f"{cell.id}.json"
+    value = json.loads(file.read_text()) if file.exists() else None
+    return value if value and value["key"] == cell.key else None
+
+
+def table(loaded: list[Settings], seeds: int, store: Path) -> dict[str, Any]:
+    """What exists, drawn and returned: data set → protocol → student → metric → column → mean and spread."""
+    figures: dict[str, Any] = {}
+    gaps = []
+    for settings in loaded:
+        found: dict[tuple[str, str], list[dict[str, float]]] = {}
+        for cell in cells(settings, seeds):
+            value = read(store, cell)
+            if value is None:
+                gaps.append(cell.id)
+            else:
+                row = cell.model if cell.column == "baseline" else cell.kind
+                found.setdefault((row, cell.column), []).append(value["metrics"]["masked"])
+        students = dict.fromkeys(student.model.kind for student in settings.students.values())
+        place = figures.setdefault(settings.name, {}).setdefault(settings.data.protocol, {})
+        for kind in students:
+            place[kind] = {
+                metric: {c: _summary(found.get(("" if c == "teacher" else kind, c), []), metric) for c in COLUMNS}
+                for metric in METRICS
+            }
+        place["baselines"] = {
+            name: {metric: values[0][metric] for metric in METRICS}
+            for name in BASELINES
+            if (values := found.get((name, "baseline")))
+        }
+        _draw(settings, place)
+    progress(f"{len(gaps)} cells are missing" + (f", the first: {gaps[0]}" if gaps else ""))
+    return {**figures, "missing": len(gaps)}
+
+
+def _summary(values: list[dict[str, float]], metric: str) -> dict[str, Any] | None:
+    """Mean over seeds, sample standard deviation (None for one seed) and number of seeds."""
+    if not values:
+        return None
+    numbers = [value[metric] for value in values]
+    return {"mean": mean(numbers), "spread": stdev(numbers) if len(numbers) > 1 else None, "seeds": len(numbers)}
+
+
+def _draw(settings: Settings, place: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table("", *COLUMNS, box=box.SIMPLE_HEAD)
+    for kind in (kind for kind in place if kind != "baselines"):
+        drawn.add_row(kind, *(_text(place[kind]["ndcg@10"][column]) for column in COLUMNS))
+    for name, metrics in place["baselines"].items():
+        drawn.add_row(name, f"{metrics['ndcg@10']:.4f}")
+    progress(
+        f"\n{settings.name}, {settings.data.protocol}: NDCG@10 on test, seen items left out, mean ± deviation (seeds)"
+    )
+    Console(stderr=True, width=110, no_color=True, highlight=False).print(drawn)
+
+
+def _text(value: dict[str, Any] | None) -> str:
+    if value is None:
+        return "–"
+    spread = f" ± {value['spread']:.4f}" if value["spread"] is not None else ""
+    return f"{value['mean']:.4f}{spread} ({value['seeds']})"
+
+
+def _in_order(loaded: list[Settings], seeds: int) -> list[Cell]:
+    """The most telling first: baselines, then by seed and column; data sets take turns."""
+    every = [cell for settings in loaded for cell in cells(settings, seeds)]
+    return sorted(
+        every, key=lambda cell: (cell.column != "baseline", cell.seed, _RANK.get(cell.column, 3))
+    )  # fmt: skip
+
+
+def _project(settings: Settings) -> Settings:
+    """A project of its own for each data set and protocol, so that none disturbs a demo of the same name."""
+    return replace(settings, name=f"quality-{settings.name}-{settings.data.protocol}")
+
+
+def _quick(folder: str) -> Settings:
+    """The tiny fixture, a small student with either loss."""
+    model = {"kind": "sasrec", "width": 8, "blocks": 1, "heads": 1}
+    training = {"epochs": 1}
+    students = {
+        "softmax": {"model": model, "training": training},
+        "bce": {"model": model, "loss": {"kind": "bce"}, "training": training},
+        "distilled": {"model": model, "training": training, "distillation": {}},
+    }
+    data = {"path": str(FIXTURE)}
+    return from_dict(Settings, {"name": "fixture", "storage": folder, "data": data, "students": students})
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seeds", type=int, default=3, help="seeds per student (default 3)")
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="cells to fill, such as 'ml-100k/*/sasrec*'")
+    parser.add_argument("--table", action="store_true", help="only draw the table")
+    parser.add_argument("--storage", metavar="ROOT", help="where work is kept (default: $RECSYS_STORAGE, else ./runs)")
+
+
+if __name__ == "__main__":
+    main(__doc__, body, minutes=60, arguments=arguments)

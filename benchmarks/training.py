@@ -1,0 +1,167 @@
+"""Our training loop against a plain PyTorch one, and what Ray costs and brings.
+
+    python benchmarks/training.py [--quick] [--minutes N] [--data-dir D]
+
+All sides train the same SASRec with the same softmax loss over the whole catalogue of MovieLens 100K, one thread a
+process. The plain side is what published code does: every prefix of every sequence becomes a row, a batch is padded in
+Python, and the model's answer after the last item is learned; ours learns every position of a window at once. An epoch
+is the same for both: every training target once. The plain side is timed over as many batches as fit its share of the
+time and scaled up. Sides take turns in rounds, and medians over the rounds are given.
+
+Keys: `speedup_vs_plain`, `seconds_per_epoch` and `plain_seconds_per_epoch`; `ray_overhead`, the share by which
+training on Ray Train with one worker takes longer than the same epochs in one process, start included, with
+`ray_start_seconds`, the part of it that does not grow with the epochs; `two_worker_speedup` of an epoch's training
+time; `peak_gb` of the one process. A `--quick` run leaves Ray out (null).
+"""
+
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from harness import FIXTURE, Options, PeakMemory, main, progress, scratch
+from torch.nn import functional
+
+from recsys.data.config import DataConfig
+from recsys.data.download import located
+from recsys.data.prepare import prepare
+from recsys.data.prepared import PreparedDataset
+from recsys.losses.config import RecommendationLossConfig
+from recsys.students.build import build_student
+from recsys.students.config import SASRecConfig
+from recsys.training.config import TrainingConfig
+from recsys.training.loop import Progress, train_local
+from recsys.training.objective import Objective
+
+BATCH = 128
+
+
+def body(options: Options) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    if options.quick:
+        config = DataConfig(path=str(FIXTURE))
+    else:
+        config = DataConfig(path=str(options.dataset("ml-100k"))) if options.data_dir else located(DataConfig())
+    dataset = prepare(config, "benchmark", report=progress)
+    epochs = 2 if options.quick else 8
+    with scratch() as folder:
+        dataset.write(f"{folder}/dataset")
+        make = partial(build, f"{folder}/dataset", epochs)
+        rounds: list[dict[str, float]] = []
+        while not rounds or (not options.quick and len(rounds) < 3 and options.seconds_left > 1.3 * rounds[-1]["all"]):
+            rounds.append(one_round(dataset, make, folder, options, len(rounds)))
+    medians = {name: median(one[name] for one in rounds) for name in rounds[0] if name != "all"}
+    figures = {
+        "speedup_vs_plain": medians["plain_seconds_per_epoch"] / medians["seconds_per_epoch"],
+        **medians,
+        "peak_gb": max(one["peak_gb"] for one in rounds),
+    }
+    for name in ("ray_overhead", "ray_start_seconds", "two_worker_speedup"):
+        figures.setdefault(name, None)
+    facts = {"rounds": len(rounds), "epochs": epochs, "targets": len(dataset.rows("train")), "items": dataset.num_items}
+    return {**{name: value and round(value, 4) for name, value in figures.items()}, **facts}
+
+
+def one_round(
+    dataset: PreparedDataset, make: Callable[[], Any], folder: str, options: Options, number: int
+) -> dict[str, float]:
+    """Every side once."""
+    begun = time.monotonic()
+    progress(f"round {number + 1}: our loop")
+    objective, _, training = make()
+    with PeakMemory() as memory:
+        started = time.monotonic()
+        ours = train_local(objective, dataset, training, Path(folder, f"local-{number}")).progress
+        local_seconds = time.monotonic() - started
+    figures = {"seconds_per_epoch": epoch_seconds(ours), "peak_gb": memory.gb}
+    progress(f"round {number + 1}: plain loop")
+    figures["plain_seconds_per_epoch"] = plain_seconds_per_epoch(dataset, 1 if options.quick else 30)
+    if not options.quick:
+        figures |= on_ray(make, training, folder, number, local_seconds)
+    return {**figures, "all": time.monotonic() - begun}
+
+
+def build(uri: str, epochs: int) -> tuple[Objective, PreparedDataset, TrainingConfig]:
+    dataset = PreparedDataset.load(uri)
+    objective = build_student(SASRecConfig(), dataset, loss=RecommendationLossConfig())
+    return objective, dataset, TrainingConfig(epochs=epochs, batch_size=BATCH, patience=0)
+
+
+def epoch_seconds(progress: Progress) -> float:
+    """Median training time of an epoch, the first left out: it pays for first use."""
+    return median(record["train_seconds"] for record in progress.curve[1:])
+
+
+def plain_seconds_per_epoch(dataset: PreparedDataset, seconds: float) -> float:
+    """The procedure of published code, for `seconds`, scaled up to all rows."""
+    rows = []
+    for row in dataset.rows("train").tolist():
+        history = dataset.seen(row)[-dataset.max_history :].tolist()
+        rows.append((history, int(dataset.items[row])))
+    random.Random(0).shuffle(rows)
+    torch.manual_seed(0)
+    model = build_student(SASRecConfig(), dataset, loss=RecommendationLossConfig()).model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    started, learned = time.perf_counter(), 0
+    for begin in range(0, len(rows), BATCH):
+        batch = rows[begin : begin + BATCH]
+        items = torch.tensor([history + [0] * (dataset.max_history - len(history)) for history, _ in batch])
+        lengths = torch.tensor([len(history) for history, _ in batch])
+        targets = torch.tensor([target for _, target in batch])
+        loss = functional.cross_entropy(model.query(items, lengths) @ model.item_vectors().T, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        learned += len(batch)
+        if time.perf_counter() - started > seconds:
+            break
+    return (time.perf_counter() - started) * len(rows) / learned
+
+
+def on_ray(
+    make: Callable[[], Any], training: TrainingConfig, folder: str, number: int, local_seconds: float
+) -> dict[str, float]:
+    """The same training through Ray Train with one worker and with two."""
+    with tempfile.TemporaryDirectory(prefix="rb-", ignore_cleanup_errors=True) as temporary:  # short, for Unix sockets
+        os.environ["RAY_TMPDIR"] = temporary
+        import ray
+
+        from ray_jobs import runtime, train_runs
+        from ray_jobs.settings import WorkersConfig
+        from recsys.tracking import Run
+
+        runtime.connect()
+        try:
+            curves, walls = [], []
+            for workers in (1, 2):
+                progress(f"round {number + 1}: Ray Train, {workers} worker(s)")
+                started = time.monotonic()
+                result = train_runs.fit(
+                    "benchmark",
+                    make,
+                    training=training,
+                    scaling=WorkersConfig(workers=workers),
+                    train_runs=f"{folder}/ray",
+                    key=f"round-{number}-workers-{workers}",
+                    run=Run(),
+                )
+                walls.append(time.monotonic() - started)
+                curves.append(result.progress)
+        finally:
+            ray.shutdown()
+    worked = sum(record["train_seconds"] + record["valid_seconds"] for record in curves[0].curve)
+    return {
+        "ray_overhead": walls[0] / local_seconds - 1,
+        "ray_start_seconds": walls[0] - worked,
+        "two_worker_speedup": epoch_seconds(curves[0]) / epoch_seconds(curves[1]),
+    }
+
+
+if __name__ == "__main__":
+    main(__doc__, body)

@@ -1,0 +1,50 @@
+"""`python benchmarks … --quick` works and prints the figures that others rely on."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def last_figures(project_root: Path, tmp_path: Path, name: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, str(project_root / "benchmarks"), name, "--quick"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not list(tmp_path.iterdir()), "nothing is left in the folder it was called from"
+    lines = done.stdout.strip().splitlines()
+    assert lines[0] == f"== {name}" and lines[-1].startswith(f"== {name} took")
+    return json.loads(lines[-2])
+
+
+def test_training(project_root: Path, tmp_path: Path) -> None:
+    figures = last_figures(project_root, tmp_path, "training")
+    assert figures["speedup_vs_plain"] > 0 and figures["peak_gb"] > 0
+    expected = figures["plain_seconds_per_epoch"] / figures["seconds_per_epoch"]
+    assert figures["speedup_vs_plain"] == pytest.approx(expected, rel=0.01)
+    assert {"ray_overhead", "two_worker_speedup"} <= figures.keys()
+
+
+def test_quality(project_root: Path, tmp_path: Path) -> None:
+    figures = last_figures(project_root, tmp_path, "quality")
+    sasrec = figures["fixture"]["leave_one_out"]["sasrec"]
+    for metric in ("ndcg@10", "hr@10", "ndcg@20", "hr@20"):
+        assert 0 < sasrec[metric]["alone_softmax"]["mean"] <= 1
+        assert 0 < sasrec[metric]["alone_bce"]["mean"] <= 1
+        assert sasrec[metric]["distilled"] is None
+    assert figures["missing"] == 2
+
+
+def test_an_unknown_benchmark_is_named(project_root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(project_root / "benchmarks"), "speed"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "no benchmark speed; there are" in done.stderr
