@@ -1,7 +1,6 @@
 """Joining a Ray cluster: the one a job was submitted to, or an embedded local one."""
 
 import logging
-import logging
 import os
 import secrets
 
