@@ -78,11 +78,12 @@ class HLLM(SequentialRecommender):
         # Padding lies on the right and attention is causal: no position before it can see it, so no mask is needed.
         states = self.user(inputs_embeds=self.dropout(self.enter(inputs)), use_cache=False).last_hidden_state
         expected = functional.normalize(self.leave(self.dropout(states)).float(), dim=-1)
-        return expected * self.logit_scale.float().clamp(0.0, _LARGEST_SCALE).exp()
+        return (expected * self.logit_scale.float().clamp(0.0, _LARGEST_SCALE).exp()).to(vectors.dtype)
 
     def item_vectors(self) -> Tensor:
         """[N+1, D] unit vectors, row 0 zero."""
-        fitted = self.mlp(self.project(self.text[1:]))
+        # Engines that train in bf16 convert parameters, not buffers.
+        fitted = self.mlp(self.project(self.text[1:].to(self.project.weight.dtype)))
         if self.offset is not None:
             fitted = fitted + self.offset.weight[1:]
         return functional.pad(functional.normalize(fitted, dim=-1), (0, 0, 1, 0))
