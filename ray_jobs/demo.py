@@ -33,7 +33,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 CONFIGS = PROJECT / "ray_jobs" / "configs"
 FIXTURE = PROJECT / "tests" / "fixtures" / "ml-tiny"
 EXCLUDES = ["/runs", "/build", "/docs", "/.mypy_cache", "/.ruff_cache", "/.pytest_cache", "*.egg-info", "__pycache__"]
-_AGENT_SECONDS = 60
+_AGENT_SECONDS = 120
 # What Ray says of its own workings on every run, and that no reader can act on.
 _CHATTER = re.compile(
     r"has constructor arguments in the object store"

@@ -157,7 +157,7 @@ def _start(folder: Path, marker: str, num_cpus: int, environment: dict[str, str]
         "metrics-export-port": ports[4],
         "num-cpus": num_cpus,
         "object-store-memory": 500_000_000,
-        "temp-dir": folder,
+        "temp-dir": folder / "r",  # Ray opens its folder to everybody; the one around it stays private
     }
     # What the user's shell says of another cluster is not meant.
     shell = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}

@@ -62,7 +62,7 @@ def test_ctrl_c_leaves_nothing_running(make: Make, tmp_path: Path) -> None:
     command = make.start("demo", "DATA=fixture", f"STORAGE={tmp_path}")
     command.wait_for("[1/7]")
     command.kill(signal.SIGINT)
-    assert command.end(60) != 0
+    assert command.end(120) != 0
     assert "run the same command again to continue" in command.output
     assert "Traceback" not in command.output
     assert list(Path(tempfile.gettempdir()).glob("recsys-ray-*")) == []
@@ -84,12 +84,12 @@ def test_readme_serving(demo: DemoRuns, make: Make, readme: dict[str, list[str]]
     server.wait_for(f"serving teacher, student, null at http://127.0.0.1:{port}")
     (curl,) = readme["serve"]
     answer = make.shell(curl.replace("8000", str(port)))
-    assert answer.end(60) == 0, answer.output
+    assert answer.end(120) == 0, answer.output
     body = json.loads(answer.output)
     assert len(body["items"]) == 5
     assert body["assigned_by"] == "user"
     server.kill(signal.SIGINT)
-    server.end(60)
+    server.end(120)
     assert "stopped" in server.output
 
 

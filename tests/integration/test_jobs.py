@@ -16,6 +16,7 @@ pytestmark = pytest.mark.timeout(1800)
 @pytest.fixture(scope="module")
 def server() -> Iterator[LocalRay]:
     with local_ray() as ray:
+        assert submit(ray, "true") == 0  # waits until the agent that starts drivers is there
         yield ray
 
 
