@@ -26,6 +26,9 @@ class Engine(Protocol):
     def step(self, batch: Batch, total: int, learning_rate: float) -> dict[str, Tensor]:
         """One optimiser step; `total` is the number of targets of the whole batch over all processes."""
 
+    def export_state(self) -> dict[str, Tensor]:
+        """The model's `export_state` on the CPU, whole. Every process calls it."""
+
     def save(self, directory: Path) -> None:
         """Write this process's resume state. Every process calls it."""
 
@@ -62,6 +65,10 @@ def _scaled(loss: Tensor, parts: dict[str, Tensor], total: int) -> tuple[Tensor,
     return loss * (processes / total), {name: part * (processes / total) for name, part in parts.items()}
 
 
+def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+
+
 class TorchEngine:
     """AdamW, with `DistributedDataParallel` where there are several processes."""
 
@@ -71,7 +78,8 @@ class TorchEngine:
         self._module: nn.Module = objective
         if world()[1] > 1:
             ids = [device.index or 0] if device.type == "cuda" else None
-            self._module = DistributedDataParallel(objective, device_ids=ids)
+            # Buffers (text and teacher tables) never change, so they need not be sent at every step.
+            self._module = DistributedDataParallel(objective, device_ids=ids, broadcast_buffers=False)
         groups = _parameter_groups(objective, config.weight_decay)
         self._optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
@@ -87,6 +95,9 @@ class TorchEngine:
             nn.utils.clip_grad_norm_(self.objective.parameters(), self._config.gradient_clipping)
         self._optimizer.step()
         return {"loss": loss.detach(), **parts}
+
+    def export_state(self) -> dict[str, Tensor]:
+        return _on_cpu(self.objective.model.export_state())
 
     def save(self, directory: Path) -> None:
         if world()[0] == 0:
@@ -110,7 +121,7 @@ class DeepSpeedEngine:
                 os.environ.setdefault(name, value)
             os.environ.setdefault("MASTER_PORT", str(_free_port()))
         deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
-        self.objective, self._device = objective, device
+        self.objective, self._device, self._zero_stage = objective, device, config.deepspeed.zero_stage
         settings: dict[str, Any] = {
             # Batches are cut by `Windows`; the number given here only satisfies DeepSpeed's check.
             "train_micro_batch_size_per_gpu": max(config.batch_size // world()[1], 1),
@@ -142,6 +153,14 @@ class DeepSpeedEngine:
         self._engine.backward(loss)
         self._engine.step()
         return {"loss": loss.detach(), **parts}
+
+    def export_state(self) -> dict[str, Tensor]:
+        import deepspeed
+
+        # Under ZeRO-3 each process holds a part of every weight.
+        parameters = list(self.objective.parameters()) if self._zero_stage == 3 else []
+        with deepspeed.zero.GatheredParameters(parameters, enabled=bool(parameters)):
+            return _on_cpu(self.objective.model.export_state())
 
     def save(self, directory: Path) -> None:
         self._engine.save_checkpoint(str(directory), tag="deepspeed")

@@ -116,9 +116,8 @@ def train(
         progress.curve.append({"epoch": progress.epoch, **record})
         if not progress.best or metrics[config.metric] > progress.best[config.metric]:
             progress.best_epoch, progress.best = progress.epoch, metrics
-            if rank == 0:
-                state = objective.model.export_state()
-                best_state = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+            state = engine.export_state()
+            best_state = state if rank == 0 else {}
         waited = progress.epoch - progress.best_epoch
         progress.finished = progress.epoch >= config.epochs or bool(config.patience and waited >= config.patience)
 
