@@ -37,11 +37,10 @@ def _processor() -> str:
     """The model name where the system tells it; virtual machines often tell only a family number."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        facts = dict(
-            (part.strip() for part in line.split(":", 1))
-            for line in cpuinfo.read_text().partition("\n\n")[0].splitlines()
-            if ":" in line
-        )
+        facts: dict[str, str] = {}
+        for line in cpuinfo.read_text().partition("\n\n")[0].splitlines():
+            key, _, value = line.partition(":")
+            facts[key.strip()] = value.strip()
         name = facts.get("model name", "")
         if name and name != "unknown":
             return name

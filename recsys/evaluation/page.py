@@ -85,7 +85,9 @@ def table(
         rows: cells as HTML (escape what is not); a cell that begins with "<td" or "<th" is taken as it is.
         kind: `cards` becomes one card per row on a phone, otherwise the table scrolls sideways.
     """
-    lines = [f'<table class="{kind}">' if kind else "<table>", f"<caption>{escape(caption)}</caption>"]
+    cards = kind == "cards"
+    # A caption inside would scroll away with the table.
+    lines = [f'<table class="cards"><caption>{escape(caption)}</caption>' if cards else "<table>"]
     texts = [n == 0 or bool(rows and rows[0][n].startswith('<td class="text')) for n in range(len(header))]
     head = [
         f'<th scope="col"{" class=text" if text else ""}>{escape(name)}</th>'
@@ -106,7 +108,7 @@ def table(
     lines.append("</tbody></table>")
     text = "\n".join(lines)
     scrolls = f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">{text}</div>'
-    return text if kind == "cards" else scrolls
+    return text if cards else f'<p class="note">{escape(caption)}</p>{scrolls}'
 
 
 def figure(wide: str, narrow: str, description: str, caption: str) -> str:

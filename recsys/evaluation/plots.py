@@ -64,7 +64,7 @@ def quality_latency(rows: Sequence[Mapping[str, Any]], rule: str, form: str = "w
     axes.set_xlim(min(xs) / 2, max(xs) * 2)
     axes.set_ylim(0, 1.25 * max(ys) or 1)
     _plain_log_axis(axes)
-    axes.set_xlabel("milliseconds for one history, one thread (median, log scale)")
+    axes.set_xlabel("milliseconds for one history" + (", one thread (median, log)" if form == "wide" else " (log)"))
     axes.set_ylabel("NDCG@10 on test")
     axes.legend(
         loc="upper center",
@@ -84,9 +84,10 @@ def learning_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], form: s
         curves: name → one record an epoch (`recsys.training.loop.Progress.curve`).
     """
     from matplotlib import colormaps
+    from matplotlib.ticker import MaxNLocator
 
     figure, axes = _axes(form)
-    colours = colormaps["tab10"].colors
+    colours = [colormaps["tab10"](number) for number in range(10)]
     for number, (name, curve) in enumerate(curves.items()):
         epochs = [record["epoch"] for record in curve]
         values = [record["valid_ndcg@10"] for record in curve]
@@ -96,7 +97,7 @@ def learning_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], form: s
         best = max(range(len(values)), key=values.__getitem__)
         axes.plot(epochs[best], values[best], "o", color=colour, markersize=6)
     axes.set_ylim(bottom=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch (a dot marks the best)")
     axes.set_ylabel("NDCG@10 on validation")
     axes.legend(frameon=False, labelcolor=_INK, fontsize="small", ncols=1 if form == "wide" else 2, loc="lower right")
