@@ -4,6 +4,7 @@ It is drawn from results files alone (the ladder, the results of each model, the
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -253,19 +254,33 @@ def _figure(drawn: Mapping[str, Any], name: str, description: str, caption: str)
 
 
 def _dataset_section(dataset: Mapping[str, Any]) -> str:
-    counts = dataset["counts"]
+    counts, known = dataset["counts"], dataset["facts"]
     entries = [
         ("Name", str(dataset["name"])),
         ("Users, items", f"{counts['users']:,}, {counts['items']:,}"),
         ("Interactions", f"{counts['interactions']:,} ({counts['interactions'] / counts['users']:.1f} a user)"),
+    ]
+    if "density" in known:
+        entries.append(("Density", f"{100 * known['density']:.3g} % of all user and item pairs"))
+    if "median_sequence" in known:
+        entries.append(("Median sequence", f"{known['median_sequence']:g} interactions"))
+    if "missing_titles" in known:
+        entries.append(("Missing titles", f"{100 * known['missing_titles']:.3g} %"))
+    # Where only an order or other units are known, dates would be made up.
+    if "first_timestamp" in known and 10**8 < known["first_timestamp"] <= known["last_timestamp"] < 7 * 10**9:
+        days = (datetime.fromtimestamp(known[name], UTC).date() for name in ("first_timestamp", "last_timestamp"))
+        entries.append(("From, to", ", ".join(day.isoformat() for day in days)))
+    entries += [
         ("Protocol", _PROTOCOLS.get(dataset["protocol"], dataset["protocol"])),
         (
             "Rows",
             f"{counts['train_rows']:,} training, {counts['valid_rows']:,} validation, {counts['test_rows']:,} test",
         ),
         ("Longest history shown", f"{dataset['max_history']} items"),
-        *((key.replace("_", " ").capitalize(), _plain(value)) for key, value in dataset["facts"].items()),
-        *((f"Source: {key.replace('_', ' ')}", _plain(value)) for key, value in dataset["source"].items()),
+        *(
+            ("Source", f"{file['name']}, {file['size']:,} bytes, SHA-256 {file['sha256'][:16]}…")
+            for file in dataset["source"].get("files", [])
+        ),
         ("Fingerprint", str(dataset["fingerprint"])),
     ]
     return section("Data", facts(entries))
@@ -316,12 +331,3 @@ def _conditions_section(ladder: Mapping[str, Any], results: Mapping[str, Result]
     header = ["Model", "Seed", "Best epoch", "On validation", "Trainable", "Test ranking, s", "Checkpoint"]
     trained = table("How each model was selected; times and sizes as measured", header, rows)
     return section("Conditions", facts(entries), trained if rows else "")
-
-
-def _plain(value: Any) -> str:
-    """A fact for people: lists and mappings spelled out."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key.replace('_', ' ')} {_plain(item)}" for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return "; ".join(_plain(item) for item in value)
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

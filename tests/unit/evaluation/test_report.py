@@ -144,3 +144,17 @@ def test_says_which_models_counting_beats(evaluated: tuple[dict, dict]) -> None:
     for row in ladder["rows"]:
         row["metrics"]["masked"]["ndcg@10"] = {"co-occurrence": 0.2, "teacher": 0.3}.get(row["name"], 0.1)
     assert findings(ladder)[-1].endswith("reaches 0.2000; below it: sasrec, sasrec-distilled.")
+
+
+@pytest.mark.parametrize(("last", "said"), [(886_011_648, "1997-11-20, 1998-01-28"), (880_042_402_000, None)])
+def test_dates_are_shown_where_times_are_seconds(
+    evaluated: tuple[dict, dict], tmp_path: Path, last: int, said: str | None
+) -> None:
+    ladder, results = evaluated
+    ladder["dataset"]["facts"] = {"first_timestamp": 880_042_402, "last_timestamp": last}
+    for row in ladder["rows"]:
+        row["latency"] = {}
+    for result in results.values():
+        result.training["training"].pop("curve")
+    text = written(tmp_path, ladder, results).text
+    assert said in text if said else "From, to" not in text
