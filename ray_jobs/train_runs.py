@@ -100,7 +100,12 @@ def discard(name: str, *, train_runs: str, key: str) -> None:
 
 def describe(progress: Progress) -> dict[str, Any]:
     """What a checkpoint says of its training."""
-    return {"best_epoch": progress.best_epoch, "epochs": progress.epoch, "valid": progress.best}
+    return {
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        "valid": progress.best,
+        "curve": progress.curve,
+    }
 
 
 def _work(config: dict[str, Any]) -> dict[str, Any]:
