@@ -1,8 +1,10 @@
 """Jobs through Ray's real job API, on a Ray with token authentication."""
 
+import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,10 +22,13 @@ def server() -> Iterator[LocalRay]:
         yield ray
 
 
-def test_readme_jobs(server: LocalRay, demo: DemoRuns, make: Make, readme: dict[str, list[str]]) -> None:
+def test_readme_jobs(
+    server: LocalRay, demo: DemoRuns, make: Make, readme: dict[str, list[str]], tmp_path: Path
+) -> None:
     """The commands of README.md on the tiny data set, where all but the last step is kept."""
+    shutil.copytree(demo.storage, tmp_path / "runs")
     (commands,) = readme["jobs"]
-    commands = commands.replace("demo.yaml", "fixture.yaml").replace("/shared/runs", str(demo.storage))
+    commands = commands.replace("demo.yaml", "fixture.yaml").replace("/shared/runs", str(tmp_path / "runs"))
     variables = " ".join(f"{name}={value}" for name, value in server.environment.items())
     command = make.shell(f"export {variables}\n{commands}")
     assert command.end() == 0, command.output
