@@ -79,7 +79,7 @@ class TorchEngine:
         if world()[1] > 1:
             ids = [device.index or 0] if device.type == "cuda" else None
             # Buffers (text and teacher tables) never change, so they need not be sent at every step.
-            self._module = DistributedDataParallel(objective, device_ids=ids, broadcast_buffers=False)
+            self._module = DistributedDataParallel(objective, device_ids=ids, forward_sync_buffers=False)
         groups = _parameter_groups(objective, config.weight_decay)
         self._optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
