@@ -101,13 +101,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def processes(variable: str) -> list[str]:
-    """Ids of the processes in whose environment the variable is."""
-    found = []
+def processes(entry: str) -> set[str]:
+    """Ids of the processes in whose environment `NAME=value` is."""
+    found = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if f"{variable}=".encode() in (process / "environ").read_bytes():
-                found.append(process.name)
+            if entry.encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.add(process.name)
         except OSError:
             continue  # it ended meanwhile, or belongs to someone else
     return found
