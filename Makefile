@@ -43,7 +43,7 @@ $(INSTALLED): pyproject.toml requirements.lock
 	@$(PIP) -qq -c requirements.lock "$$(grep '^torch==' requirements.lock)"
 	@echo "install 3/3: $$(grep -c '==' requirements.lock) packages of requirements.lock"
 	@PYTHONUNBUFFERED=1 $(PIP) --no-deps -r requirements.lock 2>&1 | awk \
-		'/^(Collecting|Requirement already)/ {if (++n % 25 == 0) {print "  " n " found"; fflush()}} \
+		'/^(Collecting|Processing|Requirement already)/ {if (++n % 25 == 0) {print "  " n " found"; fflush()}} \
 		 /^Installing/ {print "  unpacking"; fflush()} /^ERROR/ {print; fflush()}'
 	@$(PIP) -qq --no-deps --no-build-isolation -e .
 	@touch $@
