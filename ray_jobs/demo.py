@@ -34,6 +34,7 @@ CONFIGS = PROJECT / "ray_jobs" / "configs"
 FIXTURE = PROJECT / "tests" / "fixtures" / "ml-tiny"
 EXCLUDES = ["/runs", "/build", "/docs", "/.mypy_cache", "/.ruff_cache", "/.pytest_cache", "*.egg-info", "__pycache__"]
 _AGENT_SECONDS = 120
+_HEARTBEAT_SECONDS = 10
 # What Ray says of its own workings on every run, and that no reader can act on.
 _CHATTER = re.compile(
     r"has constructor arguments in the object store"
@@ -77,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"local Ray is up after {time.monotonic() - started:.0f} s", flush=True)
         job = "serve" if args.serve else "pipeline"
         try:
-            code = submit(ray, shlex.join([sys.executable, "-u", "-m", f"ray_jobs.{job}", *arguments]))
+            entrypoint = shlex.join([sys.executable, "-u", "-m", f"ray_jobs.{job}", *arguments])
+            code = submit(ray, entrypoint, heartbeat=not args.serve)
         except KeyboardInterrupt:
             if not args.serve:
                 raise
@@ -106,8 +108,11 @@ def job_arguments(args: argparse.Namespace) -> list[str]:
     ]
 
 
-def submit(ray: LocalRay, entrypoint: str) -> int:
+def submit(ray: LocalRay, entrypoint: str, *, heartbeat: bool = False) -> int:
     """Submit a job, stream its log until it ends.
+
+    Args:
+        heartbeat: say how long it has run whenever it is silent for a while.
 
     Returns:
         Its exit code; 1 where it never ran.
@@ -119,7 +124,7 @@ def submit(ray: LocalRay, entrypoint: str) -> int:
     client = JobSubmissionClient(ray.address, headers=ray.headers)
     job = _submit_when_ready(client, entrypoint)
     try:
-        _stream(client, job)
+        _stream(client, job, heartbeat)
     except BaseException:
         # The job hears of it (a server takes its application down); Ray's end is not waited for any longer than that.
         client.stop_job(job)
@@ -145,8 +150,9 @@ def _submit_when_ready(client: "JobSubmissionClient", entrypoint: str) -> str:
             time.sleep(0.2)
 
 
-def _stream(client: "JobSubmissionClient", job: str) -> None:
+def _stream(client: "JobSubmissionClient", job: str, heartbeat: bool) -> None:
     """Print the log as it grows. (Ray's own tail waits seconds for its websocket after the job has ended.)"""
+    started = spoke = time.monotonic()
     shown = 0
     ended = False
     while not ended:
@@ -154,9 +160,13 @@ def _stream(client: "JobSubmissionClient", job: str) -> None:
         log = client.get_job_logs(job)
         # Whole lines only, so that chatter is known as such; the last one may lack its end.
         whole = len(log) if ended else log.rfind("\n") + 1
-        for line in log[shown:whole].splitlines():
-            if not _CHATTER.search(line):
-                print(line)
+        lines = [line for line in log[shown:whole].splitlines() if not _CHATTER.search(line)]
+        now = time.monotonic()
+        if heartbeat and not lines and not ended and now - spoke > _HEARTBEAT_SECONDS:
+            lines = [f"  … at work, {now - started:.0f} s"]
+        for line in lines:
+            print(line)
+            spoke = now
         sys.stdout.flush()
         shown = max(shown, whole)
         if not ended:

@@ -40,8 +40,19 @@ def run(settings: Settings, steps: tuple[str, ...] = STEPS, *, force: bool = Fal
             if time.monotonic() - started > 1:
                 print(f"{step} took {time.monotonic() - started:.0f} s", flush=True)
     print(f"\nall {len(steps)} steps are done, {time.monotonic() - begun:.0f} s")
-    for line in locations(settings):
+    for line in [dataset_facts(settings), *locations(settings)]:
         print(line, flush=True)
+
+
+def dataset_facts(settings: Settings) -> str:
+    """What the results are about, in a line."""
+    dataset = storage.read_json(storage.join(settings.layout.dataset, "dataset.json"))
+    counts = dataset["counts"]
+    return (
+        f"dataset {dataset['name']}: {counts['users']:,} users, {counts['items']:,} items, "
+        f"{counts['interactions']:,} interactions, {counts['test_rows']:,} test rows by {dataset['protocol']}, "
+        f"fingerprint {dataset['fingerprint'][:12]}"
+    )
 
 
 def locations(settings: Settings) -> list[str]:
