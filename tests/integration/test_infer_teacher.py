@@ -123,8 +123,8 @@ def test_a_killed_driver_is_continued(settings: Settings, dataset: PreparedDatas
     check(settings, dataset)
 
 
-# Once, on a machine at a load of 20, Ray's client waited here for an answer of its control store that never came, and no
-# time-out of pytest reaches into it; so it is run with the long proofs.
+# Once, on a machine at a load of 20, Ray's client waited here for an answer of its control store that never came, and
+# no time-out of pytest reaches into it; so it is run with the long proofs.
 @pytest.mark.full
 @pytest.mark.faults
 def test_a_killed_actor_loses_and_doubles_nothing(
