@@ -228,8 +228,10 @@ def _marked(marker: str) -> set[int]:
 
 
 def _start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; tells it from a later one of the same number."""
+    """When a living process started, in clock ticks since boot; tells it from a later one of the same number."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except (OSError, IndexError):
+        state, *others = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # A killed process stays in the table until its parent has asked for its end, which may be never.
+        return None if state in "ZX" else int(others[18])
+    except (OSError, ValueError, IndexError):
         return None
