@@ -39,7 +39,7 @@ from recsys.signals.writer import ShardPlan, SignalsWriter
 from recsys.teachers.config import SignalsConfig
 
 if TYPE_CHECKING:
-    from recsys.teachers.engine import TeacherEngine
+    from recsys.teachers.teacher import Teacher, TeacherPass
 
 _WITHOUT_EFFECT = {"actors", "cpus", "gpus", "batch_size"}  # on the rankings
 
@@ -143,7 +143,7 @@ class RankShard:
         self._plan = ShardPlan.of(self._dataset, config.splits, config.rows_per_shard)
         self._writer = SignalsWriter(signals_uri, key=key, k=config.k)
         self._teacher_uri = teacher_uri
-        self._engine: TeacherEngine | None = None
+        self._pass: TeacherPass | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Shard numbers → rows written, one each, or the error that ends the pass."""
@@ -158,22 +158,12 @@ class RankShard:
         return {"rows": counts, "error": errors}
 
     def _rank(self, number: int) -> int:
-        from recsys.teachers.engine import TeacherEngine
-        from recsys.teachers.ranking import rank_rows
-
         config, rows = self._config, self._plan.shard(number)
-        if self._engine is None:
+        if self._pass is None:
             device = "cuda" if config.gpus else "cpu"
-            self._engine = TeacherEngine(_load_teacher(self._teacher_uri, self._dataset).model, config.dtype, device)
+            self._pass = _teacher(_load_teacher(self._teacher_uri, self._dataset)).ready(config, device)
         started = time.perf_counter()
-        ranked = rank_rows(
-            self._engine,
-            self._dataset,
-            rows,
-            k=config.k,
-            mask_history=config.mask_history,
-            batch_size=config.batch_size,
-        )
+        ranked = self._pass.rank(self._dataset, rows)
         seconds = time.perf_counter() - started
         self._writer.write_shard(number, rows, ranked.items, ranked.scores, ranked.target_distance, seconds=seconds)
         return len(rows)
@@ -189,6 +179,13 @@ def _load_teacher(uri: str, dataset: PreparedDataset) -> Checkpoint:
     return checkpoint
 
 
+def _teacher(checkpoint: Checkpoint) -> "Teacher":
+    from recsys.teachers.teacher import Teacher
+
+    assert isinstance(checkpoint.model, Teacher)
+    return checkpoint.model
+
+
 def _finalise(
     settings: Settings,
     dataset: PreparedDataset,
@@ -201,17 +198,17 @@ def _finalise(
     """Seal the signals, and read them back as a student will."""
     import torch
 
-    config = settings.signals
+    config, teacher = settings.signals, _teacher(checkpoint)
     with torch.inference_mode():
-        item_embeddings = checkpoint.model.item_vectors()
+        item_embeddings = teacher.item_vectors()
     meta = SignalsMeta(
-        teacher=checkpoint.model.kind,
+        teacher=teacher.kind,
         checkpoint_hash=checkpoint.hash,
         fingerprint=dataset.fingerprint,
         k=config.k,
-        score_meaning="logit",
-        higher_is_better=True,
-        distance_meaning="l2 of unit-normalised vectors",
+        score_meaning=teacher.score_meaning,
+        higher_is_better=teacher.higher_is_better,
+        distance_meaning=teacher.distance_meaning,
         masked_history=config.mask_history,
         rows={split: len(dataset.rows(split)) for split in config.splits},
         trained_on=["train"],
@@ -224,7 +221,7 @@ def _finalise(
             "gpus_per_actor": config.gpus,
         },
     )
-    writer.finalise(plan, meta, item_embeddings, getattr(checkpoint.model, "text", None))
+    writer.finalise(plan, meta, item_embeddings, getattr(teacher, "text", None))
     TeacherSignals.load(settings.layout.signals, dataset)
     return meta
 

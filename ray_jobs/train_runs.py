@@ -62,9 +62,12 @@ def fit(
     queue: Queue = Queue(actor_options={"num_cpus": 0})
     printer = threading.Thread(target=_follow, args=(queue, name, training, run), daemon=True)
     printer.start()
+    # Ray gives type checkers the signatures of Ray Train V1.
+    work: Any = _work
+    callbacks: list[Any] = [_Report(queue)]
     try:
         trainer = TorchTrainer(
-            _work,
+            work,
             train_loop_config={"build": build, "threads": max(1, round(scaling.cpus))},
             torch_config=TorchConfig(backend="nccl" if scaling.gpus else "gloo"),
             scaling_config=ScalingConfig(
@@ -78,10 +81,10 @@ def fit(
                 storage_filesystem=filesystem,
                 failure_config=FailureConfig(max_failures=scaling.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
-                callbacks=[_Report(queue)],
+                callbacks=callbacks,
             ),
         )
-        result = trainer.fit()
+        result: Any = trainer.fit()
     finally:
         queue.put(None)
         printer.join(timeout=30)

@@ -24,8 +24,7 @@ from recsys.checkpoint import save_checkpoint
 from recsys.config import digest, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.losses.config import RecommendationLossConfig
-from recsys.teachers.config import ItemEncoderConfig
+from recsys.teachers.teacher import teacher_class
 from recsys.training.config import TrainingConfig
 from recsys.training.objective import Objective
 
@@ -71,14 +70,14 @@ def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
     with tracking.start_run(
         settings.tracking, layout.mlflow, settings.name, "train_teacher", params=to_dict(teacher), tags=tags
     ) as recorded:
-        task = ray.remote(num_cpus=teacher.scaling.cpus, num_gpus=min(teacher.scaling.gpus, 1))(embed)
+        task = ray.remote(num_cpus=teacher.scaling.cpus, num_gpus=min(teacher.scaling.gpus, 1))(prepare)
         try:
-            text = ray.get(task.remote(teacher.model.item, layout, max(1, round(teacher.scaling.cpus))))
+            inputs = ray.get(task.remote(teacher, layout))
         except UserError as error:  # as Ray wraps it, with the task's traceback
             raise UserError(str(error.cause if isinstance(error, ray.exceptions.RayTaskError) else error)) from None
         result = train_runs.fit(
             "teacher",
-            partial(build, teacher, layout, text),
+            partial(build, teacher, layout, inputs),
             training=teacher.training,
             scaling=teacher.scaling,
             train_runs=layout.train_runs,
@@ -86,10 +85,11 @@ def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
             run=recorded,
             force=force,
         )
-        objective, dataset, _ = build(teacher, layout, text)
-        # ZeRO in bf16 trains a bf16 copy; what is stored is fp32, and the text as the item language model gave it.
+        objective, dataset, _ = build(teacher, layout, inputs)
+        # ZeRO in bf16 trains a bf16 copy; what is stored is fp32, and buffers (texts, ids) as they were given.
+        given = {name for name, _ in objective.model.named_buffers()}
         state = {name: tensor.float() for name, tensor in result.state.items()} | {
-            "text": objective.model.state_dict()["text"]
+            name: tensor for name, tensor in objective.model.state_dict().items() if name in given
         }
         info = {"training": train_runs.describe(result.progress), "settings": to_dict(teacher)}
         save_checkpoint(layout.teacher, objective.model, dataset, state=state, key=work, info=info)
@@ -99,42 +99,35 @@ def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
     return info["training"]
 
 
-def embed(config: ItemEncoderConfig, layout: Layout, threads: int) -> str:
-    """In a task: where the text embeddings of the dataset's titles lie."""
+def prepare(teacher: TeacherSettings, layout: Layout) -> dict[str, str]:
+    """In a task: what the teacher is built from besides the dataset, as storage URIs."""
     import torch
 
-    from recsys.teachers.item_encoder import embed_titles
-
-    torch.set_num_threads(threads)
-    dataset = PreparedDataset.load(layout.dataset)
+    torch.set_num_threads(max(1, round(teacher.scaling.cpus)))
     printed = time.monotonic()
 
     def progress(done: int, total: int) -> None:
         nonlocal printed
         if time.monotonic() - printed > 4 or done == total:
             printed = time.monotonic()
-            print(f"teacher: {done:,} of {total:,} titles embedded by {config.model}", flush=True)
+            print(f"teacher: {done:,} of {total:,} titles embedded", flush=True)
 
-    return embed_titles(
-        dataset.catalogue.titles,
-        config,
-        titles_hash=dataset.titles_hash,
-        cache=storage.join(layout.storage_root, "text-embeddings"),
+    return teacher_class(teacher.model.kind).prepare(
+        teacher.model,
+        PreparedDataset.load(layout.dataset),
+        cache=layout.storage_root,
+        student=layout.student,
         progress=progress,
     )
 
 
-def build(teacher: TeacherSettings, layout: Layout, text: str) -> tuple[Objective, PreparedDataset, TrainingConfig]:
-    """In a worker: data and text embeddings from storage, the model and its loss."""
-    import torch
-
-    from recsys.teachers.hllm import HLLM
-    from recsys.teachers.item_encoder import TextEmbeddings
-
+def build(
+    teacher: TeacherSettings, layout: Layout, inputs: dict[str, str]
+) -> tuple[Objective, PreparedDataset, TrainingConfig]:
+    """In a worker: data and inputs from storage, the model and its loss."""
     dataset = PreparedDataset.load(layout.dataset)
-    torch.manual_seed(teacher.training.seed)
-    model = HLLM.build(teacher.model, dataset, TextEmbeddings.load(text))
-    return Objective(model, RecommendationLossConfig(kind="softmax"), dataset), dataset, teacher.training
+    cls = teacher_class(teacher.model.kind)
+    return cls.objective(teacher.model, dataset, inputs, seed=teacher.training.seed), dataset, teacher.training
 
 
 def main() -> None:

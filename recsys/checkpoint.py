@@ -71,6 +71,7 @@ def save_checkpoint(
         (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         save_file(state, directory / "model.safetensors")
         dataset.catalogue.write(directory / "items.parquet")
+        model.save_files(directory)
 
 
 def load_checkpoint(uri: str | Path, device: str = "cpu") -> Checkpoint:
@@ -85,13 +86,15 @@ def load_checkpoint(uri: str | Path, device: str = "cpu") -> Checkpoint:
         cls = model_class(config["kind"])
         model = cls(from_dict(cls.Config, config["model"]), num_items=config["num_items"])
         model.load_state_dict(load_file(directory / "model.safetensors"), strict=True)
+        catalogue = Catalogue.read(directory / "items.parquet")
+        model.load_files(directory, catalogue)
     except (KeyError, json.JSONDecodeError, safetensors.SafetensorError, RuntimeError, FileNotFoundError) as error:
         raise UserError(f"checkpoint {uri} cannot be read: {' '.join(str(error).split())[:300]}") from None
     manifest = storage.read_manifest(str(uri))
     assert manifest is not None
     return Checkpoint(
         model=model.to(torch.device(device)).eval(),
-        catalogue=Catalogue.read(directory / "items.parquet"),
+        catalogue=catalogue,
         max_history=config["max_history"],
         hash=manifest.content_hash,
         info=config,

@@ -32,7 +32,9 @@ T = TypeVar("T")
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field, dataclasses.field))
 def configuration(cls: type[T]) -> type[T]:
     """Make `cls` a frozen, keyword-only dataclass whose fields are validated and whose unknown keys are errors."""
-    return pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", validate_default=True))(cls)
+    strict = ConfigDict(extra="forbid", validate_default=True)
+    made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=strict)(cls)
+    return made
 
 
 def load_config(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:

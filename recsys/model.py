@@ -4,11 +4,13 @@ Legend: B batch, L history, N items, D width.
 """
 
 import importlib
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from recsys.data.prepared import Catalogue
 from recsys.errors import UserError
 
 # kind → "module:class". Classes are imported when asked for, so that a student needs no language-model library.
@@ -54,6 +56,12 @@ class SequentialRecommender(nn.Module):
         """[B, D]: `hidden` at the last item of each history ([B, L] int64, lengths [B] ≥ 1)."""
         hidden = self.hidden(items, vectors)
         return hidden[torch.arange(len(items), device=items.device), lengths - 1]
+
+    def save_files(self, directory: Path) -> None:
+        """Write what a checkpoint needs besides weights and catalogue, a tokenizer say, into its directory."""
+
+    def load_files(self, directory: Path, catalogue: Catalogue) -> None:
+        """Read what `save_files` wrote; called once the weights are loaded."""
 
     def export_state(self) -> dict[str, Tensor]:
         """Weights to save for serving; a model that trains with more than it serves with folds the rest in here."""

@@ -9,7 +9,7 @@ from recsys.model import SequentialRecommender, model_class
 from recsys.signals.signals import TeacherSignals
 from recsys.students.config import StudentModelConfig
 from recsys.students.items import DistilledItemTable
-from recsys.training.objective import Objective, RankingTeacher
+from recsys.training.objective import NextItemObjective, Objective, RankingTeacher
 
 
 def build_student(
@@ -51,4 +51,4 @@ def build_student(
             )
         if distillation.ranking is not None:
             teacher = RankingTeacher(signals, dataset, distillation.ranking)
-    return Objective(student, loss, dataset, teacher)
+    return NextItemObjective(student, loss, dataset, teacher)

@@ -46,6 +46,7 @@ class DistilledItemTable(ItemTable):
         )
         self.mix = mix
         last = self.projector[-1] if isinstance(self.projector, nn.Sequential) else self.projector
+        assert isinstance(last, nn.Linear)
         nn.init.normal_(last.weight, std=(last.in_features * width) ** -0.5)
         nn.init.zeros_(last.bias)
 

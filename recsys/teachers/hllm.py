@@ -10,23 +10,33 @@ Legend: B batch, L history, N items, W width of the item language model, D width
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recsys import storage
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.model import SequentialRecommender
-from recsys.teachers.config import HLLMConfig
-from recsys.teachers.item_encoder import TextEmbeddings, load_transformers_config, load_transformers_model
+from recsys.losses.config import RecommendationLossConfig
+from recsys.teachers.config import HLLMConfig, SignalsConfig
+from recsys.teachers.item_encoder import (
+    TextEmbeddings,
+    embed_titles,
+    load_transformers_config,
+    load_transformers_model,
+)
+from recsys.teachers.ranking import WindowPass
+from recsys.teachers.teacher import Progress, Teacher
+from recsys.training.objective import NextItemObjective
 
 _INITIAL_SCALE = math.log(1 / 0.07)
 _LARGEST_SCALE = math.log(100)
 
 
-class HLLM(SequentialRecommender):
+class HLLM(Teacher):
     """Scores are cosines times exp(logit scale), a learnable temperature (initially 1/0.07, at most 100)."""
 
     kind: ClassVar[str] = "hllm"
@@ -49,6 +59,34 @@ class HLLM(SequentialRecommender):
         self.leave = nn.Linear(decoder_width, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.logit_scale = nn.Parameter(torch.tensor([_INITIAL_SCALE]))  # DeepSpeed broadcasts no scalars
+
+    @classmethod
+    def prepare(
+        cls,
+        config: HLLMConfig,
+        dataset: PreparedDataset,
+        *,
+        cache: str,
+        student: Callable[[str], str],  # noqa: ARG003
+        progress: Progress | None = None,
+    ) -> dict[str, str]:
+        """The item language model's vectors of the titles; kept for every later run with the same titles and model."""
+        folder = storage.join(cache, "text-embeddings")
+        titles = dataset.catalogue.titles
+        return {
+            "text": embed_titles(titles, config.item, titles_hash=dataset.titles_hash, cache=folder, progress=progress)
+        }
+
+    @classmethod
+    def objective(
+        cls, config: HLLMConfig, dataset: PreparedDataset, inputs: Mapping[str, str], *, seed: int
+    ) -> NextItemObjective:
+        torch.manual_seed(seed)
+        model = cls.build(config, dataset, TextEmbeddings.load(inputs["text"]))
+        return NextItemObjective(model, RecommendationLossConfig(kind="softmax"), dataset)
+
+    def ready(self, config: SignalsConfig, device: str | torch.device) -> WindowPass:
+        return WindowPass(self, config, device)
 
     @classmethod
     def build(cls, config: HLLMConfig, dataset: PreparedDataset, text: TextEmbeddings) -> "HLLM":

@@ -5,7 +5,7 @@ Legend: N items, W width of the item language model.
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,7 @@ from recsys import storage
 from recsys.config import digest, to_dict
 from recsys.errors import UserError
 from recsys.teachers.config import ItemEncoderConfig
-
-Progress = Callable[[int, int], None]
+from recsys.teachers.teacher import Progress
 
 
 @dataclass(frozen=True)

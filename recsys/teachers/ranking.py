@@ -10,7 +10,6 @@ Legend: S rows, B windows in a batch, L history, P positions to be scored, N ite
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,24 +18,24 @@ from torch.nn import functional
 
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.model import SequentialRecommender
+from recsys.teachers.config import SignalsConfig
 from recsys.teachers.engine import TeacherEngine
+from recsys.teachers.teacher import Rankings
 
 
-@dataclass(frozen=True)
-class Rankings:
-    """What the teacher says about S rows.
+class WindowPass:
+    """The pass of a causal teacher that scores by dot products (`recsys.teachers.teacher.TeacherPass`)."""
 
-    Attributes:
-        rows: [S] int64 ascending.
-        items: [S, K] int32, best first.
-        scores: [S, K] float32 logits.
-        target_distance: [S] float32, L2 distance between the unit-normalised prediction and the target's unit vector.
-    """
+    def __init__(self, model: SequentialRecommender, config: SignalsConfig, device: str | torch.device) -> None:
+        self._config = config
+        self._engine = TeacherEngine(model, config.dtype, device)
 
-    rows: np.ndarray
-    items: np.ndarray
-    scores: np.ndarray
-    target_distance: np.ndarray
+    def rank(self, dataset: PreparedDataset, rows: np.ndarray) -> Rankings:
+        config = self._config
+        return rank_rows(
+            self._engine, dataset, rows, k=config.k, mask_history=config.mask_history, batch_size=config.batch_size
+        )
 
 
 def window_starts(dataset: PreparedDataset, rows: np.ndarray) -> np.ndarray:

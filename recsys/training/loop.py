@@ -27,8 +27,7 @@ from recsys.evaluation.metrics import metrics_from_ranks
 from recsys.evaluation.ranking import model_scorer, rank_targets
 from recsys.training.config import TrainingConfig
 from recsys.training.engine import Engine, build_engine, world
-from recsys.training.objective import Objective
-from recsys.training.windows import Windows
+from recsys.training.objective import Batches, Objective
 
 
 @dataclass
@@ -96,10 +95,7 @@ def train(
     rank, size = world()
     device = torch.device(device)
     engine = build_engine(objective, config, device)
-    max_history = dataset.max_history
-    windows = Windows(
-        dataset, max_history=max_history, batch_size=config.batch_size, seed=config.seed, rank=rank, world=size
-    )
+    batches = objective.batches(dataset, config, rank=rank, world=size)
     progress, best_state = Progress(), dict[str, Tensor]()
     if resume is not None:
         engine.load(resume)
@@ -107,7 +103,7 @@ def train(
         if rank == 0:
             best_state = load_file(resume / "best.safetensors")
     while not progress.finished:
-        record = _train_epoch(engine, windows, config, progress.epoch, device)
+        record = _train_epoch(engine, batches, config, progress.epoch, device)
         started = time.perf_counter()
         metrics = validate(objective, dataset, config, device=device, batch_size=eval_batch_size)
         record |= {f"valid_{name}": value for name, value in metrics.items()}
@@ -134,7 +130,7 @@ def validate(
     device: torch.device | str = "cpu",
     batch_size: int = 256,
 ) -> dict[str, float]:
-    """Metrics on the validation rows by full ranking; each process ranks its share."""
+    """Metrics on the objective's validation rows by full ranking; each process ranks its share."""
     rank, size = world()
     objective.eval()
     try:
@@ -142,7 +138,7 @@ def validate(
             ranks = rank_targets(
                 model_scorer(objective.model),
                 dataset,
-                dataset.rows("valid")[rank::size],
+                objective.validation_rows(dataset)[rank::size],
                 mask_seen=config.mask_seen,
                 batch_size=batch_size,
                 device=device,
@@ -153,8 +149,8 @@ def validate(
         objective.train()
     if size > 1:
         shares: list[Any] = [None] * size
-        dist.all_gather_object(shares, ranks.tolist())
-        return metrics_from_ranks([r for share in shares for r in share])
+        dist.all_gather_object(shares, ranks)
+        return metrics_from_ranks(np.concatenate(shares))
     return metrics_from_ranks(ranks)
 
 
@@ -198,11 +194,11 @@ def _save(engine: Engine, progress: Progress, best_state: dict[str, Tensor], dir
 
 
 def _train_epoch(
-    engine: Engine, windows: Windows, config: TrainingConfig, epoch: int, device: torch.device
+    engine: Engine, source: Batches, config: TrainingConfig, epoch: int, device: torch.device
 ) -> dict[str, float]:
     rank, size = world()
     torch.manual_seed(int(np.random.default_rng((config.seed, epoch, rank)).integers(2**62)))
-    batches = list(windows.epoch(epoch)) if config.schedule == "cosine" or config.warmup_steps else windows.epoch(epoch)
+    batches = list(source.epoch(epoch)) if config.schedule == "cosine" or config.warmup_steps else source.epoch(epoch)
     steps = len(batches) if isinstance(batches, list) else 1
     sums: dict[str, Tensor] = {}
     count = targets = 0

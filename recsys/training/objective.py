@@ -3,6 +3,9 @@
 Legend: B batch, L history, P positions with a target, N items, D width, K teacher candidates.
 """
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -16,8 +19,47 @@ from recsys.losses.scores import CatalogueScores
 from recsys.model import SequentialRecommender
 from recsys.signals.signals import TeacherSignals
 
+if TYPE_CHECKING:
+    from recsys.training.config import TrainingConfig
+
 Batch = dict[str, Tensor]
-"""items [B, L], targets [B, L] (0: no loss here), rows [B, L] (offset of the target, -1: none), all int64."""
+"""What an objective's `batches` yield; those of `Windows`: items [B, L], targets [B, L] (0: no loss here), rows [B, L]
+(offset of the target, -1: none), all int64."""
+
+
+class Batches(Protocol):
+    """Seeded batches; every process cuts the same ones and takes its share of each."""
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Batch, int]]:
+        """This process's part of each batch, and the number of targets in the whole batch over all processes."""
+
+
+class Objective(nn.Module):
+    """What a training step minimises, on which batches, and which rows select the checkpoint.
+
+    `forward(batch)` gives the loss to differentiate and its parts (detached) for the record, as sums over the batch's
+    targets: the caller divides by the number of targets of the whole step, so that one process and many give the same
+    mean.
+    """
+
+    model: SequentialRecommender
+
+    def batches(self, dataset: PreparedDataset, config: "TrainingConfig", *, rank: int, world: int) -> Batches:
+        """By default windows over the training sequences, every position a target."""
+        from recsys.training.windows import Windows
+
+        return Windows(
+            dataset,
+            max_history=dataset.max_history,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            rank=rank,
+            world=world,
+        )
+
+    def validation_rows(self, dataset: PreparedDataset) -> np.ndarray:
+        """Rows whose ranking selects the checkpoint: by default all of the validation split."""
+        return dataset.rows("valid")
 
 
 class RankingTeacher(nn.Module):
@@ -55,11 +97,8 @@ class RankingTeacher(nn.Module):
         return ranking_distillation_loss(scores, teacher_PK, self.distance[index], self.scale, self.config)
 
 
-class Objective(nn.Module):
-    """Recommendation loss plus λ_d times ranking distillation (DLLM2Rec eq. 11), as a sum over positions.
-
-    The caller divides by the number of positions of the whole step, so that one process and many give the same mean.
-    """
+class NextItemObjective(Objective):
+    """Recommendation loss plus λ_d times ranking distillation (DLLM2Rec eq. 11), as a sum over positions."""
 
     def __init__(
         self,

@@ -1,0 +1,102 @@
+"""What every kind of teacher offers the jobs that train it and run it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+
+from recsys.data.prepared import PreparedDataset
+from recsys.model import SequentialRecommender, model_class
+from recsys.teachers.config import SignalsConfig
+
+if TYPE_CHECKING:
+    from recsys.training.objective import Objective
+
+Progress = Callable[[int, int], None]
+"""Called with (done, in all)."""
+
+
+@dataclass(frozen=True)
+class Rankings:
+    """What a teacher says about S rows.
+
+    Attributes:
+        rows: [S] int64 ascending.
+        items: [S, K] int32, best first.
+        scores: [S, K] float32; their meaning is the teacher's `score_meaning`.
+        target_distance: [S] float32; its meaning is the teacher's `distance_meaning`.
+    """
+
+    rows: np.ndarray
+    items: np.ndarray
+    scores: np.ndarray
+    target_distance: np.ndarray
+
+
+class TeacherPass(Protocol):
+    """A teacher ready to rank, on one device."""
+
+    def rank(self, dataset: PreparedDataset, rows: np.ndarray) -> Rankings:
+        """Rank the catalogue for rows (ascending offsets of targets) of any splits.
+
+        Raises:
+            UserError: a prediction is not finite.
+        """
+
+
+class Teacher(SequentialRecommender):
+    """A recommender that is trained to teach. Its class carries the kind's whole life:
+
+    `prepare` (in one task of the cluster: what costs time once for all workers) → `objective` (in every training
+    worker) → checkpoint → `ready` (in every actor of the teacher pass).
+    """
+
+    score_meaning: ClassVar[str] = "logit"
+    higher_is_better: ClassVar[bool] = True
+    distance_meaning: ClassVar[str] = "l2 of unit-normalised vectors"
+
+    @classmethod
+    def prepare(
+        cls,
+        config: Any,
+        dataset: PreparedDataset,
+        *,
+        cache: str,
+        student: Callable[[str], str],
+        progress: Progress | None = None,
+    ) -> dict[str, str]:
+        """Make what the teacher is built from besides the dataset.
+
+        Args:
+            cache: storage URI of a folder that all projects under one storage root share.
+            student: from a student's name to the URI of its checkpoint.
+
+        Returns:
+            Storage URIs by name, which `objective` gets.
+
+        Raises:
+            UserError: something the configuration names is not there.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def objective(cls, config: Any, dataset: PreparedDataset, inputs: Mapping[str, str], *, seed: int) -> "Objective":
+        """A new teacher with seeded initial weights and its loss.
+
+        Raises:
+            UserError: an input is damaged or does not fit.
+        """
+        raise NotImplementedError
+
+    def ready(self, config: SignalsConfig, device: str | torch.device) -> TeacherPass:
+        """This teacher behind an inference engine; it is taken over, converted in place."""
+        raise NotImplementedError
+
+
+def teacher_class(kind: str) -> type[Teacher]:
+    """The class behind a kind of teacher."""
+    found = model_class(kind)
+    assert issubclass(found, Teacher)
+    return found
