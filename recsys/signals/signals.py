@@ -36,6 +36,18 @@ def rankings_schema(k: int) -> pa.Schema:
     )
 
 
+def rankings_table(rows: np.ndarray, items: np.ndarray, scores: np.ndarray, target_distance: np.ndarray) -> pa.Table:
+    """`rows` [S], `items` [S, K], `scores` [S, K] and `target_distance` [S] as a table of `rankings_schema`."""
+    k = items.shape[1]
+    columns = [
+        pa.array(rows, pa.int64()),
+        pa.FixedSizeListArray.from_arrays(pa.array(items.reshape(-1), pa.int32()), k),
+        pa.FixedSizeListArray.from_arrays(pa.array(scores.reshape(-1), pa.float32()), k),
+        pa.array(target_distance, pa.float32()),
+    ]
+    return pa.Table.from_arrays(columns, schema=rankings_schema(k))
+
+
 @dataclass(frozen=True, kw_only=True)
 class SignalsMeta:
     """`signals.json`.

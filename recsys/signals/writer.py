@@ -23,7 +23,7 @@ from torch import Tensor
 from recsys import storage
 from recsys.data.prepared import PreparedDataset, Split
 from recsys.errors import UserError
-from recsys.signals.signals import SignalsMeta, rankings_schema
+from recsys.signals.signals import SignalsMeta, rankings_table
 
 _PART = re.compile(r"part-(\d{5,})\.parquet")
 _SECONDS = b"seconds"
@@ -85,15 +85,9 @@ class SignalsWriter:
             rows [S], items [S, K], scores [S, K], target_distance [S]: see `rankings_schema`.
             seconds: how long the teacher took; summed up in the cost of the pass.
         """
-        columns = [
-            pa.array(rows, pa.int64()),
-            pa.FixedSizeListArray.from_arrays(pa.array(items.reshape(-1), pa.int32()), self.k),
-            pa.FixedSizeListArray.from_arrays(pa.array(scores.reshape(-1), pa.float32()), self.k),
-            pa.array(target_distance, pa.float32()),
-        ]
-        schema = rankings_schema(self.k).with_metadata({_SECONDS: repr(seconds).encode()})
+        table = rankings_table(rows, items, scores, target_distance)
         buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_arrays(columns, schema=schema), buffer)
+        pq.write_table(table.replace_schema_metadata({_SECONDS: repr(seconds).encode()}), buffer)
         storage.write_bytes(self._part(number), buffer.getvalue())
 
     def missing(self, plan: ShardPlan) -> list[int]:
