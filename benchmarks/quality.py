@@ -206,10 +206,8 @@ def _teacher(settings: Settings, options: Options) -> str:
     layout, key = settings.layout, train_teacher.key(settings)
     manifest = storage.read_manifest(layout.teacher)
     if manifest is None or manifest.key != key:
-        import torch
-
-        text = train_teacher.embed(settings.teacher.model.item, layout, torch.get_num_threads())
-        objective, dataset, training = train_teacher.build(settings.teacher, layout, text)
+        inputs = train_teacher.prepare(settings.teacher, layout)
+        objective, dataset, training = train_teacher.build(settings.teacher, layout, inputs)
         state, info = _train(objective, dataset, training, settings, key, options)
         from recsys.checkpoint import save_checkpoint
 
