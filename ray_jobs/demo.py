@@ -40,8 +40,6 @@ _CHATTER = re.compile(
     r"has constructor arguments in the object store"
     r"|Found multiple active Ray instances"
     r"|Runtime env is setting up|Running entrypoint for job"
-    r"|Requesting resources: |Attempting to start training worker group|Started training worker group of size"
-    r"|world_rank=\d|Setting up process group for|Checkpoint successfully created|Reporting training result"
     r"|Proxy actor re(adiness check|ported not ready)|ServeController.graceful_shutdown failed"
 )
 

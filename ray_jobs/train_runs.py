@@ -16,7 +16,15 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+    UserCallback,
+)
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
@@ -64,7 +72,8 @@ def fit(
     printer.start()
     # Ray gives type checkers the signatures of Ray Train V1.
     work: Any = _work
-    callbacks: list[Any] = [_Report(queue)]
+    # What Ray Train says of its own workings goes to its log files; progress and failures are told by `_follow`.
+    telling: dict[str, Any] = {"callbacks": [_Report(queue)], "logging_config": LoggingConfig(log_level="ERROR")}
     try:
         trainer = TorchTrainer(
             work,
@@ -81,7 +90,7 @@ def fit(
                 storage_filesystem=filesystem,
                 failure_config=FailureConfig(max_failures=scaling.max_failures),
                 checkpoint_config=CheckpointConfig(num_to_keep=2),
-                callbacks=callbacks,
+                **telling,
             ),
         )
         result: Any = trainer.fit()
