@@ -3,6 +3,7 @@
     python -m ray_jobs.infer_teacher --config ray_jobs/configs/demo.yaml
     ray job submit --working-dir . -- python -m ray_jobs.infer_teacher --config ray_jobs/configs/demo.yaml \\
         signals.actors=8 signals.gpus=1
+    python -m ray_jobs.infer_teacher --config ray_jobs/configs/demo.yaml --estimate     # what it will cost
 
 A Ray Data pipeline carries shard numbers to a pool of actors. Each actor loads the dataset and the teacher once,
 behind a DeepSpeed inference engine, ranks the rows of a shard by causal passes over windows of the sequences
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 import ray.data
 
-from ray_jobs import cli, runtime
+from ray_jobs import cli, estimate_pass, runtime
 from ray_jobs.settings import Settings
 from ray_jobs.train_teacher import required
 from recsys import storage, tracking
@@ -95,6 +96,16 @@ def run(settings: Settings, *, force: bool = False) -> None:
     )
 
 
+def estimate(settings: Settings) -> None:
+    """Print what the pass will cost; nothing is written."""
+    key(settings)  # says what is missing
+    dataset = PreparedDataset.load(settings.layout.dataset)
+    _load_teacher(settings.layout.teacher, dataset)
+    plan = ShardPlan.of(dataset, settings.signals.splits, settings.signals.rows_per_shard)
+    for line in estimate_pass.run(settings, plan):
+        print(line, flush=True)
+
+
 def _rank_shards(settings: Settings, plan: ShardPlan, writer: SignalsWriter, missing: list[int]) -> None:
     config = settings.signals
     # Progress is what this job prints; Ray Data's own bars and plans would only hide it.
@@ -160,8 +171,7 @@ class RankShard:
     def _rank(self, number: int) -> int:
         config, rows = self._config, self._plan.shard(number)
         if self._pass is None:
-            device = "cuda" if config.gpus else "cpu"
-            self._pass = _teacher(_load_teacher(self._teacher_uri, self._dataset)).ready(config, device)
+            self._pass = load_pass(self._teacher_uri, self._dataset, config)
         started = time.perf_counter()
         ranked = self._pass.rank(self._dataset, rows)
         seconds = time.perf_counter() - started
@@ -177,6 +187,15 @@ def _load_teacher(uri: str, dataset: PreparedDataset) -> Checkpoint:
             f"{dataset.fingerprint[:12]}; run train_teacher on this dataset"
         )
     return checkpoint
+
+
+def load_pass(uri: str, dataset: PreparedDataset, config: SignalsConfig) -> "TeacherPass":
+    """The teacher of a checkpoint, ready to rank.
+
+    Raises:
+        UserError: it was trained on another dataset, or cannot be read.
+    """
+    return _teacher(_load_teacher(uri, dataset)).ready(config, "cuda" if config.gpus else "cpu")
 
 
 def _teacher(checkpoint: Checkpoint) -> "Teacher":
@@ -260,10 +279,18 @@ def _progress(total: int) -> Iterator[Any]:
 
 
 def main() -> None:
-    def body(settings: Settings, args: argparse.Namespace) -> None:
-        run(settings, force=args.force)
+    def arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--estimate", action="store_true", help="time a sample, say what the pass will cost, and end"
+        )
 
-    cli.run_job(__doc__, body)
+    def body(settings: Settings, args: argparse.Namespace) -> None:
+        if args.estimate:
+            estimate(settings)
+        else:
+            run(settings, force=args.force)
+
+    cli.run_job(__doc__, body, arguments)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,6 @@ from typing import Any
 
 import httpx
 from ray import serve
-from ray.exceptions import RayError
 from ray.serve.schema import LoggingConfig
 
 from ray_jobs import cli, runtime
@@ -127,7 +126,7 @@ def deploy(settings: Settings) -> str:
     _claim_port(settings)
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(undeploy)
-        _start(config.host, config.port)
+        _start(config.host, config.port, config.start_seconds)
         serve.run_many([serve.RunTarget(built, name=APPLICATION)], wait_for_applications_running=False)
         _wait_until_running(config.start_seconds)
         wait_until_ready(url(settings), 30)
@@ -205,8 +204,21 @@ def _claim_port(settings: Settings) -> None:
             )
 
 
-def _start(host: str, port: int) -> None:
-    """Serve itself, where it does not run yet."""
+def _start(host: str, port: int, seconds: float) -> None:
+    """Serve itself, where it does not run yet.
+
+    Serve waits for its controller without a limit, and Ray has been seen to lose the message that it is there.
+    """
+    problem: list[Exception] = []
+    thread = threading.Thread(target=_start_and_note, args=(host, port, problem), daemon=True)
+    thread.start()
+    thread.join(timeout=seconds)
+    if thread.is_alive() or problem:
+        reason = " ".join(str(problem[0]).split())[:200] if problem else f"nothing was heard within {seconds:g} s"
+        raise UserError(f"the HTTP proxy at {host}:{port} did not start ({reason}); try again")
+
+
+def _start_and_note(host: str, port: int, problem: list[Exception]) -> None:
     environment = {
         # Why a replica does not start is told in one line; the tracebacks are in Ray's log folder.
         "RAY_SERVE_LOG_TO_STDERR": "0",
@@ -221,9 +233,8 @@ def _start(host: str, port: int) -> None:
             logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
             controller_options={"runtime_env": {"env_vars": environment}},
         )
-    except (TimeoutError, RayError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"the HTTP proxy at {host}:{port} did not start ({said}); try again") from None
+    except Exception as error:
+        problem.append(error)
 
 
 def _wait_until_running(seconds: float) -> None:

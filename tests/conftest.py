@@ -3,8 +3,10 @@
 Every process that a test starts inherits the marker below, so leftovers are found whoever their parent is by then.
 """
 
+import contextlib
 import os
 import shutil
+import signal
 import tempfile
 import time
 import uuid
@@ -21,12 +23,21 @@ FIXTURE = ROOT / "tests" / "fixtures" / "ml-tiny"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Short, because Ray puts Unix sockets (at most 107 characters) below it.
-    temporary = tempfile.mkdtemp(prefix="rt-")
+    # Tests that run in the background of a shell inherit that Ctrl-C is ignored, and so would what they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Short, because Ray puts Unix sockets (at most 107 characters) below it; a worker of pytest-xdist has the folder of
+    # the process that started it as TMPDIR.
+    usual = Path(tempfile.gettempdir())
+    temporary = tempfile.mkdtemp(prefix="rt-", dir=usual.parent if hasattr(config, "workerinput") else usual)
     config.stash[_TEMPORARY] = Path(temporary)
     tempfile.tempdir = None
     os.environ.update(QUIET)
-    os.environ.update({"TMPDIR": temporary, MARKER: uuid.uuid4().hex, "RAY_AUTH_MODE": "disabled"})
+    os.environ.update({"TMPDIR": temporary, "RAY_AUTH_MODE": "disabled"})
+    if MARKER not in os.environ:
+        os.environ[MARKER] = uuid.uuid4().hex
+    for line in _marked_processes():  # of a worker that hung and was ended, whose place this one takes
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(line.split()[0]), signal.SIGKILL)
     for inherited in ("RAY_ADDRESS", "RECSYS_STORAGE", "RECSYS_DATA"):
         os.environ.pop(inherited, None)
 

@@ -59,7 +59,6 @@ class Make:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=_hear_interrupts,
         )
         self.started.append(Command(process))
         return self.started[-1]
@@ -69,11 +68,6 @@ class Make:
             if command.process.poll() is None:
                 command.kill(signal.SIGTERM)
                 command.end(120)
-
-
-def _hear_interrupts() -> None:
-    # Tests that run in the background of a shell inherit that Ctrl-C is ignored.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)

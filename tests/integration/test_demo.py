@@ -13,7 +13,7 @@ import pytest
 from tests.integration.commands import DemoRuns, Make, free_port, processes
 
 MARKER = "RECSYS_TEST_SESSION"  # in the environment of whatever this session starts (tests/conftest.py)
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 
 def test_a_killed_demo_is_continued(demo: DemoRuns) -> None:

@@ -101,6 +101,14 @@ def test_a_pass_is_done_once_and_again_when_the_teacher_changes(
 
 
 @pytest.mark.faults
+def test_an_estimate_writes_nothing(settings: Settings, ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:
+    infer_teacher.estimate(settings)
+    told = capsys.readouterr().out
+    assert "rows/s an actor" in told
+    assert "core-hours" in told
+    assert not Path(settings.layout.signals).exists()
+
+
 def test_a_killed_driver_is_continued(settings: Settings, dataset: PreparedDataset, ray_session: None) -> None:
     command = [
         sys.executable, "-m", "ray_jobs.infer_teacher", "--storage", settings.layout.storage_root, "name=p",

@@ -12,7 +12,7 @@ from ray_jobs.demo import submit
 from ray_jobs.local_ray import LocalRay, local_ray
 from tests.integration.commands import DemoRuns, Make
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,120 @@
+"""What a teacher pass will cost, timed on a small sample before hours of it are started.
+
+    python -m ray_jobs.infer_teacher --config ray_jobs/configs/demo.yaml --estimate
+    ray job submit --working-dir . -- python -m ray_jobs.infer_teacher --config … --estimate signals.gpus=1
+
+One task with the resources of one actor loads the teacher and ranks blocks of rows from all over the plan, larger from
+block to block until a block is a shard or takes long enough to be timed; nothing is written. The rate is that of the
+last block, so neither loading nor small batches count. Actors share nothing, so time falls in proportion to their
+number until shards, of which an actor takes one at a time, are too few.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+
+from ray_jobs import runtime
+from ray_jobs.settings import Settings
+from recsys.signals.writer import ShardPlan
+from recsys.teachers.config import SignalsConfig
+
+_FIRST_BLOCK = 32
+_ENOUGH_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One actor's speed.
+
+    Attributes:
+        load_seconds: from nothing to a teacher that has ranked its first block.
+        rows, seconds: of the block that counts.
+        hardware: what it ran on.
+    """
+
+    load_seconds: float
+    rows: int
+    seconds: float
+    hardware: str
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.rows / self.seconds
+
+
+def run(settings: Settings, plan: ShardPlan) -> list[str]:
+    """Time a sample on the cluster; the lines to print."""
+    runtime.connect()
+    config = settings.signals
+    task = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus)(time_sample)
+    timing: Timing = ray.get(task.remote(settings.layout.dataset, settings.layout.teacher, config, plan))
+    return describe(timing, plan, config)
+
+
+def describe(timing: Timing, plan: ShardPlan, config: SignalsConfig) -> list[str]:
+    """Hours for some numbers of actors, the configured one among them."""
+    device = "GPU" if config.gpus else "core"
+    share = config.gpus or config.cpus
+    lines = [
+        f"estimate: {timing.rows_per_second:,.1f} rows/s an actor, from {timing.rows:,} rows in {timing.seconds:.1f} s "
+        f"after {timing.load_seconds:.0f} s of loading, on {timing.hardware}",
+        f"estimate: {len(plan.rows):,} rows in {len(plan)} shards",
+        f"{'actors':>9} {'time':>12} {device + '-hours':>12}",
+    ]
+    for actors in sorted({1, 2, 4, 8, 16, 64, config.actors}):
+        busiest = math.ceil(len(plan) / actors) * plan.rows_per_shard  # rows of the actor with most shards
+        seconds = timing.load_seconds + min(busiest, len(plan.rows)) / timing.rows_per_second
+        mark = "*" if actors == config.actors else " "
+        spent = actors * share * seconds / 3600
+        lines.append(f"{actors:>8}{mark} {_duration(seconds):>12} {spent:>12.3g}")
+        if actors >= len(plan) and actors >= config.actors:
+            break
+    return lines
+
+
+def time_sample(dataset_uri: str, teacher_uri: str, config: SignalsConfig, plan: ShardPlan) -> Timing:
+    """In a task with an actor's resources: how fast the teacher ranks here."""
+    import torch
+
+    from ray_jobs.infer_teacher import load_pass
+    from recsys.data.prepared import PreparedDataset
+    from recsys.environment import hardware
+
+    begun = time.perf_counter()
+    torch.set_num_threads(max(1, round(config.cpus)))
+    dataset = PreparedDataset.load(dataset_uri)
+    ranker = load_pass(teacher_uri, dataset, config)
+    generator = np.random.default_rng(0)
+    ranker.rank(dataset, _block(plan, _FIRST_BLOCK, generator))
+    load_seconds = time.perf_counter() - begun
+    size = _FIRST_BLOCK
+    while True:
+        rows = _block(plan, size, generator)
+        started = time.perf_counter()
+        ranker.rank(dataset, rows)
+        seconds = time.perf_counter() - started
+        if seconds >= _ENOUGH_SECONDS / 2 or len(rows) < size or size >= plan.rows_per_shard:
+            return Timing(load_seconds, len(rows), seconds, _describe(hardware(), config))
+        # Never twice as long as wanted, whatever the first blocks were.
+        size = min(plan.rows_per_shard, size * max(2, min(16, int(_ENOUGH_SECONDS / seconds))))
+
+
+def _block(plan: ShardPlan, size: int, generator: np.random.Generator) -> np.ndarray:
+    """Neighbouring rows, as a shard has them, from anywhere in the plan."""
+    start = int(generator.integers(0, max(1, len(plan.rows) - size + 1)))
+    return plan.rows[start : start + size]
+
+
+def _describe(facts: dict[str, Any], config: SignalsConfig) -> str:
+    threads = max(1, round(config.cpus))
+    return facts["gpus"][0] if config.gpus else f"{threads} thread{'s' * (threads > 1)} of {facts['processor']}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
