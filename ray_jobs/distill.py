@@ -104,7 +104,12 @@ def build(student: StudentSettings, layout: Layout) -> tuple[Objective, Prepared
     """In a worker: data from storage, the model and its losses."""
     dataset = PreparedDataset.load(layout.dataset)
     signals = TeacherSignals.load(layout.signals, dataset) if student.distillation else None
-    objective = build_student(
+    return assemble(student, dataset, signals), dataset, student.training
+
+
+def assemble(student: StudentSettings, dataset: PreparedDataset, signals: TeacherSignals | None) -> Objective:
+    """The model and its losses from data that is in memory."""
+    return build_student(
         student.model,
         dataset,
         loss=student.loss,
@@ -112,7 +117,6 @@ def build(student: StudentSettings, layout: Layout) -> tuple[Objective, Prepared
         signals=signals,
         seed=student.training.seed,
     )
-    return objective, dataset, student.training
 
 
 def ordered(settings: Settings) -> list[str]:

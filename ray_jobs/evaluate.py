@@ -127,7 +127,7 @@ def run(settings: Settings, *, force: bool = False) -> list[dict[str, Any]]:
     with tracking.start_run(
         settings.tracking, layout.mlflow, settings.name, "evaluate", params=to_dict(settings.evaluation)
     ) as recorded:
-        _evaluate_all(missing, layout, settings.evaluation)
+        evaluate_all(missing, layout, settings.evaluation)
         print("evaluate: timing single histories", flush=True)
         names = {s.name for s in found}
         ladder = _ladder(settings, found, {a: b for a, b in twins(settings).items() if {a, b} <= names}, work)
@@ -138,7 +138,7 @@ def run(settings: Settings, *, force: bool = False) -> list[dict[str, Any]]:
     return list(ladder["rows"])
 
 
-def _evaluate_all(missing: Sequence[Subject], layout: Layout, config: EvaluationConfig) -> None:
+def evaluate_all(missing: Sequence[Subject], layout: Layout, config: EvaluationConfig) -> None:
     """One task per model, the teacher first because it takes longest; a line for each, and at least every 5 s."""
     task = _evaluate.options(num_cpus=config.cpus, num_gpus=config.gpus)
     pending = {task.remote(subject, layout, config): subject for subject in reversed(missing)}

@@ -152,5 +152,8 @@ class Layout:
         self.report = storage.join(self.root, "report")
         self.train_runs = storage.join(self.root, "train")
 
+    def sweep(self, name: str) -> str:
+        return storage.join(self.root, "sweeps", name)
+
     def student(self, name: str) -> str:
         return storage.join(self.root, "students", name)

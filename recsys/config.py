@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from recsys.errors import UserError
 
-__all__ = ["Field", "configuration", "digest", "from_dict", "load_config", "to_dict"]
+__all__ = ["Field", "configuration", "digest", "from_dict", "load_config", "set_value", "to_dict"]
 
 T = TypeVar("T")
 
@@ -86,14 +86,26 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise UserError(f"override {override!r}: the value is not valid YAML; quote it") from None
-    *parents, last = key.strip().split(".")
+    try:
+        set_value(values, key.strip(), value)
+    except UserError as error:
+        raise UserError(f"override {override!r}: {error}") from None
+
+
+def set_value(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value at a key with dots for sections, making sections that are not there.
+
+    Raises:
+        UserError: a part of the key before the last is a value already.
+    """
+    *parents, last = key.split(".")
     node = values
     for parent in parents:
         child = node.setdefault(parent, {})
         if child is None:
             child = node[parent] = {}
         if not isinstance(child, dict):
-            raise UserError(f"override {override!r}: {parent} is not a section")
+            raise UserError(f"{parent} is not a section")
         node = child
     node[last] = value
 

@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 WORK_TAG = "recsys.work"
 PARENT_TAG = "mlflow.parentRunId"
 _BATCH = 100
+_METRICS_BATCH = 1000  # what MLflow takes at once
 _LONGEST_VALUE = 6000
 
 
@@ -65,11 +66,7 @@ class Run:
 
         What is not a finite number is left out.
         """
-        numbers = {
-            name.replace("@", "_at_"): float(value)
-            for name, value in _flatten(metrics).items()
-            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        }
+        numbers = _numbers(metrics)
 
         def write() -> None:
             from mlflow.entities import Metric
@@ -79,6 +76,24 @@ class Run:
                 self._client.log_batch(self.id, metrics=batch)
 
         self._record(f"{', '.join(numbers)}{'' if step is None else f' of step {step}'}", write)
+
+    def log_curve(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Record what `log_metrics` would, for many steps at once; `epoch` of each record is its step."""
+
+        def write() -> None:
+            from mlflow.entities import Metric
+
+            now = int(time.time() * 1000)
+            points = [
+                Metric(name, value, now, int(record["epoch"]))
+                for record in records
+                for name, value in _numbers(record).items()
+                if name != "epoch"
+            ]
+            for batch in _batches(points, _METRICS_BATCH):
+                self._client.log_batch(self.id, metrics=batch)
+
+        self._record("curve", write)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Record settings; nested names are joined with dots. A value once recorded cannot be changed."""
@@ -113,7 +128,8 @@ class Run:
     def _client(self) -> "MlflowClient":
         return _client(self.uri)
 
-    def _finish(self, status: str) -> None:
+    def finish(self, status: str) -> None:
+        """Record how it ended: FINISHED, FAILED or KILLED."""
         self._record(f"end of the run ({status})", lambda: self._client.set_terminated(self.id, status))
 
     def _record(self, what: str, write: Callable[[], None]) -> None:
@@ -190,6 +206,29 @@ def group(
         yield
 
 
+def start_child(
+    config: TrackingConfig,
+    store: str,
+    project: str,
+    step: str,
+    *,
+    parent: Run,
+    id: str = "",
+    params: Mapping[str, Any] | None = None,
+    tags: Mapping[str, Any] | None = None,
+) -> Run:
+    """A run beside others under `parent`, for work that goes on in other processes; the caller says `finish`.
+
+    As in `start_run` work that did not finish is continued; a run that cannot be started is said and not recorded.
+
+    Args:
+        id: of a run that was started before and is to be continued, whatever became of it.
+    """
+    if id and parent.uri:
+        return Run(parent.uri, id)
+    return _start(config, store, project, step, params or {}, tags or {}, parent)
+
+
 @contextmanager
 def _active(entry: Run | _Pending, opened: Callable[[], Run | None]) -> Iterator[None]:
     """Let runs started inside the block know their parent, and record how the block ended."""
@@ -204,7 +243,7 @@ def _active(entry: Run | _Pending, opened: Callable[[], Run | None]) -> Iterator
     finally:
         _ACTIVE.reset(token)
         if (run := opened()) is not None:
-            run._finish(status)
+            run.finish(status)
 
 
 def _parent() -> Run | None:
@@ -329,9 +368,17 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _batches(entries: list[Any]) -> Iterator[list[Any]]:
-    for start in range(0, len(entries), _BATCH):
-        yield entries[start : start + _BATCH]
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        name.replace("@", "_at_"): float(value)
+        for name, value in _flatten(metrics).items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+def _batches(entries: list[Any], size: int = _BATCH) -> Iterator[list[Any]]:
+    for start in range(0, len(entries), size):
+        yield entries[start : start + size]
 
 
 def _one_line(error: BaseException) -> str:

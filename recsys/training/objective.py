@@ -86,7 +86,8 @@ class RankingTeacher(nn.Module):
                 "the teacher signals hold no target distances for training rows; set distillation.ranking.confidence=0"
             )
         self.register_buffer("index", torch.from_numpy(signals.lookup(len(dataset.items))), persistent=False)
-        self.register_buffer("items", torch.from_numpy(signals.items[:, : config.k].copy()), persistent=False)
+        # A view: signals may lie in memory that several processes share.
+        self.register_buffer("items", torch.from_numpy(signals.items[:, : config.k]), persistent=False)
         self.register_buffer("distance", torch.from_numpy(signals.target_distance), persistent=False)
 
     def forward(self, scores: CatalogueScores, rows: Tensor) -> Tensor:

@@ -1,0 +1,285 @@
+"""Search a student's settings: loss weights, depth, learning rate and whatever else its section holds, on Ray Tune.
+
+    python -m ray_jobs.tune --config ray_jobs/configs/demo.yaml --space dllm2rec-weights
+    python -m ray_jobs.tune --config ray_jobs/configs/demo.yaml --space dllm2rec-weights --resume
+    ray job submit --working-dir . -- python -m ray_jobs.tune --config ray_jobs/configs/demo.yaml \\
+        --space my-space.yaml --storage /shared/runs
+
+A space is a YAML file (`recsys.tuning.config.SweepConfig`), or the name of one in ray_jobs/configs/spaces. Everything
+of a sweep lies in `<storage>/<name>/sweeps/<space>-<student>`: a record of each trial, `sweep.html` with its pictures,
+and `winner.yaml`, which `ray_jobs.distill` takes as it is. A sweep that was killed continues with --resume: trials that
+ended are not repeated, interrupted ones start again, and the search has learned from both. Selection is by validation
+alone; test rows are ranked once, for the winner, where --retrain N trains it anew with N seeds.
+"""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import yaml
+
+from ray_jobs import cli, distill
+from ray_jobs.settings import Settings, StudentSettings
+from recsys import storage, tracking
+from recsys.config import digest, load_config, to_dict
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.evaluation import results
+from recsys.signals.signals import TeacherSignals
+from recsys.tuning.config import IntRange, LogUniform, SweepConfig, Uniform, candidate, check, defaults, grid
+from recsys.tuning.records import Record, Started, TrialStore, best
+
+SPACES = Path(__file__).parent / "configs" / "spaces"
+# What may change from one part of a sweep to the next.
+_WITHOUT_EFFECT = {"trials", "minutes", "concurrent", "cpus", "gpus", "restarts", "retrain"}
+
+
+def load_space(space: str, **changes: Any) -> tuple[str, SweepConfig]:
+    """The name and content of a space, some values replaced.
+
+    Raises:
+        UserError: there is none, or it says something that is not accepted.
+    """
+    packaged = SPACES / f"{space}.yaml"
+    path = packaged if packaged.exists() else Path(space)
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in SPACES.glob("*.yaml")))
+        raise UserError(f"there is no space {space!r}: neither a file, nor one of {known}")
+    config = load_config(SweepConfig, path, [f"{name}={value}" for name, value in changes.items() if value is not None])
+    return path.stem, config
+
+
+class Sweep:
+    """A sweep over one student of a configuration.
+
+    Raises:
+        UserError: the student, the dataset or its signals are missing, or the space does not fit the student.
+    """
+
+    def __init__(self, settings: Settings, name: str, config: SweepConfig) -> None:
+        self.settings, self.config = settings, config
+        self.name = f"{name}-{config.student}"
+        self.student = distill.find(settings, config.student)
+        check(self.student, config.parameters)
+        training = replace(self.student.training, epochs=config.epochs or self.student.training.epochs)
+        self.trial_student = replace(self.student, training=training)
+        self.trials = len(grid(config.parameters)) if config.search == "grid" else config.trials
+        self.uri = settings.layout.sweep(self.name)
+        self.store = TrialStore(storage.join(self.uri, "trials"))
+        work = distill.key(replace(settings, students={config.student: self.trial_student}), config.student)
+        asked = {key: value for key, value in to_dict(config).items() if key not in _WITHOUT_EFFECT}
+        self.key = digest([work, asked])
+        self._work = work
+
+    def digest(self, parameters: Mapping[str, Any]) -> str:
+        """Of a trial: what makes it, other sweeps' trials apart."""
+        return digest([self._work, {**parameters}])[:32]
+
+    def candidate(self, parameters: Mapping[str, Any]) -> StudentSettings:
+        return candidate(self.trial_student, parameters)
+
+    def prepare(self, *, resume: bool, force: bool) -> None:
+        """Make the sweep's folder, or find it as it must be.
+
+        Raises:
+            UserError: there is one that must not be touched without --resume or --force.
+        """
+        if force:
+            storage.delete(self.uri)
+        plan = storage.join(self.uri, "sweep.json")
+        known = results.read_json_if_whole(plan)
+        if isinstance(known, dict):
+            ended = len(self.store.records())
+            if known["key"] != self.key:
+                raise UserError(
+                    f"sweep {self.name} in {self.uri} was made with another space, student or data ({ended} trials); "
+                    "--force throws them away and starts anew"
+                )
+            if not resume and ended < self.trials:
+                raise UserError(
+                    f"sweep {self.name} was begun ({ended} of {self.trials} trials ended); "
+                    "continue with --resume, or throw them away with --force"
+                )
+        else:
+            storage.write_json(plan, {"key": self.key, "sweep": to_dict(self.config), "student": to_dict(self.student)})
+
+    def load(self) -> tuple[PreparedDataset, TeacherSignals | None]:
+        """The data of all trials.
+
+        Raises:
+            UserError: it is damaged, or a student of the space cannot be built from it.
+        """
+        layout = self.settings.layout
+        dataset = PreparedDataset.load(layout.dataset)
+        # A parameter may switch distillation on.
+        distilled = any(key.startswith("distillation") for key in self.config.parameters)
+        signals = TeacherSignals.load(layout.signals, dataset) if self.student.distillation or distilled else None
+        for parameters in self._structures():
+            try:
+                distill.assemble(self.candidate(parameters), dataset, signals)
+            except UserError as error:
+                which = ", ".join(f"{key}={value}" for key, value in parameters.items()) or "as configured"
+                raise UserError(f"a student of the space cannot be built ({which}): {error}") from None
+        return dataset, signals
+
+    def _structures(self) -> list[dict[str, Any]]:
+        """Parameters that may not fit the data, which real numbers hardly can."""
+        whole = {k: p for k, p in self.config.parameters.items() if not isinstance(p, Uniform | LogUniform)}
+        ends = {k: p.samples() if isinstance(p, IntRange) else p.grid() for k, p in whole.items()}
+        return [{}, *({key: value} for key, values in ends.items() for value in values)]
+
+
+def run(
+    settings: Settings, name: str, config: SweepConfig, *, resume: bool = False, force: bool = False
+) -> list[Record]:
+    """Try what is left to try, draw the report and write the winner's configuration.
+
+    Returns:
+        The records of all trials.
+    """
+    sweep = Sweep(settings, name, config)
+    sweep.prepare(resume=resume, force=force)
+    records = sweep.store.records()
+    if len(records) >= sweep.trials:
+        print(f"sweep {sweep.name}: all {len(records)} trials are there, kept", flush=True)
+    else:
+        records = _search(sweep, records)
+    _conclude(sweep, records)
+    return records
+
+
+def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
+    config, settings = sweep.config, sweep.settings
+    dataset, signals = sweep.load()
+    from ray_jobs import runtime, trials
+    from recsys.tuning.ledger import Ledger
+    from recsys.tuning.search import Search
+
+    runtime.connect()
+    concurrent = trials.room(config)
+    interrupted = sweep.store.interrupted()
+    first = [started.parameters for started in interrupted]
+    if config.defaults and (own := defaults(sweep.student, config.parameters)):
+        first.append(own)
+    left = sweep.trials - len(records)
+    inputs = trials.share(dataset, signals)
+    fingerprint = dataset.fingerprint
+    del dataset, signals  # the trials read the shared copy
+    epochs = sweep.trial_student.training.epochs
+    print(
+        f"sweep {sweep.name}: {left} trials to go, {concurrent} at a time, of at most {epochs} epochs; {sweep.uri}",
+        flush=True,
+    )
+    with tracking.start_run(
+        settings.tracking,
+        settings.layout.mlflow,
+        settings.name,
+        f"sweep {sweep.name}",
+        params={key: value for key, value in to_dict(config).items() if key not in _WITHOUT_EFFECT},
+        tags={"student": config.student, "dataset": fingerprint, "sweep": sweep.key},
+    ) as recorded:
+
+        def open_run(started: Started) -> tracking.Run:
+            return tracking.start_child(
+                settings.tracking,
+                settings.layout.mlflow,
+                settings.name,
+                f"trial {started.number}",
+                parent=recorded,
+                id=started.run,
+                params=started.parameters,
+                tags={"sweep": sweep.key, "trial": started.digest},
+            )
+
+        search = Search(config, sweep.digest, records=records, first=first)
+        ledger = Ledger(
+            sweep.store,
+            search,
+            digest=sweep.digest,
+            metric=sweep.student.training.metric,
+            epochs=epochs,
+            trials=sweep.trials,
+            records=records,
+            interrupted=interrupted,
+            open_run=open_run,
+        )
+        trials.run_trials(
+            config,
+            sweep.trial_student,
+            inputs,
+            search,
+            ledger,
+            folder=storage.join(sweep.uri, "tune"),
+            count=left,
+            concurrent=concurrent,
+            seconds=60 * config.minutes if config.minutes else None,
+        )
+        print(ledger.summary(), flush=True)
+        found = best(ledger.records)
+        recorded.log_metrics(
+            {
+                "trials": len(ledger.records),
+                "epochs": sum(record.epochs for record in ledger.records),
+                "best": {} if found is None else {found.metric: found.quality},
+            }
+        )
+    return sweep.store.records()
+
+
+def _conclude(sweep: Sweep, records: list[Record]) -> None:
+    found = best(records)
+    if found is None:
+        reasons = sorted({record.reason for record in records})
+        raise UserError(f"no trial of sweep {sweep.name} finished an epoch: {'; '.join(reasons)[:500]}")
+    names = write_winner(sweep, found)
+    print(f"winner: trial {found.number}, {storage.join(sweep.uri, 'winner.yaml')}", flush=True)
+
+
+def tuned(sweep: Sweep, winner: Record) -> Settings:
+    """The settings with the winner as further students, one a seed."""
+    student = candidate(sweep.student, winner.parameters)
+    students = dict(sweep.settings.students)
+    for number in range(max(1, sweep.config.retrain)):
+        name = f"{sweep.config.student}-tuned" + (f"-seed{number}" if number else "")
+        training = replace(student.training, seed=student.training.seed + number)
+        students[name] = replace(student, training=training)
+    return replace(sweep.settings, storage=sweep.settings.layout.storage_root, students=students)
+
+
+def write_winner(sweep: Sweep, winner: Record) -> Settings:
+    """Write `winner.yaml`: the whole configuration with the winner as a student beside the others."""
+    settings = tuned(sweep, winner)
+    changes = "\n".join(f"#   {key}: {value}" for key, value in winner.parameters.items())
+    head = (
+        f"# Trial {winner.number} of sweep {sweep.name}, the best of {len(sweep.store.records())} on validation: "
+        f"{winner.metric} {winner.quality:.4f}\n{changes}\n"
+        f"# python -m ray_jobs.distill --config winner.yaml --student {sweep.config.student}-tuned\n"
+    )
+    text = head + yaml.safe_dump(to_dict(settings), sort_keys=False)
+    storage.write_bytes(storage.join(sweep.uri, "winner.yaml"), text.encode())
+    return settings
+
+
+def main() -> None:
+    def body(settings: Settings, args: argparse.Namespace) -> None:
+        changes = {name: getattr(args, name) for name in ("student", "trials", "minutes", "concurrent", "retrain")}
+        name, config = load_space(args.space, **changes)
+        run(settings, name, config, resume=args.resume, force=args.force)
+
+    def arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--space", metavar="NAME|FILE", default="dllm2rec-weights", help="what is searched")
+        parser.add_argument("--resume", action="store_true", help="continue a sweep that was interrupted")
+        parser.add_argument("--student", metavar="NAME", help="instead of the space's")
+        parser.add_argument("--trials", metavar="N", help="how many configurations are tried")
+        parser.add_argument("--minutes", metavar="M", help="no trial starts after them, running ones are stopped")
+        parser.add_argument("--concurrent", metavar="N", help="trials at a time")
+        parser.add_argument("--retrain", metavar="SEEDS", help="train the winner anew with so many seeds, and test it")
+
+    cli.run_job(__doc__, body, arguments)
+
+
+if __name__ == "__main__":
+    main()

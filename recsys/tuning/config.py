@@ -1,0 +1,265 @@
+"""What a sweep is asked to do: a typed search space over the settings of one student, and how it is searched.
+
+A space is a YAML file (`ray_jobs/configs/spaces/`)::
+
+    student: sasrec-distilled
+    trials: 24
+    parameters:
+      distillation.ranking.weight: {kind: loguniform, low: 0.01, high: 2}
+      model.blocks: {kind: int, low: 1, high: 3}
+
+The keys of `parameters` are those of the student's section, with dots. `check` refuses what the settings' dataclasses
+would refuse, before anything is started.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from recsys.config import Field, configuration, from_dict, set_value, to_dict
+from recsys.errors import UserError
+
+T = TypeVar("T")
+Value = bool | int | float | str | None
+Objective = Literal["quality", "parameters", "latency"]
+
+_INSIDE = 0.381966  # a place in a range that is no whole number where its ends are
+
+
+def _check_range(low: float, high: float) -> None:
+    if not low < high:
+        raise ValueError(f"the range is empty: low {low:g} must be less than high {high:g}")
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise ValueError(f"low {low:g} and high {high:g} must be finite")
+
+
+@configuration
+class Uniform:
+    """A real number, every part of the range alike.
+
+    Attributes:
+        points: into how many equally spaced values a grid search cuts the range.
+    """
+
+    kind: Literal["uniform"] = "uniform"
+    low: float
+    high: float
+    points: int | None = Field(default=None, ge=2)
+
+    def __post_init__(self) -> None:
+        _check_range(self.low, self.high)
+
+    def grid(self) -> list[Value]:
+        """The values of a grid search; empty where `points` says nothing."""
+        count = self.points or 0
+        return [self.low + (self.high - self.low) * n / (count - 1) for n in range(count)]
+
+    def samples(self) -> list[Value]:
+        """Values that stand for all where a setting is checked."""
+        return [self.low, self.low + _INSIDE * (self.high - self.low), self.high]
+
+    def holds(self, value: Any) -> bool:
+        return _is_number(value) and self.low <= value <= self.high
+
+
+@configuration
+class LogUniform:
+    """A positive real number, every order of magnitude alike.
+
+    Attributes:
+        points: into how many values of equal ratio a grid search cuts the range.
+    """
+
+    kind: Literal["loguniform"] = "loguniform"
+    low: float = Field(gt=0)
+    high: float
+    points: int | None = Field(default=None, ge=2)
+
+    def __post_init__(self) -> None:
+        _check_range(self.low, self.high)
+
+    def grid(self) -> list[Value]:
+        count = self.points or 0
+        inner = [self.low * (self.high / self.low) ** (n / (count - 1)) for n in range(1, count - 1)]
+        return [self.low, *inner, self.high] if count else []
+
+    def samples(self) -> list[Value]:
+        return [self.low, self.low + _INSIDE * (self.high - self.low), self.high]
+
+    def holds(self, value: Any) -> bool:
+        return _is_number(value) and self.low <= value <= self.high
+
+
+@configuration
+class IntRange:
+    """A whole number from low to high, both included, in steps."""
+
+    kind: Literal["int"] = "int"
+    low: int
+    high: int
+    step: int = Field(default=1, ge=1)
+
+    def __post_init__(self) -> None:
+        _check_range(self.low, self.high)
+        if (self.high - self.low) % self.step:
+            raise ValueError(f"steps of {self.step} from {self.low} do not reach high {self.high}; choose another high")
+
+    def grid(self) -> list[Value]:
+        return list(range(self.low, self.high + 1, self.step))
+
+    def samples(self) -> list[Value]:
+        return [self.low, self.high]
+
+    def holds(self, value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value in self.grid()
+
+
+@configuration
+class Choice:
+    """One of some values, in no order."""
+
+    kind: Literal["choice"] = "choice"
+    values: tuple[Value, ...] = Field(min_length=1)
+
+    def __post_init__(self) -> None:
+        if len(set(map(repr, self.values))) < len(self.values):
+            raise ValueError("a value is there twice")
+
+    def grid(self) -> list[Value]:
+        return list(self.values)
+
+    def samples(self) -> list[Value]:
+        return list(self.values)
+
+    def holds(self, value: Any) -> bool:
+        return value in self.values
+
+
+Parameter = Annotated[Uniform | LogUniform | IntRange | Choice, Field(discriminator="kind")]
+
+
+@configuration
+class StoppingConfig:
+    """When a trial ends before its last epoch.
+
+    Attributes:
+        kind: `asha` keeps, at each of some epochs, the best 1/reduction of the trials seen there so far; `median` ends
+            a trial whose best epoch is worse than the median of the others' means; `none` lets every trial run.
+        grace: epochs that every trial gets.
+        reduction: of `asha`: its epochs of decision are grace, grace · reduction, grace · reduction² …
+    """
+
+    kind: Literal["asha", "median", "none"] = "asha"
+    grace: int = Field(default=3, ge=1)
+    reduction: int = Field(default=3, ge=2)
+
+
+@configuration
+class SweepConfig:
+    """A sweep.
+
+    Attributes:
+        student: whose settings are searched, a name of `students`.
+        parameters: key inside the student's section → what is tried there.
+        search: `tpe` is Optuna's tree-structured Parzen estimator, `random` draws, `grid` tries every combination.
+        trials: how many configurations are tried; a grid has as many as it has.
+        objectives: `quality` is the validation metric of `training.metric`; `parameters` (numbers a served model keeps)
+            and `latency` (milliseconds of a history, beside the other trials) are made small beside it.
+        stopping: by validation quality alone.
+        epochs: of each trial at most; default the student's own.
+        defaults: try the student as it is configured first, where its values lie in the space.
+        seed: of the search; trials train with the student's own.
+        minutes: no trial starts after them, and running ones are stopped.
+        concurrent: trials at a time; default as many as the cluster has room for.
+        cpus, gpus: what a trial asks for.
+        restarts: how often a trial is started again when its process or node was lost.
+        retrain: with how many seeds the best configuration is trained anew and then, once, tested; 0 leaves it out.
+    """
+
+    student: str
+    parameters: dict[str, Parameter] = Field(min_length=1)
+    search: Literal["tpe", "random", "grid"] = "tpe"
+    trials: int = Field(default=24, ge=1)
+    objectives: tuple[Objective, ...] = ("quality",)
+    stopping: StoppingConfig = StoppingConfig()
+    epochs: int | None = Field(default=None, ge=1)
+    defaults: bool = True
+    seed: int = 0
+    minutes: float | None = Field(default=None, gt=0)
+    concurrent: int | None = Field(default=None, ge=1)
+    cpus: float = Field(default=1, gt=0)
+    gpus: float = Field(default=0, ge=0)
+    restarts: int = Field(default=1, ge=0)
+    retrain: int = Field(default=0, ge=0)
+
+    def __post_init__(self) -> None:
+        if "quality" not in self.objectives or len(set(self.objectives)) < len(self.objectives):
+            raise ValueError("objectives: quality must be one of them, each at most once")
+        if self.search == "grid":
+            uncut = [name for name, parameter in self.parameters.items() if not parameter.grid()]
+            if uncut:
+                raise ValueError(f"parameters.{uncut[0]}: a grid needs points, into how many values the range is cut")
+
+
+def candidate(base: T, parameters: Mapping[str, Any]) -> T:
+    """The settings `base` with other values at some keys.
+
+    Raises:
+        UserError: a key or value is not accepted.
+    """
+    values = to_dict(base)
+    for key, value in parameters.items():
+        set_value(values, key, value)
+    return from_dict(type(base), values)
+
+
+def grid(parameters: Mapping[str, Parameter]) -> list[dict[str, Value]]:
+    """Every combination, the last parameter changing fastest."""
+    values = [parameter.grid() for parameter in parameters.values()]
+    return [dict(zip(parameters, combination, strict=True)) for combination in itertools.product(*values)]
+
+
+def check(base: Any, parameters: Mapping[str, Parameter]) -> None:
+    """Refuse parameters that the dataclasses of `base` do not have or whose values they do not take.
+
+    Ends of ranges and every choice are tried alone; what cannot go together (a width that heads do not divide) is
+    found by trying all pairs of them.
+
+    Raises:
+        UserError: one line that names the parameter.
+    """
+    for key, parameter in parameters.items():
+        if key == "scaling" or key.startswith("scaling."):
+            raise UserError(f"parameters.{key}: where a student is trained changes nothing of what it learns")
+        for value in parameter.samples():
+            _try(base, {key: value})
+    for (key, one), (other_key, other) in itertools.combinations(parameters.items(), 2):
+        for value, other_value in itertools.product(one.samples(), other.samples()):
+            _try(base, {key: value, other_key: other_value})
+
+
+def defaults(base: Any, parameters: Mapping[str, Parameter]) -> dict[str, Value] | None:
+    """The values that `base` has at the keys, or None where one lies outside its range."""
+    found: dict[str, Value] = {}
+    values = to_dict(base)
+    for key, parameter in parameters.items():
+        node: Any = values
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        if not parameter.holds(node):
+            return None
+        found[key] = node
+    return found
+
+
+def _try(base: Any, parameters: dict[str, Value]) -> None:
+    try:
+        candidate(base, parameters)
+    except UserError as error:
+        which = ", ".join(f"{key}={value}" for key, value in parameters.items())
+        raise UserError(f"the space does not fit the student ({which}): {error}") from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

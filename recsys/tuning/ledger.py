@@ -1,0 +1,181 @@
+"""What happens in a sweep, written down as it happens: a file and an MLflow run a trial, and a table in the terminal."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from recsys.evaluation.ladder import human_count
+from recsys.tracking import Run
+from recsys.tuning.records import Record, Started, TrialStore, best, short_names
+from recsys.tuning.search import Search
+
+_TICK_SECONDS = 10
+
+
+@dataclass
+class _Live:
+    started: Started
+    run: Run
+    begun: float
+    curve: dict[int, dict[str, float]] = field(default_factory=dict)
+    last: dict[str, Any] = field(default_factory=dict)
+
+
+class Ledger:
+    """Follows the trials of a sweep, in the driver.
+
+    Args:
+        digest: of a trial's parameters.
+        metric, epochs: what selects, and how many epochs a trial has at most.
+        trials: how many there will be, those of `records` among them.
+        records, interrupted: what the store holds.
+        open_run: the MLflow run of a trial that starts; `run` of its argument names one that was opened before.
+    """
+
+    def __init__(
+        self,
+        store: TrialStore,
+        search: Search,
+        *,
+        digest: Callable[[Mapping[str, Any]], str],
+        metric: str,
+        epochs: int,
+        trials: int,
+        records: Sequence[Record],
+        interrupted: Sequence[Started],
+        open_run: Callable[[Started], Run],
+    ) -> None:
+        self.records = list(records)
+        self._store, self._search, self._digest, self._open_run = store, search, digest, open_run
+        self._metric, self._epochs, self._trials = metric, epochs, trials
+        self._interrupted = {started.digest: started for started in interrupted}
+        self._next = 1 + max((t.number for t in [*records, *interrupted]), default=-1)
+        self._live: dict[str, _Live] = {}
+        self._begun = time.monotonic()
+        self._before = max((record.elapsed for record in records), default=0.0)
+        self._told = time.monotonic()
+        self._widths: dict[str, int] = {}
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of the sweep, interruptions not counted."""
+        return self._before + time.monotonic() - self._begun
+
+    def start(self, trial: str, parameters: Mapping[str, Any]) -> None:
+        """A trial begins, or begins again because its process was lost."""
+        if trial in self._live:
+            self._live[trial].curve.clear()
+            print(f"trial {self._live[trial].started.number} lost its process and starts again", flush=True)
+            return
+        digest = self._digest(parameters)
+        started = self._interrupted.get(digest)
+        if started is None:
+            started = Started(digest=digest, number=self._next, parameters=dict(parameters))
+            self._next += 1
+            self._store.start(started)  # before its run, so that no run is ever without a trial
+        run = self._open_run(started)
+        if run.id != started.run:
+            started = replace(started, run=run.id)
+            self._store.start(started)
+        self._live[trial] = _Live(started, run, time.monotonic())
+
+    def result(self, trial: str, result: Mapping[str, Any]) -> None:
+        """An epoch was reported, or why there are none."""
+        live = self._live[trial]
+        live.last.update(result)
+        if record := result.get("record"):
+            live.curve[int(record["epoch"])] = dict(record)
+
+    def end(self, trial: str, failure: str = "") -> Record:
+        """A trial ended; `failure` says why Ray gave it up."""
+        live = self._live.pop(trial)
+        record = self._record(live, failure or str(live.last.get("failed", "")))
+        live.run.log_curve(record.curve)
+        live.run.log_metrics(
+            {
+                "best": {record.metric: record.quality},
+                "best_epoch": record.best_epoch,
+                "parameters": record.size,
+                "latency_ms": record.latency_ms,
+                "seconds": record.seconds,
+            }
+        )
+        live.run.set_tags({"status": record.status, **({"reason": record.reason} if record.reason else {})})
+        live.run.finish("FAILED" if record.status == "failed" else "FINISHED")
+        # Last: whatever is killed before is done again, in the same MLflow run.
+        self._store.end(record)
+        self.records.append(record)
+        self._search.tell(record)
+        self._print(record)
+        return record
+
+    def tick(self) -> None:
+        """Say what is running, every some seconds."""
+        if time.monotonic() - self._told < _TICK_SECONDS:
+            return
+        running = [
+            f"trial {live.started.number} epoch {max(live.curve, default=0)}/{self._epochs}"
+            for live in self._live.values()
+        ]
+        self._say(f"  running: {', '.join(running) or 'nothing yet'}; {self.summary()}")
+
+    def summary(self) -> str:
+        """Where the sweep stands, in a line."""
+        found = best(self.records)
+        leader = "" if found is None else f", best {self._metric} {found.quality:.4f} (trial {found.number})"
+        return f"{len(self.records)} of {self._trials} trials ended{leader}, {self.elapsed:.0f} s"
+
+    def _record(self, live: _Live, failure: str) -> Record:
+        curve = [live.curve[number] for number in sorted(live.curve)]
+        values = [epoch[f"valid_{self._metric}"] for epoch in curve]
+        place = max(range(len(values)), key=values.__getitem__, default=None)
+        finished = bool(live.last.get("finished")) and not failure
+        return Record(
+            digest=live.started.digest,
+            number=live.started.number,
+            parameters=live.started.parameters,
+            status="failed" if failure else "finished" if finished else "stopped",
+            reason=failure or ("" if finished else f"not among the best after epoch {len(curve)}"),
+            metric=self._metric,
+            quality=None if place is None or failure else values[place],
+            best_epoch=0 if place is None else place + 1,
+            curve=curve,
+            size=live.last.get("size"),
+            latency_ms=live.last.get("latency_ms"),
+            train_seconds=sum(epoch["train_seconds"] + epoch["valid_seconds"] for epoch in curve),
+            seconds=time.monotonic() - live.begun,
+            elapsed=self.elapsed,
+            worker=live.last.get("worker", ""),
+            run=live.started.run,
+        )
+
+    def _print(self, record: Record) -> None:
+        names = short_names(record.parameters)
+        cells = {
+            "trial": str(record.number),
+            "status": record.status,
+            "epochs": f"{record.epochs}/{self._epochs}",
+            f"valid {self._metric}": "–" if record.quality is None else f"{record.quality:.4f}",
+            "size": "–" if record.size is None else human_count(record.size),
+            "ms": "–" if record.latency_ms is None else f"{record.latency_ms:.2f}",
+            "s": f"{record.seconds:.1f}",
+            **{names[key]: show(value) for key, value in record.parameters.items()},
+        }
+        if not self._widths:
+            self._widths = {name: max(len(name), 8 if name == "status" else 6) for name in cells}
+            self._say("  ".join(f"{name:>{width}}" for name, width in self._widths.items()))
+        line = "  ".join(f"{cells[name]:>{width}}" for name, width in self._widths.items())
+        self._say(line + (f"  {record.reason}" if record.status == "failed" else ""))
+
+    def _say(self, line: str) -> None:
+        self._told = time.monotonic()
+        print(line, flush=True)
+
+
+def show(value: Any) -> str:
+    """A parameter's value, short."""
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.3g}"
+    return str(value)

@@ -1,0 +1,149 @@
+"""What a sweep has tried, as one file a trial, so that nothing finished is ever lost or repeated.
+
+    <sweep>/trials/<digest>.started.json   written before a trial trains
+    <sweep>/trials/<digest>.json           written once, whole, when it has ended
+
+The digest is that of the trial's whole configuration and inputs. A trial with the first file alone was interrupted.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pyarrow import fs
+
+from recsys import storage
+from recsys.evaluation.results import read_json_if_whole
+
+Status = Literal["finished", "stopped", "failed"]
+_ENDED, _STARTED = ".json", ".started.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """A trial that began.
+
+    Attributes:
+        number: from 0, in the order of starting.
+        parameters: key → value, what this trial tries.
+        run: id of its MLflow run, "" where nothing is recorded.
+    """
+
+    digest: str
+    number: int
+    parameters: dict[str, Any]
+    run: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A trial that ended.
+
+    Attributes:
+        status: `finished` used up its epochs or its patience, `stopped` was not worth more, `failed` broke.
+        reason: why it failed or was stopped, in a line.
+        metric: the validation metric that selects.
+        quality: its best value, None where no epoch was finished.
+        best_epoch: epoch (from 1) of that value, 0 for none.
+        curve: one record an epoch (`recsys.training.loop`).
+        size: numbers the served model keeps.
+        latency_ms: median milliseconds of one history, measured in the trial beside whatever else ran.
+        train_seconds: in its epochs, validation included.
+        seconds: from its start to its end as the driver saw it.
+        elapsed: seconds of the sweep, interruptions not counted, when it ended.
+        worker: process and node that trained it.
+    """
+
+    digest: str
+    number: int
+    parameters: dict[str, Any]
+    status: Status
+    reason: str = ""
+    metric: str
+    quality: float | None
+    best_epoch: int = 0
+    curve: list[dict[str, float]] = field(default_factory=list)
+    size: int | None = None
+    latency_ms: float | None = None
+    train_seconds: float = 0.0
+    seconds: float = 0.0
+    elapsed: float = 0.0
+    worker: str = ""
+    run: str = ""
+
+    @property
+    def epochs(self) -> int:
+        return len(self.curve)
+
+    def objective(self, name: str) -> float | None:
+        """The value of an objective of `SweepConfig`."""
+        values = {"quality": self.quality, "parameters": self.size, "latency": self.latency_ms}
+        return values[name]
+
+
+class TrialStore:
+    """The records of one sweep under a storage URI."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+
+    def start(self, started: Started) -> None:
+        storage.write_json(self._file(started.digest, _STARTED), dataclasses.asdict(started))
+
+    def end(self, record: Record) -> None:
+        storage.write_json(self._file(record.digest, _ENDED), dataclasses.asdict(record))
+
+    def started(self, digest: str) -> Started | None:
+        raw = read_json_if_whole(self._file(digest, _STARTED))
+        return Started(**raw) if isinstance(raw, dict) else None
+
+    def records(self) -> list[Record]:
+        """Trials that ended, by number; a damaged file counts as none."""
+        found = []
+        for digest in self._digests(_ENDED):
+            raw = read_json_if_whole(self._file(digest, _ENDED))
+            if isinstance(raw, dict):
+                found.append(Record(**raw))
+        return sorted(found, key=lambda record: record.number)
+
+    def interrupted(self) -> list[Started]:
+        """Trials that began and did not end, by number."""
+        ended = {record.digest for record in self.records()}
+        found = [self.started(digest) for digest in self._digests(_STARTED) if digest not in ended]
+        return sorted((s for s in found if s is not None), key=lambda started: started.number)
+
+    def _file(self, digest: str, suffix: str) -> str:
+        return storage.join(self._uri, digest + suffix)
+
+    def _digests(self, suffix: str) -> list[str]:
+        system, path = storage.filesystem(self._uri)
+        names = [
+            info.base_name
+            for info in system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+            if info.type == fs.FileType.File
+        ]
+        return [
+            name.removesuffix(suffix)
+            for name in names
+            if name.endswith(suffix) and (suffix == _STARTED or not name.endswith(_STARTED))
+        ]
+
+
+def best(records: list[Record]) -> Record | None:
+    """The record of highest quality, the earlier of equal ones; None where none has any."""
+    able = [record for record in records if record.quality is not None]
+    return max(able, key=lambda record: (record.quality, -record.number), default=None)
+
+
+def short_names(parameters: Iterable[str]) -> dict[str, str]:
+    """Short names of parameters: the last part of a key, with as many before it as tell it from the others."""
+    names, keys = {}, list(parameters)
+    for key in keys:
+        parts = key.split(".")
+        for count in range(1, len(parts) + 1):
+            short = ".".join(parts[-count:])
+            if sum(other == short or other.endswith("." + short) for other in keys) == 1:
+                break
+        names[key] = short
+    return names
