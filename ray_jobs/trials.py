@@ -9,7 +9,6 @@ MLflow run, and prints it. Ray Tune's own snapshots are not used: what a sweep k
 import logging
 import math
 import os
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ from recsys.evaluation.latency import single_request_latency
 from recsys.evaluation.ranking import model_scorer
 from recsys.signals.signals import TeacherSignals
 from recsys.training.loop import Epoch, train
-from recsys.tuning.config import StoppingConfig, SweepConfig, Value, candidate
+from recsys.tuning.config import StoppingConfig, SweepConfig, candidate
 from recsys.tuning.ledger import Ledger
 from recsys.tuning.records import Record
 from recsys.tuning.search import Search
@@ -218,14 +217,17 @@ class _Searcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         parameters = self._search.ask()
-        return Searcher.FINISHED if parameters is None else {"parameters": parameters}
+        if parameters is None:
+            return Searcher.FINISHED
+        self._ledger.propose(parameters)
+        return {"parameters": parameters}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing: see `_Follower`."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing is kept of a search but its records; Ray Tune wants a file."""
-        open(checkpoint_path, "wb").close()  # noqa: PTH123, SIM115
+        open(checkpoint_path, "wb").close()  # noqa: PTH123
 
 
 class _Follower(tune.Callback):
@@ -243,7 +245,7 @@ class _Follower(tune.Callback):
         trials: list[Any],
         trial: Any,
         result: dict[str, Any],
-        **_: Any,  # noqa: ARG002
+        **_: Any,
     ) -> None:
         self._ledger.result(trial.trial_id, result)
 
@@ -305,6 +307,8 @@ def _quiet() -> Iterator[None]:
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that broke reports its reason alone
         "TUNE_GLOBAL_CHECKPOINT_S": str(10**9),
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     }
     before = {name: os.environ.get(name) for name in wanted}

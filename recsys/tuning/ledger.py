@@ -50,7 +50,7 @@ class Ledger:
         self.records = list(records)
         self._store, self._search, self._digest, self._open_run = store, search, digest, open_run
         self._metric, self._epochs, self._trials = metric, epochs, trials
-        self._interrupted = {started.digest: started for started in interrupted}
+        self._proposed = {started.digest: started for started in interrupted}
         self._next = 1 + max((t.number for t in [*records, *interrupted]), default=-1)
         self._live: dict[str, _Live] = {}
         self._begun = time.monotonic()
@@ -63,18 +63,21 @@ class Ledger:
         """Seconds of the sweep, interruptions not counted."""
         return self._before + time.monotonic() - self._begun
 
+    def propose(self, parameters: Mapping[str, Any]) -> None:
+        """A trial will begin: it gets its number, and is tried whatever happens from now on."""
+        digest = self._digest(parameters)
+        if digest not in self._proposed:
+            self._proposed[digest] = Started(digest=digest, number=self._next, parameters=dict(parameters))
+            self._next += 1
+            self._store.start(self._proposed[digest])
+
     def start(self, trial: str, parameters: Mapping[str, Any]) -> None:
         """A trial begins, or begins again because its process was lost."""
         if trial in self._live:
             self._live[trial].curve.clear()
-            print(f"trial {self._live[trial].started.number} lost its process and starts again", flush=True)
+            self._say(f"  trial {self._live[trial].started.number} lost its process and starts again")
             return
-        digest = self._digest(parameters)
-        started = self._interrupted.get(digest)
-        if started is None:
-            started = Started(digest=digest, number=self._next, parameters=dict(parameters))
-            self._next += 1
-            self._store.start(started)  # before its run, so that no run is ever without a trial
+        started = self._proposed[self._digest(parameters)]
         run = self._open_run(started)
         if run.id != started.run:
             started = replace(started, run=run.id)

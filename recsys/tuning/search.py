@@ -6,7 +6,7 @@ whatever machine and with whatever number of trials at a time; no state of a lib
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from recsys.tuning.config import Choice, IntRange, LogUniform, Parameter, SweepConfig, Value, grid
 from recsys.tuning.records import Record
