@@ -80,7 +80,7 @@ def _received(reference: "ray.ObjectRef[_Inputs]") -> tuple[PreparedDataset, Tea
     # Ray's arrays are read-only, and nothing writes to data.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     inputs = ray.get(reference)
-    if inputs.signals is None:
+    if inputs.signals is None or inputs.table is None:
         return inputs.dataset, None
     fields = {**vars(inputs.signals)}
     for name in ("item_embeddings", "text_embeddings"):
@@ -215,7 +215,7 @@ class _Searcher(Searcher):
     def set_search_properties(self, *_: Any, **__: Any) -> bool:
         return True
 
-    def suggest(self, trial_id: str) -> Any:
+    def suggest(self, trial_id: str) -> Any:  # noqa: ARG002
         parameters = self._search.ask()
         if parameters is None:
             return Searcher.FINISHED
@@ -236,27 +236,21 @@ class _Follower(tune.Callback):
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:  # noqa: ARG002
+    # Ray Tune names all arguments.
+    def on_trial_start(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
         self._ledger.start(trial.trial_id, trial.config["parameters"])
 
-    def on_trial_result(
-        self,
-        iteration: int,
-        trials: list[Any],
-        trial: Any,
-        result: dict[str, Any],
-        **_: Any,
-    ) -> None:
+    def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:  # type: ignore[override]
         self._ledger.result(trial.trial_id, result)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_trial_complete(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
         self._ledger.end(trial.trial_id)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_trial_error(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
         said = str(trial.get_error() or "").strip().splitlines()
         self._ledger.end(trial.trial_id, failure=said[-1][:300] if said else "its process was lost")
 
-    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, *_: Any, **__: Any) -> None:
         self._ledger.tick()
 
 

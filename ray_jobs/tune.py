@@ -14,15 +14,16 @@ alone; test rows are ranked once, for the winner, where --retrain N trains it an
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import yaml
 
 from ray_jobs import cli, distill
 from ray_jobs.settings import Settings, StudentSettings
-from recsys import storage, tracking
+from recsys import environment, storage, tracking
 from recsys.config import digest, load_config, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
@@ -164,6 +165,8 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
     if config.defaults and (own := defaults(sweep.student, config.parameters)):
         first.append(own)
     left = sweep.trials - len(records)
+    plan = storage.join(sweep.uri, "sweep.json")
+    storage.write_json(plan, {**storage.read_json(plan), "concurrent": concurrent})
     inputs = trials.share(dataset, signals)
     fingerprint = dataset.fingerprint
     del dataset, signals  # the trials read the shared copy
@@ -193,6 +196,7 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
                 tags={"sweep": sweep.key, "trial": started.digest},
             )
 
+        storage.write_json(storage.join(sweep.uri, "run.json"), asdict(recorded))
         search = Search(config, sweep.digest, records=records, first=first)
         ledger = Ledger(
             sweep.store,
@@ -229,20 +233,87 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
 
 
 def _conclude(sweep: Sweep, records: list[Record]) -> None:
+    """Write the winner's configuration, train it anew where that is wanted, and draw the report."""
+    from recsys.tuning.report import spent
+
     found = best(records)
     if found is None:
         reasons = sorted({record.reason for record in records})
         raise UserError(f"no trial of sweep {sweep.name} finished an epoch: {'; '.join(reasons)[:500]}")
-    names = write_winner(sweep, found)
-    print(f"winner: trial {found.number}, {storage.join(sweep.uri, 'winner.yaml')}", flush=True)
+    settings = write_winner(sweep, found)
+    about = {"epochs": sweep.trial_student.training.epochs}
+    print(f"{spent(about, records)}", flush=True)
+    print(f"winner: trial {found.number}, {found.metric} {found.quality:.4f} on validation", flush=True)
+    tested = _retrain(sweep, settings) if sweep.config.retrain else None
+    uri = storage.join(sweep.uri, "report")
+    with storage.new_artifact(uri) as directory:
+        _draw(sweep, records, directory, tested)
+        if recorded := results.read_json_if_whole(storage.join(sweep.uri, "run.json")):
+            tracking.Run(**recorded).log_artifact(directory, "report")
+    print(f"report: {storage.join(uri, 'sweep.html')}", flush=True)
+    print(f"configuration: {storage.join(sweep.uri, 'winner.yaml')}", flush=True)
+
+
+def _draw(sweep: Sweep, records: list[Record], directory: Path, tested: dict[str, Any] | None) -> None:
+    from recsys.tuning.report import write_report
+    from recsys.tuning.search import importances
+
+    described = storage.read_json(storage.join(sweep.settings.layout.dataset, "dataset.json"))
+    plan = storage.read_json(storage.join(sweep.uri, "sweep.json"))
+    about = {
+        "name": sweep.name,
+        "epochs": sweep.trial_student.training.epochs,
+        "defaults": defaults(sweep.student, sweep.config.parameters),
+        "importances": importances(sweep.config, records),
+        "dataset": {name: described[name] for name in ("name", "fingerprint")},
+        "concurrent": plan.get("concurrent", 1),
+        "versions": environment.versions(),
+        "hardware": environment.hardware(),
+        "test": tested,
+    }
+    write_report(directory, about, sweep.config, records)
+
+
+def _retrain(sweep: Sweep, settings: Settings) -> dict[str, Any]:
+    """Train the winner with every seed as `distill` does, and rank the test rows once."""
+    from ray_jobs import evaluate, runtime
+
+    names = _tuned_names(sweep)
+    for name in names:
+        distill.run(settings, name)
+    subjects = [subject for subject in evaluate.subjects(settings) if subject.name in names]
+    missing = [s for s in subjects if not results.is_current(settings.layout.results, s.name, s.key)]
+    if missing:
+        runtime.connect()
+        evaluate.evaluate_all(missing, settings.layout, settings.evaluation)
+    rule = "masked" if settings.evaluation.mask_seen else "unmasked"
+    read = [results.read_result(settings.layout.results, name) for name in names]
+    metrics = [result.metrics[rule] for result in read if result is not None]
+    values = [each["ndcg@10"] for each in metrics]
+    tested = {
+        "seeds": len(values),
+        "ndcg@10": mean(values),
+        "hr@10": mean(each["hr@10"] for each in metrics),
+        "spread": stdev(values) if len(values) > 1 else 0.0,
+    }
+    print(
+        f"test, {len(values)} seed(s): NDCG@10 {tested['ndcg@10']:.4f} (sd {tested['spread']:.4f}), "
+        f"HR@10 {tested['hr@10']:.4f}",
+        flush=True,
+    )
+    return tested
+
+
+def _tuned_names(sweep: Sweep) -> list[str]:
+    base = f"{sweep.config.student}-tuned"
+    return [base, *(f"{base}-seed{number}" for number in range(1, sweep.config.retrain))]
 
 
 def tuned(sweep: Sweep, winner: Record) -> Settings:
     """The settings with the winner as further students, one a seed."""
     student = candidate(sweep.student, winner.parameters)
     students = dict(sweep.settings.students)
-    for number in range(max(1, sweep.config.retrain)):
-        name = f"{sweep.config.student}-tuned" + (f"-seed{number}" if number else "")
+    for number, name in enumerate(_tuned_names(sweep)):
         training = replace(student.training, seed=student.training.seed + number)
         students[name] = replace(student, training=training)
     return replace(sweep.settings, storage=sweep.settings.layout.storage_root, students=students)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 COLOURS = {"baseline": "#808790", "alone": "#3f83d1", "distilled": "#d2691e", "teacher": "#9a6dd7"}
 _MARKERS = {"baseline": "s", "alone": "o", "distilled": "o", "teacher": "D"}
 _NAMES = {"baseline": "counting", "alone": "student alone", "distilled": "student distilled", "teacher": "teacher"}
-_INK, _GRID = "#010203", "#c9ced6"  # in SVG replaced by what the page says
+INK, GRID = "#010203", "#c9ced6"  # in SVG replaced by what the page says
 _SIZES = {"wide": (8.4, 4.6), "narrow": (4.2, 4.6)}
 _OFFSETS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 
@@ -28,7 +28,7 @@ def series(row: Mapping[str, Any]) -> str:
 
 def quality_latency(rows: Sequence[Mapping[str, Any]], rule: str, form: str = "wide") -> "Figure":
     """NDCG@10 against the median milliseconds of one history (log), a distilled student tied to itself alone."""
-    figure, axes = _axes(form)
+    figure, axes = new_axes(form)
     points = {row["name"]: (row["latency"]["median_ms"], row["metrics"][rule]["ndcg@10"]) for row in rows}
     axes.set_xscale("log")
     for row in rows:
@@ -63,7 +63,7 @@ def quality_latency(rows: Sequence[Mapping[str, Any]], rule: str, form: str = "w
     xs, ys = zip(*points.values(), strict=True)
     axes.set_xlim(min(xs) / 2, max(xs) * 2)
     axes.set_ylim(0, 1.25 * max(ys) or 1)
-    _plain_log_axis(axes)
+    plain_log_axis(axes)
     axes.set_xlabel("milliseconds for one history" + (", one thread (median, log)" if form == "wide" else " (log)"))
     axes.set_ylabel("NDCG@10 on test")
     axes.legend(
@@ -71,7 +71,7 @@ def quality_latency(rows: Sequence[Mapping[str, Any]], rule: str, form: str = "w
         bbox_to_anchor=(0.5, 1.14 if form == "wide" else 1.22),
         ncols=4 if form == "wide" else 2,
         frameon=False,
-        labelcolor=_INK,
+        labelcolor=INK,
     )
     place_labels(axes, list(points.values()), list(points))
     return figure
@@ -86,7 +86,7 @@ def learning_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], form: s
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = _axes(form)
+    figure, axes = new_axes(form)
     colours = [colormaps["tab10"](number) for number in range(10)]
     for number, (name, curve) in enumerate(curves.items()):
         epochs = [record["epoch"] for record in curve]
@@ -100,13 +100,13 @@ def learning_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], form: s
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch (a dot marks the best)")
     axes.set_ylabel("NDCG@10 on validation")
-    axes.legend(frameon=False, labelcolor=_INK, fontsize="small", ncols=1 if form == "wide" else 2, loc="lower right")
+    axes.legend(frameon=False, labelcolor=INK, fontsize="small", ncols=1 if form == "wide" else 2, loc="lower right")
     return figure
 
 
 def arm_latency(arms: Mapping[str, Mapping[str, float]], form: str = "wide") -> "Figure":
     """End-to-end p50, p95 and p99 of every arm (log), with the median model time."""
-    figure, axes = _axes(form, height=0.7 + 0.62 * len(arms) + 0.9)
+    figure, axes = new_axes(form, height=0.7 + 0.62 * len(arms) + 0.9)
     colours = {"teacher": COLOURS["teacher"], "student": COLOURS["distilled"]}
     names = list(arms)
     for y, name in enumerate(names):
@@ -117,13 +117,13 @@ def arm_latency(arms: Mapping[str, Mapping[str, float]], form: str = "wide") -> 
         if name != "null":  # it has no model, and its nothing would stretch the axis
             axes.plot(arm["model_p50_ms"], y, marker="o", markersize=9, markerfacecolor="none", color=colour)
     axes.set_xscale("log")
-    _plain_log_axis(axes)
+    plain_log_axis(axes)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     handles = [
-        axes.plot([], [], marker="o", color=_INK, linestyle="none", label="end-to-end p50 (bars: p95, p99)")[0],
-        axes.plot([], [], marker="o", markerfacecolor="none", color=_INK, linestyle="none", label="model time p50")[0],
+        axes.plot([], [], marker="o", color=INK, linestyle="none", label="end-to-end p50 (bars: p95, p99)")[0],
+        axes.plot([], [], marker="o", markerfacecolor="none", color=INK, linestyle="none", label="model time p50")[0],
     ]
     axes.legend(
         handles=handles,
@@ -131,7 +131,7 @@ def arm_latency(arms: Mapping[str, Mapping[str, float]], form: str = "wide") -> 
         bbox_to_anchor=(0.5, 1.0),
         ncols=2 if form == "wide" else 1,
         frameon=False,
-        labelcolor=_INK,
+        labelcolor=INK,
     )
     axes.set_xlabel("milliseconds (log scale)")
     return figure
@@ -155,7 +155,7 @@ def place_labels(axes: "Axes", points: Sequence[tuple[float, float]], texts: Seq
     # From the outside in: points at the edge have the fewest places.
     order = sorted(range(len(points)), key=lambda i: -abs(centres[i][0] - inside.x0 - inside.width / 2))
     for i in order:
-        label = axes.annotate(texts[i], points[i], xytext=(0, 0), textcoords="offset points", fontsize=9, color=_INK)
+        label = axes.annotate(texts[i], points[i], xytext=(0, 0), textcoords="offset points", fontsize=9, color=INK)
         size = label.get_window_extent()
         best, least = (0.0, 0.0), float("inf")
         for distance in (9, 15, 24, 36, 50, 66):
@@ -177,7 +177,7 @@ def place_labels(axes: "Axes", points: Sequence[tuple[float, float]], texts: Seq
                 min(max(centres[i][1], chosen.y0), chosen.y1),
             )
             ends = axes.transData.inverted().transform([centres[i], nearest])
-            axes.plot(ends[:, 0], ends[:, 1], color=_INK, linewidth=0.6, alpha=0.6, zorder=1)
+            axes.plot(ends[:, 0], ends[:, 1], color=INK, linewidth=0.6, alpha=0.6, zorder=1)
         labels.append(label)
     return labels
 
@@ -197,31 +197,31 @@ def to_svg(figure: "Figure", name: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :].strip(), flags=re.DOTALL)
     # Several pictures share a page, so each keeps its ids apart.
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    return text.replace(_INK, "currentColor").replace(_GRID, "var(--line)")
+    return text.replace(INK, "currentColor").replace(GRID, "var(--line)")
 
 
-def _axes(form: str, height: float | None = None) -> tuple["Figure", "Axes"]:
+def new_axes(form: str, height: float | None = None) -> tuple["Figure", "Axes"]:
     """One set of axes on a figure that needs no screen and no global state."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     width, usual = _SIZES[form]
-    with rc_context({"text.color": _INK, "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK}):
+    with rc_context({"text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}):
         figure = Figure(figsize=(width, height or usual), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
     axes.set_facecolor("none")
-    axes.grid(color=_GRID, linewidth=0.7)
+    axes.grid(color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_GRID)
-    axes.tick_params(color=_GRID, which="both")
+        spine.set_color(GRID)
+    axes.tick_params(color=GRID, which="both")
     return figure, axes
 
 
-def _plain_log_axis(axes: "Axes") -> None:
+def plain_log_axis(axes: "Axes") -> None:
     """0.5, 1, 2, 5, 10 … instead of powers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

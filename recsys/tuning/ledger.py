@@ -1,6 +1,5 @@
-"""What happens in a sweep, written down as it happens: a file and an MLflow run a trial, and a table in the terminal."""
+"""What happens in a sweep, written down as it happens: a file and an MLflow run a trial, a table in the terminal."""
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,7 +7,7 @@ from typing import Any
 
 from recsys.evaluation.ladder import human_count
 from recsys.tracking import Run
-from recsys.tuning.records import Record, Started, TrialStore, best, short_names
+from recsys.tuning.records import Record, Started, TrialStore, best, short_names, show
 from recsys.tuning.search import Search
 
 _TICK_SECONDS = 10
@@ -51,7 +50,7 @@ class Ledger:
         self._store, self._search, self._digest, self._open_run = store, search, digest, open_run
         self._metric, self._epochs, self._trials = metric, epochs, trials
         self._proposed = {started.digest: started for started in interrupted}
-        self._next = 1 + max((t.number for t in [*records, *interrupted]), default=-1)
+        self._next = 1 + max([*(r.number for r in records), *(s.number for s in interrupted)], default=-1)
         self._live: dict[str, _Live] = {}
         self._begun = time.monotonic()
         self._before = max((record.elapsed for record in records), default=0.0)
@@ -175,10 +174,3 @@ class Ledger:
     def _say(self, line: str) -> None:
         self._told = time.monotonic()
         print(line, flush=True)
-
-
-def show(value: Any) -> str:
-    """A parameter's value, short."""
-    if isinstance(value, float) and math.isfinite(value):
-        return f"{value:.3g}"
-    return str(value)

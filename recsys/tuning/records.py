@@ -7,7 +7,8 @@ The digest is that of the trial's whole configuration and inputs. A trial with t
 """
 
 import dataclasses
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -130,7 +131,7 @@ class TrialStore:
         ]
 
 
-def best(records: list[Record]) -> Record | None:
+def best(records: Sequence[Record]) -> Record | None:
     """The record of highest quality, the earlier of equal ones; None where none has any."""
     able = [record for record in records if record.quality is not None]
     return max(able, key=lambda record: (record.quality, -record.number), default=None)
@@ -147,3 +148,23 @@ def short_names(parameters: Iterable[str]) -> dict[str, str]:
                 break
         names[key] = short
     return names
+
+
+def front(records: Sequence[Record], cost: str) -> list[Record]:
+    """The records that no other beats in both quality and `cost` (an objective that is to be small), cheapest first."""
+    able = [(r.objective(cost), r.quality, r) for r in records]
+    known = sorted(
+        ((c, -q, r.number, r) for c, q, r in able if c is not None and q is not None), key=lambda entry: entry[:3]
+    )
+    chosen: list[Record] = []
+    for _, _, _, record in known:
+        if not chosen or (record.quality or 0) > (chosen[-1].quality or 0):
+            chosen.append(record)
+    return chosen
+
+
+def show(value: Any) -> str:
+    """A parameter's value, short."""
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.3g}"
+    return str(value)

@@ -6,7 +6,7 @@ whatever machine and with whatever number of trials at a time; no state of a lib
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recsys.tuning.config import Choice, IntRange, LogUniform, Parameter, SweepConfig, Value, grid
 from recsys.tuning.records import Record
@@ -90,7 +90,7 @@ def study(config: SweepConfig, records: Sequence[Record]) -> "Study":
         if config.search == "tpe"
         else optuna.samplers.RandomSampler(seed=seed)
     )
-    directions = ["maximize" if name == "quality" else "minimize" for name in config.objectives]
+    directions: Any = ["maximize" if name == "quality" else "minimize" for name in config.objectives]
     made = optuna.create_study(directions=directions, sampler=sampler)
     space = distributions(config)
     for record in records:
