@@ -63,7 +63,7 @@ def quality_latency(rows: Sequence[Mapping[str, Any]], rule: str, form: str = "w
     xs, ys = zip(*points.values(), strict=True)
     axes.set_xlim(min(xs) / 2, max(xs) * 2)
     axes.set_ylim(0, 1.25 * max(ys) or 1)
-    plain_log_axis(axes)
+    _plain_log_axis(axes)
     axes.set_xlabel("milliseconds for one history" + (", one thread (median, log)" if form == "wide" else " (log)"))
     axes.set_ylabel("NDCG@10 on test")
     axes.legend(
@@ -117,7 +117,7 @@ def arm_latency(arms: Mapping[str, Mapping[str, float]], form: str = "wide") -> 
         if name != "null":  # it has no model, and its nothing would stretch the axis
             axes.plot(arm["model_p50_ms"], y, marker="o", markersize=9, markerfacecolor="none", color=colour)
     axes.set_xscale("log")
-    plain_log_axis(axes)
+    _plain_log_axis(axes)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
@@ -221,7 +221,7 @@ def new_axes(form: str, height: float | None = None) -> tuple["Figure", "Axes"]:
     return figure, axes
 
 
-def plain_log_axis(axes: "Axes") -> None:
+def _plain_log_axis(axes: "Axes") -> None:
     """0.5, 1, 2, 5, 10 … instead of powers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

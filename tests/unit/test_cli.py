@@ -14,7 +14,17 @@ from recsys import storage
 from recsys.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGES = ("prepare_data", "train_teacher", "infer_teacher", "distill", "evaluate", "measure_ab", "report", "serve")
+STAGES = (
+    "prepare_data",
+    "train_teacher",
+    "infer_teacher",
+    "distill",
+    "tune",
+    "evaluate",
+    "measure_ab",
+    "report",
+    "serve",
+)
 
 
 class Command:
@@ -100,6 +110,23 @@ def test_the_page_needs_recorded_runs(tmp_path: Path, command: Command) -> None:
     assert "nothing was recorded" in command.mistake("ui", "--storage", str(tmp_path))
     assert "nothing was recorded" in command.mistake("ui", "tracking.uri=none")
     assert "open http://server" in command.mistake("ui", "tracking.uri=http://server")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--space", "nothing"], "there is no space 'nothing': neither a file, nor one of dllm2rec-weights,"),
+        (["--student", "nobody"], "the configuration has no student 'nobody'; it has: sasrec,"),
+        (["--student", "sasrec", "--trials", "0"], "trials: should be greater than or equal to 1"),
+        (["students.sasrec-distilled.model.heads=3"], "width 16 is not divisible by heads 3"),
+    ],
+)
+def test_a_sweep_tells_mistakes_before_anything_is_started(
+    tmp_path: Path, command: Command, arguments: list[str], sentence: str
+) -> None:
+    config = str(ROOT / "ray_jobs" / "configs" / "fixture.yaml")
+    assert sentence in command.mistake("tune", "--config", config, "--storage", str(tmp_path / "runs"), *arguments)
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("module", [*STAGES, "pipeline", "demo", "ui"])

@@ -139,3 +139,21 @@ def test_remote_storage_needs_a_server(tmp_path: Path) -> None:
         tracking.start_run(TrackingConfig(), remote, "p", "train"),
     ):
         pass
+
+
+def test_a_child_that_others_work_on(store: str) -> None:
+    config = TrackingConfig()
+    with tracking.start_run(config, store, "children", "sweep") as sweep:
+        child = tracking.start_child(config, store, "children", "trial 0", parent=sweep, params={"model.width": 8})
+        assert tracking.start_child(config, store, "children", "trial 0", parent=sweep, id=child.id) == child
+        child.log_curve([{"epoch": 1, "valid_ndcg@10": 0.1, "nan": float("nan")}, {"epoch": 2, "valid_ndcg@10": 0.3}])
+        child.finish("FAILED")
+    stored = client(store).get_run(child.id)
+    assert stored.info.status == "FAILED"
+    assert stored.data.tags[PARENT_TAG] == sweep.id
+    assert set(stored.data.metrics) == {"valid_ndcg_at_10"}
+    history = client(store).get_metric_history(child.id, "valid_ndcg_at_10")
+    assert [(point.step, point.value) for point in history] == [(1, 0.1), (2, 0.3)]
+    nowhere = tracking.start_child(TrackingConfig(uri="none"), store, "children", "trial", parent=tracking.Run())
+    nowhere.log_curve([{"epoch": 1, "loss": 1.0}])
+    nowhere.finish("FINISHED")

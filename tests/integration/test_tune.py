@@ -1,0 +1,229 @@
+"""Sweeps on the shared Ray, on the tiny data set with a made-up teacher's signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+import yaml
+
+from ray_jobs import distill, tune
+from ray_jobs.settings import Settings
+from recsys import tracking
+from recsys.config import from_dict, load_config, to_dict
+from recsys.data.config import DataConfig
+from recsys.data.prepare import prepare
+from recsys.errors import UserError
+from recsys.signals.signals import SignalsMeta
+from recsys.signals.writer import ShardPlan, SignalsWriter
+from recsys.tracking import PARENT_TAG
+from recsys.tuning.config import SweepConfig
+from recsys.tuning.records import TrialStore
+
+pytestmark = pytest.mark.ray
+EPOCHS, TRIALS, K = 6, 8, 5
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, fixture_data: Path) -> Settings:
+    """A project with a dataset, random signals, and a student that trains in a second."""
+    student = {
+        "model": {"kind": "sasrec", "width": 8, "blocks": 1, "heads": 1, "max_positions": 10},
+        "distillation": {"ranking": {"k": K, "form": "softmax"}},
+        "training": {"epochs": EPOCHS, "patience": 0, "learning_rate": 0.01},
+    }
+    made = from_dict(
+        Settings, {"name": "p", "storage": str(tmp_path_factory.mktemp("sweeps")), "students": {"small": student}}
+    )
+    dataset = prepare(DataConfig(path=str(fixture_data), max_history=10), "tiny")
+    dataset.write(made.layout.dataset)
+    generator = np.random.default_rng(0)
+    plan = ShardPlan.of(dataset, ("train",), 10**6)
+    count = len(plan.rows)
+    writer = SignalsWriter(made.layout.signals, key="k", k=K)
+    items = np.stack([generator.choice(dataset.num_items, K, replace=False) + 1 for _ in range(count)])
+    scores = -np.sort(generator.random((count, K)), axis=1)
+    distance = generator.random(count)
+    writer.write_shard(
+        0, plan.rows, items.astype(np.int32), scores.astype(np.float32), distance.astype(np.float32), seconds=1.0
+    )
+    meta = SignalsMeta(teacher="random", checkpoint_hash="c", fingerprint=dataset.fingerprint, k=K)
+    writer.finalise(plan, meta, torch.randn(dataset.num_items + 1, 12), None)
+    return made
+
+
+def sweep(parameters: dict[str, Any], **values: Any) -> SweepConfig:
+    standard = {
+        "student": "small",
+        "trials": TRIALS,
+        "concurrent": 2,
+        "stopping": {"kind": "asha", "grace": 1, "reduction": 2},
+    }
+    return from_dict(SweepConfig, {**standard, "parameters": parameters, **values})
+
+
+def children(settings: Settings, kind: str) -> list[Any]:
+    """The MLflow runs of a sweep's trials."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=tracking.describe(settings.tracking, settings.layout.mlflow))
+    experiment = client.get_experiment_by_name(settings.name)
+    assert experiment is not None
+    parents = client.search_runs([experiment.experiment_id], f"attributes.run_name = 'sweep {kind}'")
+    assert len(parents) == 1, "one run for the sweep, however often it was interrupted"
+    assert parents[0].info.status == "FINISHED"
+    return list(client.search_runs([experiment.experiment_id], f"tags.`{PARENT_TAG}` = '{parents[0].info.run_id}'"))
+
+
+def free_cpus() -> float:
+    deadline = time.monotonic() + 15
+    while ray.available_resources().get("CPU", 0) < 4 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return float(ray.available_resources().get("CPU", 0))
+
+
+def test_a_sweep_with_stopping_and_a_trial_that_diverges(
+    ray_session: None, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = sweep(
+        {
+            "distillation.ranking.weight": {"kind": "loguniform", "low": 0.01, "high": 1},
+            "model.blocks": {"kind": "int", "low": 1, "high": 2},
+            "training.learning_rate": {"kind": "choice", "values": [0.001, 0.01, 1.0e30]},
+        },
+        search="random",
+    )
+    records = tune.run(settings, "weights", config)
+    printed = capsys.readouterr().out
+    assert sorted(record.number for record in records) == list(range(TRIALS))
+    by_status = {status: [r for r in records if r.status == status] for status in ("finished", "stopped", "failed")}
+    assert all(by_status.values()), "some of each"
+    for record in records:
+        assert (record.status == "failed") == (record.parameters["training.learning_rate"] == 1.0e30)
+        assert record.epochs == EPOCHS or record.status != "finished"
+    assert all("diverged" in record.reason and record.quality is None for record in by_status["failed"])
+    assert all(0 < record.epochs < EPOCHS for record in by_status["stopped"])
+    assert sum(record.epochs for record in records) < TRIALS * EPOCHS
+    assert len({record.worker for record in records}) < TRIALS, "processes are used again"
+    assert records[0].parameters["training.learning_rate"] == 0.01, "the student as it is comes first"
+    assert free_cpus() == 4, "what was stopped gives its place back"
+
+    runs = children(settings, "weights-small")
+    assert sorted(run.info.run_name for run in runs) == sorted(f"trial {n}" for n in range(TRIALS))
+    by_id = {run.info.run_id: run for run in runs}
+    for record in records:
+        run = by_id[record.run]
+        assert run.info.status == ("FAILED" if record.status == "failed" else "FINISHED")
+        assert run.data.tags["status"] == record.status
+        assert float(run.data.params["distillation.ranking.weight"]) == record.parameters["distillation.ranking.weight"]
+        if record.quality is not None:
+            assert run.data.metrics["best.ndcg_at_10"] == pytest.approx(record.quality)
+            assert run.data.metrics["valid_ndcg_at_10"] == pytest.approx(record.curve[-1]["valid_ndcg@10"])
+
+    folder = Path(settings.layout.sweep("weights-small"))
+    assert {p.name for p in (folder / "report").iterdir()} >= {"sweep.html", "curves.png", "parallel_coordinates.png"}
+    assert not (folder / "tune").exists()
+    winner = max((r for r in records if r.quality is not None), key=lambda r: r.quality)
+    assert f"winner: trial {winner.number}" in printed
+    found = load_config(Settings, folder / "winner.yaml")
+    assert found.layout.root == settings.layout.root
+    assert found.students["small"] == settings.students["small"]
+    assert found.students["small-tuned"].model.blocks == winner.parameters["model.blocks"]
+    assert distill.key(found, "small-tuned") != distill.key(found, "small")
+
+    # Once more: kept. Of another space: refused. With more trials: those alone.
+    before = {p.name: p.stat().st_mtime_ns for p in (folder / "trials").iterdir()}
+    assert tune.run(settings, "weights", config) == records
+    assert "all 8 trials are there, kept" in capsys.readouterr().out
+    other = sweep({"model.blocks": {"kind": "int", "low": 1, "high": 2}})
+    with pytest.raises(UserError, match=r"made with another space.*--force"):
+        tune.run(settings, "weights", other)
+    more = from_dict(SweepConfig, {**to_dict(config), "trials": TRIALS + 1})
+    with pytest.raises(UserError, match=r"8 of 9 trials ended.*--resume"):
+        tune.run(settings, "weights", more)
+    assert tune.run(settings, "weights", more, resume=True)[:TRIALS] == records
+    assert before.items() <= {p.name: p.stat().st_mtime_ns for p in (folder / "trials").iterdir()}.items()
+
+
+def test_a_trial_learns_what_the_same_student_learns_alone(ray_session: None, settings: Settings) -> None:
+    from recsys.training.loop import train
+
+    torch.set_num_threads(1)
+    config = sweep({"model.blocks": {"kind": "int", "low": 1, "high": 2}}, search="grid", stopping={"kind": "none"})
+    for record in tune.run(settings, "depths", config):
+        student = tune.Sweep(settings, "depths", config).candidate(record.parameters)
+        objective, dataset, training = distill.build(student, settings.layout)
+        alone = train(objective, dataset, training, report=lambda epoch: None).progress
+        assert record.quality == pytest.approx(alone.best["ndcg@10"])
+        assert record.best_epoch == alone.best_epoch
+        assert [e["loss"] for e in record.curve] == pytest.approx([e["loss"] for e in alone.curve], rel=1e-5)
+
+
+def test_what_cannot_be_built_is_said_before_anything_starts(settings: Settings) -> None:
+    config = sweep({"distillation.ranking.k": {"kind": "int", "low": K, "high": 50}})
+    with pytest.raises(UserError, match=r"ranking.k=50\): distillation.ranking.k is 50, but .* hold the top 5"):
+        tune.run(settings, "k", config)
+    assert not ray.is_initialized() or free_cpus() == 4
+
+
+@pytest.fixture
+def driver(ray_session: None, settings: Settings, tmp_path: Path) -> Iterator[Any]:
+    """Starts `python -m ray_jobs.tune` on the shared Ray."""
+    space = tmp_path / "killed.yaml"
+    parameters = {"distillation.ranking.weight": {"kind": "loguniform", "low": 0.01, "high": 1}}
+    space.write_text(yaml.safe_dump(to_dict(sweep(parameters, search="random", stopping={"kind": "none"}))))
+    file = tmp_path / "project.yaml"
+    file.write_text(yaml.safe_dump(to_dict(settings)))
+    address = ray.get_runtime_context().gcs_address
+    environment = {**os.environ, "RAY_ADDRESS": address, "RAY_LOG_TO_DRIVER": "0"}
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "ray_jobs.tune", "--config", str(file), "--space", str(space), *arguments]
+        with (tmp_path / f"log-{len(started)}").open("w") as log:
+            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.faults
+def test_a_killed_sweep_continues_without_repeating(driver: Any, settings: Settings, tmp_path: Path) -> None:
+    folder = Path(settings.layout.sweep("killed-small"))
+    store = TrialStore(str(folder / "trials"))
+    first = driver()
+    deadline = time.monotonic() + 120
+    while len(store.records()) < 3:
+        assert first.poll() is None and time.monotonic() < deadline, (tmp_path / "log-0").read_text()
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    ended = {record.digest: record for record in store.records()}
+    begun = {started.digest: started for started in store.interrupted()}
+    assert 3 <= len(ended) < TRIALS and begun
+
+    without = driver()
+    assert without.wait(120) == 2
+    assert f"{len(ended)} of {TRIALS} trials ended; continue with --resume" in (tmp_path / "log-1").read_text()
+    assert driver("--resume").wait(240) == 0, (tmp_path / "log-2").read_text()
+    records = {record.digest: record for record in store.records()}
+    assert sorted(record.number for record in records.values()) == list(range(TRIALS)), "all are accounted for"
+    assert {digest: records[digest] for digest in ended} == ended, "what had ended was not touched"
+    for digest, started in begun.items():
+        assert records[digest].number == started.number and (not started.run or records[digest].run == started.run)
+    runs = children(settings, "killed-small")
+    assert sorted(run.info.run_name for run in runs) == sorted(f"trial {n}" for n in range(TRIALS))
+    assert all(run.info.status == "FINISHED" for run in runs)
+    assert free_cpus() == 4

@@ -1,0 +1,111 @@
+"""The ledger: what is written when, from what Ray Tune reports."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recsys.config import digest, from_dict
+from recsys.tracking import Run
+from recsys.tuning.config import SweepConfig
+from recsys.tuning.ledger import Ledger
+from recsys.tuning.records import Started, TrialStore
+from recsys.tuning.search import Search
+
+CONFIG = from_dict(
+    SweepConfig, {"student": "s", "parameters": {"model.dropout": {"kind": "uniform", "low": 0, "high": 1}}}
+)
+
+
+class Sweep:
+    """A ledger on a store, and the search that it tells."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = TrialStore(str(folder))
+        self.opened: list[Started] = []
+        records, interrupted = self.store.records(), self.store.interrupted()
+        self.search = Search(CONFIG, digest, records=records, first=[s.parameters for s in interrupted])
+        self.ledger = Ledger(
+            self.store,
+            self.search,
+            digest=digest,
+            metric="ndcg@10",
+            epochs=3,
+            trials=4,
+            records=records,
+            interrupted=interrupted,
+            open_run=self.open,
+        )
+
+    def open(self, started: Started) -> Run:
+        assert self.store.started(started.digest) is not None, "a run has a trial before it is opened"
+        self.opened.append(started)
+        return Run(id=started.run or f"run-{started.number}")
+
+    def begin(self, trial: str) -> Mapping[str, Any]:
+        parameters = self.search.ask()
+        assert parameters is not None
+        self.ledger.propose(parameters)
+        self.ledger.start(trial, parameters)
+        return parameters
+
+    def epoch(self, trial: str, number: int, value: float, **facts: Any) -> None:
+        record = {"epoch": number, "loss": 1.0, "valid_ndcg@10": value, "train_seconds": 2.0, "valid_seconds": 1.0}
+        self.ledger.result(trial, {"quality": value, "record": record, "finished": number == 3, "size": 7, **facts})
+
+
+def test_finished_stopped_and_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = Sweep(tmp_path)
+    for trial in "abcd":
+        sweep.begin(trial)
+    for number, value in enumerate([0.1, 0.3, 0.2], start=1):
+        sweep.epoch("a", number, value)
+    sweep.epoch("b", 1, 0.25)
+    sweep.epoch("c", 1, 0.9)
+    sweep.ledger.result("c", {"failed": "training diverged: the loss of epoch 2 is NaN"})
+    records = [sweep.ledger.end(trial) for trial in "abc"]
+    records.append(sweep.ledger.end("d", failure="its process was lost"))
+    assert [r.status for r in records] == ["finished", "stopped", "failed", "failed"]
+    assert [(r.quality, r.best_epoch, r.epochs, r.train_seconds) for r in records[:2]] == [
+        (0.3, 2, 3, 9),
+        (0.25, 1, 1, 3),
+    ]
+    assert records[2].quality is None, "a trial that broke is not chosen for what it was before"
+    assert [r.reason for r in records[2:]] == ["training diverged: the loss of epoch 2 is NaN", "its process was lost"]
+    assert sweep.store.records() == records and sweep.store.interrupted() == []
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split()[:3] == ["trial", "status", "epochs"] and len(printed) == 5
+    assert printed[1].split()[:4] == ["0", "finished", "3/3", "0.3000"]
+    assert "NaN" in printed[3]
+    assert "4 of 4 trials ended, best ndcg@10 0.3000 (trial 0)" in sweep.ledger.summary()
+
+
+def test_a_trial_that_lost_its_process_starts_from_nothing(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path)
+    parameters = sweep.begin("a")
+    sweep.epoch("a", 1, 0.8)
+    sweep.epoch("a", 2, 0.9)
+    sweep.ledger.start("a", parameters)
+    for number in (1, 2, 3):
+        sweep.epoch("a", number, 0.1 * number)
+    record = sweep.ledger.end("a")
+    assert (record.epochs, record.quality, record.status) == (3, pytest.approx(0.3), "finished")
+    assert len(sweep.opened) == 1, "one run"
+
+
+def test_after_an_interruption(tmp_path: Path) -> None:
+    killed = Sweep(tmp_path)
+    done, half = killed.begin("a"), killed.begin("b")
+    for number in (1, 2, 3):
+        killed.epoch("a", number, 0.5)
+    killed.epoch("b", 1, 0.7)
+    killed.ledger.end("a")
+
+    sweep = Sweep(tmp_path)
+    assert sweep.ledger.elapsed >= killed.store.records()[0].elapsed
+    assert sweep.begin("x") == half
+    assert (sweep.opened[0].number, sweep.opened[0].run) == (1, "run-1"), "the same trial and the same run"
+    assert sweep.begin("y") not in (done, half)
+    assert sweep.opened[1].number == 2
+    assert [started.number for started in sweep.store.interrupted()] == [1, 2]
