@@ -26,7 +26,10 @@ ARGS ?=
 WHERE := $(if $(STORAGE),--storage '$(STORAGE)')
 DEMO := $(PY) -m ray_jobs.demo $(if $(DATA),--data '$(DATA)') $(WHERE)
 
-.PHONY: help install demo serve ui test test-full check bench lock clean
+SPACE ?= dllm2rec-weights
+CONFIG ?= ray_jobs/configs/demo.yaml
+
+.PHONY: help install demo sweep serve ui test test-full check bench lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +53,10 @@ $(INSTALLED): pyproject.toml requirements.lock
 
 demo: $(INSTALLED) ## the whole path on real data: teacher, signals, students, ladder, serving, latency
 	@$(DEMO) $(if $(FORCE),--force) $(ARGS)
+
+sweep: $(INSTALLED) ## search the settings of a student of the demo (SPACE=…, ARGS='--trials 8 --resume')
+	@$(PY) -m ray_jobs.tune --config $(CONFIG) --space $(SPACE) $(WHERE) \
+		$(if $(FORCE),--force) $(ARGS)
 
 serve: $(INSTALLED) ## serve the demo's teacher and student until Ctrl-C
 	@$(DEMO) --serve $(ARGS)

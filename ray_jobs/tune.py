@@ -146,7 +146,13 @@ def run(
     if len(records) >= sweep.trials:
         print(f"sweep {sweep.name}: all {len(records)} trials are there, kept", flush=True)
     else:
-        records = _search(sweep, records)
+        try:
+            records = _search(sweep, records)
+        except KeyboardInterrupt:
+            print(
+                f"sweep {sweep.name}: {len(sweep.store.records())} trials are kept; continue with --resume", flush=True
+            )
+            raise
     _conclude(sweep, records)
     return records
 
@@ -197,6 +203,7 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
             )
 
         storage.write_json(storage.join(sweep.uri, "run.json"), asdict(recorded))
+        seconds = 60 * config.minutes if config.minutes else None
         search = Search(config, sweep.digest, records=records, first=first)
         ledger = Ledger(
             sweep.store,
@@ -208,6 +215,7 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
             records=records,
             interrupted=interrupted,
             open_run=open_run,
+            seconds=seconds,
         )
         trials.run_trials(
             config,
@@ -218,7 +226,7 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
             folder=storage.join(sweep.uri, "tune"),
             count=left,
             concurrent=concurrent,
-            seconds=60 * config.minutes if config.minutes else None,
+            seconds=seconds,
         )
         print(ledger.summary(), flush=True)
         found = best(ledger.records)
@@ -281,7 +289,8 @@ def _retrain(sweep: Sweep, settings: Settings) -> dict[str, Any]:
     names = _tuned_names(sweep)
     for name in names:
         distill.run(settings, name)
-    subjects = [subject for subject in evaluate.subjects(settings) if subject.name in names]
+    winners = replace(settings, students={name: settings.students[name] for name in names})
+    subjects = [subject for subject in evaluate.subjects(winners) if subject.name in names]
     missing = [s for s in subjects if not results.is_current(settings.layout.results, s.name, s.key)]
     if missing:
         runtime.connect()

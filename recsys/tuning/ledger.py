@@ -31,6 +31,7 @@ class Ledger:
         trials: how many there will be, those of `records` among them.
         records, interrupted: what the store holds.
         open_run: the MLflow run of a trial that starts; `run` of its argument names one that was opened before.
+        seconds: after which trials are stopped for want of time.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Ledger:
         records: Sequence[Record],
         interrupted: Sequence[Started],
         open_run: Callable[[Started], Run],
+        seconds: float | None = None,
     ) -> None:
         self.records = list(records)
         self._store, self._search, self._digest, self._open_run = store, search, digest, open_run
@@ -52,7 +54,7 @@ class Ledger:
         self._proposed = {started.digest: started for started in interrupted}
         self._next = 1 + max([*(r.number for r in records), *(s.number for s in interrupted)], default=-1)
         self._live: dict[str, _Live] = {}
-        self._begun = time.monotonic()
+        self._begun, self._seconds = time.monotonic(), seconds
         self._before = max((record.elapsed for record in records), default=0.0)
         self._told = time.monotonic()
         self._widths: dict[str, int] = {}
@@ -134,12 +136,14 @@ class Ledger:
         values = [epoch[f"valid_{self._metric}"] for epoch in curve]
         place = max(range(len(values)), key=values.__getitem__, default=None)
         finished = bool(live.last.get("finished")) and not failure
+        late = self._seconds is not None and time.monotonic() - self._begun >= self._seconds
+        why_stopped = "the sweep's time was up" if late else f"not among the best after epoch {len(curve)}"
         return Record(
             digest=live.started.digest,
             number=live.started.number,
             parameters=live.started.parameters,
             status="failed" if failure else "finished" if finished else "stopped",
-            reason=failure or ("" if finished else f"not among the best after epoch {len(curve)}"),
+            reason=failure or ("" if finished else why_stopped),
             metric=self._metric,
             quality=None if place is None or failure else values[place],
             best_epoch=0 if place is None else place + 1,
