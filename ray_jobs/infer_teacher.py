@@ -11,8 +11,8 @@ behind a DeepSpeed inference engine, ranks the rows of a shard by causal passes 
 shared, so actors may live on any node.
 
 A killed pass started again does only what is missing. A change of the teacher, of the dataset or of what the rankings
-depend on (`signals.k`, `splits`, `train_rows`, `mask_history`, `rows_per_shard`, `dtype`) starts afresh; actors and batch size may
-change from run to run. Time is in proportion to interactions · N (scoring), memory per actor to
+depend on (`signals.k`, `splits`, `train_rows`, `mask_history`, `rows_per_shard`, `dtype`) starts afresh; actors and
+batch size may change from run to run. Time is in proportion to interactions · N (scoring), memory per actor to
 `signals.batch_size` · N, whatever the number of rows.
 """
 
@@ -156,9 +156,7 @@ class RankShard:
         torch.set_num_threads(max(1, round(config.cpus)))
         self._config = config
         self._dataset = PreparedDataset.load(dataset_uri)
-        self._plan = ShardPlan.of(
-            self._dataset, config.splits, config.rows_per_shard, train_rows=config.train_rows
-        )
+        self._plan = ShardPlan.of(self._dataset, config.splits, config.rows_per_shard, train_rows=config.train_rows)
         self._writer = SignalsWriter(signals_uri, key=key, k=config.k)
         self._teacher_uri = teacher_uri
         self._pass: TeacherPass | None = None

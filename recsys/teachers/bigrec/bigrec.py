@@ -3,9 +3,9 @@ L2 distance to what was written.
 
 After Bao et al., "A Bi-Step Grounding Paradigm for Large Language Models in Recommendation Systems" (arXiv 2308.08434).
 
-Titles are embedded by the language model as it was before fine-tuning where it is tuned by adapters, and by the trained
-model where all its weights are trained: keeping a second copy of the weights would double the checkpoint, and of a model
-made from scratch the first state means nothing.
+Titles are embedded by the language model as it was before fine-tuning where it is tuned by adapters, and by the
+trained model where all its weights are trained: keeping a second copy of the weights would double the checkpoint, and
+of a model made from scratch the first state means nothing.
 
 Legend: B batch, L history, N items, W width of the language model.
 """
@@ -259,13 +259,15 @@ class TitlePass:
         deepspeed = import_deepspeed(device)
         model.to(device)
         if not bool(torch.isfinite(model.items).all()):
-            raise UserError("the teacher's item vectors are not all finite; its checkpoint is not usable, train it again")
+            raise UserError(
+                "the teacher's item vectors are not all finite; its checkpoint is not usable, train it again"
+            )
         engine = deepspeed.init_inference(model.lm, dtype=dtype, replace_with_kernel_inject=False)
         self._generator = model.generator(engine, batch_size=config.batch_size)
 
     def rank(self, dataset: PreparedDataset, rows: np.ndarray) -> Rankings:
         model, config = self._model, self._config
-        histories = [dataset.seen(int(row))[-model.config.history :].tolist() for row in rows]
+        histories = [dataset.seen(int(row))[-dataset.max_history :].tolist() for row in rows]
         queries = model.ground(model.write(self._generator, histories))
         bad = ~torch.isfinite(queries).all(dim=1).cpu().numpy()
         if bad.any():

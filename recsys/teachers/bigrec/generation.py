@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicLayer
+from transformers import Cache, DynamicCache, DynamicLayer
 
 from recsys.teachers.bigrec.trie import TitleTrie
 
@@ -39,7 +39,6 @@ class TitleGenerator:
         new_tokens: T at most.
         trie: titles with their closing token; none writes freely.
         dtype, device: of the language model.
-        share_prefix: compute the prefix once for all.
     """
 
     def __init__(
@@ -55,14 +54,13 @@ class TitleGenerator:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         batch_size: int = 64,
-        share_prefix: bool = True,
     ) -> None:
         self._forward = forward
         self._prefix = list(prefix)
         self._end, self._beams, self._new_tokens, self._trie = end, beams, new_tokens, trie
         self._dtype, self._device, self._batch_size = dtype, torch.device(device), batch_size
         self._closing = torch.tensor(sorted(closing), dtype=torch.int64, device=self._device)
-        self._shared = self._prefix_cache() if share_prefix else None
+        self._shared = self._prefix_layers()
 
     def generate(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """The best continuation of each prompt, up to and with its closing or ending token.
@@ -82,7 +80,7 @@ class TitleGenerator:
     def _generate(self, prompts: list[Sequence[int]]) -> list[list[int]]:
         search = _Search(len(prompts), self._beams, self._new_tokens, self._closing, self._end, self._device)
         cache, visible, last, position = self._prefill(prompts)
-        nodes = np.zeros((len(prompts), 1), dtype=np.int64)
+        nodes: np.ndarray = np.zeros((len(prompts), 1), dtype=np.int64)
         while True:
             beams = last.shape[1]
             slots = cache.get_seq_length()
@@ -128,20 +126,16 @@ class TitleGenerator:
             padded[row, : len(prompt)] = torch.tensor(prompt)
         last = padded.gather(1, lengths[:, None])
         total = prefix + width + 1 + self._beams * self._new_tokens
-        cache = Cache(layers=[_Room(layer, size, total) for layer in self._shared.layers]) if self._shared else None
+        cache = Cache(layers=[_Room(keys, values, size, total) for keys, values in self._shared])
         ids = padded[:, :width]
-        if cache is None:
-            cache = Cache(layer_class_to_replicate=lambda: _Room(None, size, total))
-            ids = torch.cat([torch.tensor(self._prefix).expand(size, -1), ids], dim=1)
-        known = cache.get_seq_length()
         columns = torch.arange(prefix + width)
         inside = columns < prefix + lengths[:, None]  # [B, P-1]
-        if ids.shape[1]:
-            causal = columns <= columns[known:, None]
+        if width:
+            causal = columns <= columns[prefix:, None]
             self._forward(
                 input_ids=ids.to(self._device),
                 attention_mask=self._mask((inside[:, None] & causal).to(self._device)),
-                position_ids=columns[known:].expand(size, -1).to(self._device),
+                position_ids=columns[prefix:].expand(size, -1).to(self._device),
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
@@ -151,11 +145,13 @@ class TitleGenerator:
         return cache, visible.to(self._device), last.to(self._device), (prefix + lengths).to(self._device)
 
     @torch.inference_mode()
-    def _prefix_cache(self) -> Cache:
-        cache = Cache(layer_class_to_replicate=DynamicLayer)
+    def _prefix_layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of the prefix, one pair a layer, [1, heads, tokens, width of a head] each."""
+        cache = DynamicCache()
         ids = torch.tensor([self._prefix], device=self._device)
         self._forward(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return cache
+        layers: Any = cache.layers
+        return [(layer.keys, layer.values) for layer in layers]
 
     def _mask(self, visible: Tensor) -> Tensor:
         """[B, 1, Q, S] in the model's type, to be added to attention scores."""
@@ -176,9 +172,7 @@ class TitleGenerator:
 class _Search:
     """The beams of a batch: transformers' beam search with length penalty 1 (or its greedy search for one beam)."""
 
-    def __init__(
-        self, size: int, beams: int, new_tokens: int, closing: Tensor, end: int, device: torch.device
-    ) -> None:
+    def __init__(self, size: int, beams: int, new_tokens: int, closing: Tensor, end: int, device: torch.device) -> None:
         self._beams, self._limit, self._closing, self._end = beams, new_tokens, closing, end
         self._step = 0
         self._rows = torch.arange(size, device=device)
@@ -261,33 +255,32 @@ class _Search:
 
 
 class _Room(DynamicLayer):
-    """Keys and values of one layer in memory taken once, beginning with those of a prompt that all rows share."""
+    """Keys and values of one layer in memory taken once, beginning with those of a prefix that all rows share."""
 
-    def __init__(self, shared: DynamicLayer | None, rows: int, slots: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, rows: int, slots: int) -> None:
         super().__init__()
-        self._rows, self._slots, self._used = rows, slots, 0
-        if shared is not None:
-            assert shared.keys is not None and shared.values is not None
-            self.lazy_initialization(shared.keys, shared.values)
-            self.update(shared.keys, shared.values)
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self._rooms = [states.new_empty(rows, states.shape[1], slots, states.shape[3]) for states in (keys, values)]
+        self._used = 0
+        self.update(keys, values)
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self._room = [
-            states.new_empty(self._rows, states.shape[1], self._slots, states.shape[3])
-            for states in (key_states, value_states)
-        ]
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        *args: Any,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
         begin, self._used = self._used, self._used + key_states.shape[2]
-        for room, states in zip(self._room, (key_states, value_states), strict=True):
+        for room, states in zip(self._rooms, (key_states, value_states), strict=True):
             room[:, :, begin : self._used] = states
-        self.keys, self.values = (room[:, :, : self._used] for room in self._room)
-        return self.keys, self.values
+        return self._show()
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self._room = [room[indices] for room in self._room]
-        self.keys, self.values = (room[:, :, : self._used] for room in self._room)
+        self._rooms = [room[indices] for room in self._rooms]
+        self._show()
+
+    def _show(self) -> tuple[Tensor, Tensor]:
+        keys, values = (room[:, :, : self._used] for room in self._rooms)
+        self.keys, self.values = keys, values
+        return keys, values

@@ -102,7 +102,7 @@ class PromptBatches:
     def example(self, row: int) -> tuple[list[int], int]:
         """The tokens of a prompt with its response, and the position of the first that is to be written."""
         prompts = self._prompts
-        history = prompts.history(self._dataset.seen(row).tolist())
+        history = prompts.history(self._dataset.seen(row)[-self._dataset.max_history :].tolist())
         response = prompts.response(int(self._dataset.items[row]))
         first = len(prompts.prefix) + (0 if self._on_inputs else len(history))
         return [*prompts.prefix, *history, *response], first
