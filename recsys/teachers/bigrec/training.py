@@ -45,14 +45,21 @@ class TitleObjective(Objective):
         return dataset.sample("valid", self.model.config.valid_rows, seed=self._seed)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        tokens, labels = batch["tokens"], batch["labels"]
-        inside = batch["inside"]
+        """The prefix that all prompts share is computed once a step, its gradient is that of all of them."""
+        from transformers import DynamicCache
+
+        tokens, inside, labels = batch["tokens"], batch["inside"], batch["labels"]
+        prefix = torch.tensor([self.model.prompts.prefix], device=tokens.device)
+        shared = DynamicCache()
+        self.model.lm(input_ids=prefix, past_key_values=shared, use_cache=True, logits_to_keep=1)
+        shared.batch_repeat_interleave(len(tokens))
         wanted = int((labels != _IGNORED).any(dim=0).nonzero()[0])  # scores of what lies before it are not computed
         logits = self.model.lm(
             input_ids=tokens,
-            attention_mask=inside,
-            position_ids=(inside.cumsum(dim=1) - 1).clamp_min(0),
-            use_cache=False,
+            attention_mask=functional.pad(inside, (prefix.shape[1], 0), value=1),
+            position_ids=(prefix.shape[1] + inside.cumsum(dim=1) - 1).clamp_min(0),
+            past_key_values=shared,
+            use_cache=True,
             logits_to_keep=tokens.shape[1] - wanted + 1,
         ).logits
         loss = functional.cross_entropy(
@@ -64,8 +71,8 @@ class TitleObjective(Objective):
 class PromptBatches:
     """Seeded batches of prompts with their responses; every process cuts the same batches and takes its share.
 
-    A batch has `tokens`, `inside` (what is no padding, which is on the left so that responses end together) and
-    `labels` (the tokens to be written, −100 elsewhere), [B, L] int64 each.
+    A batch has `tokens` (what follows the prefix), `inside` (what is no padding, which is on the left so that
+    responses end together) and `labels` (the tokens to be written, −100 elsewhere), [B, L] int64 each.
     """
 
     def __init__(
@@ -100,12 +107,11 @@ class PromptBatches:
                 yield self._batch(chosen[self._rank :: self._world]), total
 
     def example(self, row: int) -> tuple[list[int], int]:
-        """The tokens of a prompt with its response, and the position of the first that is to be written."""
+        """The tokens of a prompt without its prefix and of its response, and where what is to be written begins."""
         prompts = self._prompts
         history = prompts.history(self._dataset.seen(row)[-self._dataset.max_history :].tolist())
         response = prompts.response(int(self._dataset.items[row]))
-        first = len(prompts.prefix) + (0 if self._on_inputs else len(history))
-        return [*prompts.prefix, *history, *response], first
+        return history + response, 1 if self._on_inputs else len(history)
 
     def _batch(self, examples: list[tuple[list[int], int]]) -> Batch:
         width = max(len(tokens) for tokens, _ in examples)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import from_dict, load_config, to_dict
@@ -118,51 +119,52 @@ def test_it_learns_to_write_titles(
     assert again.progress.best == result.progress.best
 
 
-def test_batches_hold_what_is_to_be_written(dataset: PreparedDataset, objective: Callable[..., TitleObjective]) -> None:
-    model = objective(dataset).model
-    prompts, rows = model.prompts, dataset.rows("train")[:11]
-    for on_inputs in (True, False):
-        whole = PromptBatches(dataset, prompts, rows, on_inputs=on_inputs, batch_size=4, seed=0)
-        seen = []
-        for batch, total in whole.epoch(0):
-            assert int((batch["labels"] >= 0).sum()) == total
-            for tokens, inside, labels in zip(batch["tokens"], batch["inside"], batch["labels"], strict=True):
-                written = labels[labels >= 0].tolist()
-                assert written[-1] == prompts.end
-                assert torch.equal(tokens[labels >= 0], labels[labels >= 0])
-                ids = tokens[inside.bool()].tolist()
-                assert ids[: len(prompts.prefix)] == prompts.prefix
-                assert (
-                    len(written) == len(ids) - len(prompts.prefix)
-                    if on_inputs
-                    else written in [prompts.response(item) for item in range(1, 61)]
-                )
-                seen.append(ids)
-        expected = [whole.example(int(row))[0] for row in rows]
-        assert sorted(seen) == sorted(expected)
-    shares = [
-        [ids for batch, _ in PromptBatches(
-            dataset, prompts, rows, on_inputs=True, batch_size=4, seed=0, rank=rank, world=2
-        ).epoch(1) for ids in batch["tokens"].tolist()]
-        for rank in (0, 1)
-    ]  # fmt: skip
-    assert sum(map(len, shares)) == 11
-
-
-def test_the_loss_is_that_of_the_whole_model(
-    dataset: PreparedDataset, objective: Callable[..., TitleObjective]
+@pytest.mark.parametrize("on_inputs", [True, False])
+def test_batches_hold_what_is_to_be_written(
+    dataset: PreparedDataset, objective: Callable[..., TitleObjective], on_inputs: bool
 ) -> None:
-    made = objective(dataset, train_on_inputs=False)
-    batch, total = next(made.batches(dataset, TrainingConfig(batch_size=5), rank=0, world=1).epoch(0))
+    prompts, rows = objective(dataset).model.prompts, dataset.rows("train")[:11]
+    shares = [
+        PromptBatches(dataset, prompts, rows, on_inputs=on_inputs, batch_size=4, seed=0, rank=rank, world=2)
+        for rank in (0, 1)
+    ]
+    seen = []
+    for parts in zip(*(share.epoch(3) for share in shares), strict=True):
+        assert sum(int((batch["labels"] >= 0).sum()) for batch, _ in parts) == parts[0][1] == parts[1][1]
+        for batch, _ in parts:
+            for tokens, inside, labels in zip(batch["tokens"], batch["inside"], batch["labels"], strict=True):
+                ids = tokens[inside.bool()].tolist()
+                written = labels[labels >= 0].tolist()
+                assert ids[-len(written) :] == written
+                seen.append((ids, len(written)))
+    expected = []
+    for row in rows:
+        history = prompts.history(dataset.seen(int(row))[-8:].tolist())
+        response = prompts.response(int(dataset.items[row]))
+        expected.append((history + response, len(history) - 1 + len(response) if on_inputs else len(response)))
+    assert sorted(seen) == sorted(expected)
+
+
+@pytest.mark.parametrize("on_inputs", [True, False])
+def test_the_loss_is_that_of_whole_prompts(
+    dataset: PreparedDataset, objective: Callable[..., TitleObjective], on_inputs: bool
+) -> None:
+    made = objective(dataset, train_on_inputs=on_inputs)
+    batch, _ = next(made.batches(dataset, TrainingConfig(batch_size=5), rank=0, world=1).epoch(0))
     loss, parts = made(batch)
-    expected = 0.0
+    loss.backward()
+    gradient = made.model.lm.model.embed_tokens.weight.grad.clone()
+    made.zero_grad()
+    expected = torch.zeros(())
     for tokens, inside, labels in zip(batch["tokens"], batch["inside"], batch["labels"], strict=True):
-        ids = tokens[inside.bool()]
+        ids = torch.cat([torch.tensor(made.model.prompts.prefix), tokens[inside.bool()]])
         logits = made.model.lm(input_ids=ids[None]).logits[0]
         written = int((labels >= 0).sum())
-        expected += torch.nn.functional.cross_entropy(logits[-written - 1 : -1], ids[-written:], reduction="sum")
+        expected = expected + functional.cross_entropy(logits[-written - 1 : -1], ids[-written:], reduction="sum")
     torch.testing.assert_close(loss, expected, atol=1e-3, rtol=1e-4)
-    assert parts["title_loss"] == loss and total > 0
+    expected.backward()
+    torch.testing.assert_close(gradient, made.model.lm.model.embed_tokens.weight.grad, atol=1e-3, rtol=1e-3)
+    assert parts["title_loss"] == loss
 
 
 @pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3", "Mistral", "Gemma", "Gemma3"])
