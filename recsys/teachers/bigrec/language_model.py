@@ -30,7 +30,7 @@ def base_config(config: BIGRecConfig, tokenizer: Any) -> dict[str, Any]:
         intermediate_size=8 * math.ceil(config.width / 3),  # Llama's ratio of 8/3
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
-        max_position_embeddings=config.max_tokens,
+        max_position_embeddings=max(2048, config.max_tokens),
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
