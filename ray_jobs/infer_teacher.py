@@ -11,12 +11,13 @@ behind a DeepSpeed inference engine, ranks the rows of a shard by causal passes 
 shared, so actors may live on any node.
 
 A killed pass started again does only what is missing. A change of the teacher, of the dataset or of what the rankings
-depend on (`signals.k`, `splits`, `mask_history`, `rows_per_shard`, `dtype`) starts afresh; actors and batch size may
-change from run to run. Time is in proportion to interactions · N (scoring), memory per actor to
+depend on (`signals.k`, `splits`, `train_rows`, `mask_history`, `rows_per_shard`, `dtype`) starts afresh; actors and
+batch size may change from run to run. Time is in proportion to interactions · N (scoring), memory per actor to
 `signals.batch_size` · N, whatever the number of rows.
 """
 
 import argparse
+import dataclasses
 import logging
 import threading
 import time
@@ -24,6 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import ray
 import ray.data
 
@@ -67,7 +69,10 @@ def run(settings: Settings, *, force: bool = False) -> None:
         return
     dataset = PreparedDataset.load(layout.dataset)
     checkpoint = _load_teacher(layout.teacher, dataset)
-    plan = ShardPlan.of(dataset, config.splits, config.rows_per_shard)
+    if config.train_rows is None:
+        config = dataclasses.replace(config, train_rows=_teacher(checkpoint).default_train_rows)
+        settings = dataclasses.replace(settings, signals=config)
+    plan = ShardPlan.of(dataset, config.splits, config.rows_per_shard, train_rows=config.train_rows)
     from recsys.teachers.ranking import check_k
 
     check_k(dataset, plan.rows, config.k, config.mask_history)
@@ -151,7 +156,7 @@ class RankShard:
         torch.set_num_threads(max(1, round(config.cpus)))
         self._config = config
         self._dataset = PreparedDataset.load(dataset_uri)
-        self._plan = ShardPlan.of(self._dataset, config.splits, config.rows_per_shard)
+        self._plan = ShardPlan.of(self._dataset, config.splits, config.rows_per_shard, train_rows=config.train_rows)
         self._writer = SignalsWriter(signals_uri, key=key, k=config.k)
         self._teacher_uri = teacher_uri
         self._pass: TeacherPass | None = None
@@ -219,7 +224,7 @@ def _finalise(
 
     config, teacher = settings.signals, _teacher(checkpoint)
     with torch.inference_mode():
-        item_embeddings = teacher.item_vectors()
+        item_embeddings = teacher.item_embeddings()
     meta = SignalsMeta(
         teacher=teacher.kind,
         checkpoint_hash=checkpoint.hash,
@@ -229,7 +234,7 @@ def _finalise(
         higher_is_better=teacher.higher_is_better,
         distance_meaning=teacher.distance_meaning,
         masked_history=config.mask_history,
-        rows={split: len(dataset.rows(split)) for split in config.splits},
+        rows={split: int(np.isin(dataset.rows(split), plan.rows).sum()) for split in config.splits},
         trained_on=["train"],
         settings={"rows_per_shard": config.rows_per_shard, "max_history": dataset.max_history, "dtype": config.dtype},
         cost={

@@ -9,7 +9,7 @@ from recsys.evaluation.config import EvaluationConfig
 from recsys.losses.config import DistillationConfig, RecommendationLossConfig
 from recsys.serving.assignment import ARMS, Arm, check_split
 from recsys.students.config import StudentModelConfig
-from recsys.teachers.config import SignalsConfig, TeacherConfig
+from recsys.teachers.config import HLLMConfig, SignalsConfig, TeacherConfig
 from recsys.tracking import TrackingConfig
 from recsys.training.config import TrainingConfig
 
@@ -35,7 +35,7 @@ class WorkersConfig:
 class TeacherSettings:
     """The teacher and where it is trained."""
 
-    model: TeacherConfig = TeacherConfig()
+    model: TeacherConfig = HLLMConfig()
     training: TrainingConfig = TrainingConfig()
     scaling: WorkersConfig = WorkersConfig(workers=2)
 

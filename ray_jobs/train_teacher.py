@@ -24,7 +24,7 @@ from recsys.checkpoint import save_checkpoint
 from recsys.config import digest, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.teachers.teacher import teacher_class
+from recsys.teachers.teacher import Teacher, teacher_class
 from recsys.training.config import TrainingConfig
 from recsys.training.objective import Objective
 
@@ -91,6 +91,8 @@ def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
         state = {name: tensor.float() for name, tensor in result.state.items()} | {
             name: tensor for name, tensor in objective.model.state_dict().items() if name in given
         }
+        assert isinstance(objective.model, Teacher)
+        state = objective.model.finished(state)
         info = {"training": train_runs.describe(result.progress), "settings": to_dict(teacher)}
         save_checkpoint(layout.teacher, objective.model, dataset, state=state, key=work, info=info)
         recorded.log_metrics({"best": result.progress.best, "best_epoch": result.progress.best_epoch})

@@ -132,7 +132,9 @@ def _field_names(cls: Any, location: Sequence[Any]) -> list[str]:
         if dataclasses.is_dataclass(tp):
             return [tp]
         origin = typing.get_origin(tp)
-        if origin in (typing.Union, types.UnionType, typing.Annotated, dict, list, tuple):
+        if origin is typing.Annotated:  # what else it carries are marks, which may be dataclasses too
+            return candidates(typing.get_args(tp)[0])
+        if origin in (typing.Union, types.UnionType, dict, list, tuple):
             return [c for arg in typing.get_args(tp) for c in candidates(arg)]
         return []
 

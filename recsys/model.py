@@ -17,6 +17,7 @@ from recsys.errors import UserError
 KINDS = {
     "sasrec": "recsys.students.sasrec:SASRec",
     "gru4rec": "recsys.students.gru4rec:GRU4Rec",
+    "bigrec": "recsys.teachers.bigrec.bigrec:BIGRec",
     "hllm": "recsys.teachers.hllm:HLLM",
 }
 

@@ -139,6 +139,13 @@ class PreparedDataset:
         """Target offsets of a split, [R] int64 ascending."""
         return self.split_rows[split]
 
+    def sample(self, split: Split, size: int | None, *, seed: int) -> np.ndarray:
+        """A seeded sample of a split's rows, ascending; all of them where there are no more, or no size is given."""
+        rows = self.rows(split)
+        if size is None or size >= len(rows):
+            return rows
+        return np.sort(np.random.default_rng((seed, 7)).choice(rows, size, replace=False))
+
     def users_of(self, rows: np.ndarray) -> np.ndarray:
         """The user (0..U-1) of each row, [R] int64."""
         return np.searchsorted(self.offsets, rows, side="right") - 1

@@ -31,7 +31,7 @@ _SECONDS = b"seconds"
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Which rows belong to which shard: every row of the splits to exactly one.
+    """Which rows belong to which shard: every row that is to be ranked to exactly one.
 
     Attributes:
         rows: [S] int64 ascending, unique.
@@ -41,8 +41,11 @@ class ShardPlan:
     rows_per_shard: int
 
     @classmethod
-    def of(cls, dataset: PreparedDataset, splits: tuple[Split, ...], rows_per_shard: int) -> "ShardPlan":
-        parts = [dataset.rows(split) for split in splits]
+    def of(
+        cls, dataset: PreparedDataset, splits: tuple[Split, ...], rows_per_shard: int, *, train_rows: int | None = None
+    ) -> "ShardPlan":
+        """The rows of the splits; of the training rows a sample of `train_rows`, always the same one, or all."""
+        parts = [dataset.sample(split, train_rows if split == "train" else None, seed=0) for split in splits]
         rows = np.unique(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
         return cls(rows=rows, rows_per_shard=rows_per_shard)
 

@@ -1,8 +1,11 @@
 """What the teacher is, and what its pass over the data leaves for the students."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Tag
 
 from recsys.config import Field, configuration
+from recsys.teachers.bigrec.config import BIGRecConfig
 
 
 @configuration
@@ -64,7 +67,14 @@ class HLLMConfig:
             )
 
 
-TeacherConfig = HLLMConfig
+def _kind(value: Any) -> Any:
+    """The kind a configuration names; HLLM where it names none."""
+    return value.get("kind", "hllm") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+TeacherConfig = Annotated[
+    Annotated[HLLMConfig, Tag("hllm")] | Annotated[BIGRecConfig, Tag("bigrec")], Discriminator(_kind)
+]
 
 
 @configuration
@@ -74,6 +84,8 @@ class SignalsConfig:
     Attributes:
         k: length of each ranking.
         splits: whose rows are ranked.
+        train_rows: of the training rows, how many: a seeded sample. null leaves it to the kind of teacher: all of them,
+            or 10,000 for BIGRec, which takes longest.
         mask_history: never rank an item of the user's past.
         rows_per_shard: rows a finished file holds at most; an interrupted pass repeats at most the shards in work.
         batch_size: windows of a sequence in one forward pass.
@@ -83,6 +95,7 @@ class SignalsConfig:
 
     k: int = Field(default=20, ge=1)
     splits: tuple[Literal["train", "valid", "test"], ...] = ("train", "valid", "test")
+    train_rows: int | None = Field(default=None, ge=1)
     mask_history: bool = True
     rows_per_shard: int = Field(default=8192, ge=1)
     batch_size: int = Field(default=64, ge=1)

@@ -143,7 +143,7 @@ def _load(config: ItemEncoderConfig) -> tuple[Any, Any, bool]:
 
     source = _resolve(config.model)
     model_config = load_transformers_config(source)
-    with _one_line(source):
+    with one_line(source):
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline(), trust_remote_code=False)
     model = load_transformers_model(source, torch.bfloat16 if config.dtype == "bf16" else torch.float32)
     if tokenizer.pad_token is None:
@@ -159,7 +159,7 @@ def load_transformers_model(source: str, dtype: torch.dtype = torch.float32) -> 
     """
     from transformers import AutoModel
 
-    with _one_line(source):
+    with one_line(source):
         return AutoModel.from_pretrained(
             source, dtype=dtype, local_files_only=offline(), trust_remote_code=False, use_safetensors=True
         )
@@ -173,7 +173,7 @@ def load_transformers_config(source: str) -> Any:
     """
     from transformers import AutoConfig
 
-    with _one_line(source):
+    with one_line(source):
         return AutoConfig.from_pretrained(source, local_files_only=offline(), trust_remote_code=False)
 
 
@@ -183,7 +183,7 @@ def offline() -> bool:
 
 
 @contextmanager
-def _one_line(model: str) -> Iterator[None]:
+def one_line(model: str) -> Iterator[None]:
     """Turn what transformers raises for a missing or unfit model into one sentence."""
     from transformers.utils.logging import disable_progress_bar
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recsys.data.prepared import PreparedDataset
 from recsys.model import SequentialRecommender, model_class
@@ -50,12 +51,13 @@ class Teacher(SequentialRecommender):
     """A recommender that is trained to teach. Its class carries the kind's whole life:
 
     `prepare` (in one task of the cluster: what costs time once for all workers) → `objective` (in every training
-    worker) → checkpoint → `ready` (in every actor of the teacher pass).
+    worker) → `finished` (once, with the trained weights) → checkpoint → `ready` (in every actor of the teacher pass).
     """
 
     score_meaning: ClassVar[str] = "logit"
     higher_is_better: ClassVar[bool] = True
     distance_meaning: ClassVar[str] = "l2 of unit-normalised vectors"
+    default_train_rows: ClassVar[int | None] = None  # see `SignalsConfig.train_rows`
 
     @classmethod
     def prepare(
@@ -89,6 +91,15 @@ class Teacher(SequentialRecommender):
             UserError: an input is damaged or does not fit.
         """
         raise NotImplementedError
+
+    def finished(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the checkpoint holds, given the trained weights: a teacher that keeps something derived from them
+        computes it here."""
+        return state
+
+    def item_embeddings(self) -> Tensor:
+        """[N+1, D]: what the signals hold of each item, row 0 zero."""
+        return self.item_vectors()
 
     def ready(self, config: SignalsConfig, device: str | torch.device) -> TeacherPass:
         """This teacher behind an inference engine; it is taken over, converted in place."""

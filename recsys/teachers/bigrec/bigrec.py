@@ -1,0 +1,294 @@
+"""BIGRec: a language model reads the titles of a history, writes the next title, and the catalogue is ranked by its
+L2 distance to what was written.
+
+After Bao et al., "A Bi-Step Grounding Paradigm for Large Language Models in Recommendation Systems" (arXiv 2308.08434).
+
+Titles are embedded by the language model as it was before fine-tuning where it is tuned by adapters, and by the
+trained model where all its weights are trained: keeping a second copy of the weights would double the checkpoint, and
+of a model made from scratch the first state means nothing.
+
+Legend: B batch, L history, N items, W width of the language model.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from recsys import storage
+from recsys.config import digest
+from recsys.data.prepared import Catalogue, PreparedDataset
+from recsys.errors import UserError
+from recsys.teachers.bigrec.config import FROM_SCRATCH, BIGRecConfig
+from recsys.teachers.bigrec.grounding import embed, nearest
+from recsys.teachers.bigrec.language_model import (
+    base_config,
+    load_tokenizer,
+    load_weights,
+    new_language_model,
+    train_tokenizer,
+    without_adapters,
+)
+from recsys.teachers.bigrec.prompts import Prompts
+from recsys.teachers.bigrec.trie import TitleTrie
+from recsys.teachers.config import SignalsConfig
+from recsys.teachers.engine import resolve_dtype
+from recsys.teachers.teacher import Progress, Rankings, Teacher
+from recsys.training.engine import import_deepspeed
+
+if TYPE_CHECKING:
+    from recsys.teachers.bigrec.generation import TitleGenerator
+    from recsys.training.objective import Objective
+
+_TOKENIZER = "tokenizer"
+
+
+class BIGRec(Teacher):
+    """Scores are 2 q·e − |e|², which order the items like the negative distance |q − e| and are a dot product of
+    [2q, −1] and [e, |e|²]; vectors are taken relative to the catalogue's mean, which changes no distance and rounds
+    less."""
+
+    kind: ClassVar[str] = "bigrec"
+    Config: ClassVar[type] = BIGRecConfig
+    score_meaning: ClassVar[str] = "distance"
+    higher_is_better: ClassVar[bool] = False
+    distance_meaning: ClassVar[str] = "l2 between the vectors of the generated text and of the target's title"
+    default_train_rows: ClassVar[int | None] = 10_000
+    config: BIGRecConfig
+    items: Tensor
+    mean: Tensor
+    prompts: Prompts
+
+    def __init__(self, config: BIGRecConfig, *, num_items: int) -> None:
+        """Random weights and a zero item table; `objective` or a checkpoint fills them."""
+        super().__init__(config, num_items=num_items)
+        self.lm = new_language_model(config)
+        self.width = self.lm.get_input_embeddings().weight.shape[1]
+        self.register_buffer("items", torch.zeros(num_items + 1, self.width))
+        self.register_buffer("mean", torch.zeros(self.width))
+        self._stale = False  # the item table is of other weights
+        self._generator: TitleGenerator | None = None
+
+    @classmethod
+    def prepare(
+        cls,
+        config: BIGRecConfig,
+        dataset: PreparedDataset,
+        *,
+        cache: str,
+        student: Callable[[str], str],  # noqa: ARG003
+        progress: Progress | None = None,
+    ) -> dict[str, str]:
+        """The tokenizer of a model made from scratch; the title vectors of a base that gets adapters."""
+        if config.base == FROM_SCRATCH:
+            return {_TOKENIZER: train_tokenizer(config, dataset, storage.join(cache, "tokenizers"))}
+        if config.lora is None:
+            return {}
+        model = cls._new(config, dataset, load_tokenizer(config.base))
+        key = digest(
+            {
+                "base": [config.base, model.config.base_config],
+                "texts": model.prompts.names,
+                "pooling": config.pooling,
+                "version": 1,
+            }
+        )
+        uri = storage.join(cache, "title-vectors", key[:32])
+        manifest = storage.read_manifest(uri)
+        if manifest is None or manifest.key != key:
+            load_weights(model.lm, config)
+            model.to("cuda" if torch.cuda.is_available() else "cpu").embed_titles()
+            with storage.new_artifact(uri, key=key, attributes={"model": config.base}) as directory:
+                tensors = {"items": model.items.cpu(), "mean": model.mean.cpu()}
+                save_file(tensors, directory / "titles.safetensors")
+            if progress:
+                progress(dataset.num_items, dataset.num_items)
+        return {"titles": uri}
+
+    @classmethod
+    def objective(
+        cls, config: BIGRecConfig, dataset: PreparedDataset, inputs: Mapping[str, str], *, seed: int
+    ) -> "Objective":
+        from recsys.teachers.bigrec.training import TitleObjective
+
+        torch.manual_seed(seed)
+        if config.base == FROM_SCRATCH:
+            model = cls._new(config, dataset, load_tokenizer(storage.local_copy(inputs[_TOKENIZER], "tokenizer")))
+        else:
+            model = cls._new(config, dataset, load_tokenizer(config.base))
+            load_weights(model.lm, config)
+        if "titles" in inputs:
+            tensors = load_file(storage.local_copy(inputs["titles"], "title vectors") / "titles.safetensors")
+            model.items.copy_(tensors["items"])
+            model.mean.copy_(tensors["mean"])
+        return TitleObjective(model, seed=seed)
+
+    @classmethod
+    def _new(cls, config: BIGRecConfig, dataset: PreparedDataset, tokenizer: Any) -> "BIGRec":
+        config = dataclasses.replace(config, base_config=base_config(config, tokenizer))
+        model = cls(config, num_items=dataset.num_items)
+        model.prompts = Prompts(tokenizer, dataset.catalogue, config)
+        return model
+
+    def save_files(self, directory: Path) -> None:
+        self.prompts.tokenizer.save_pretrained(directory / _TOKENIZER)
+
+    def load_files(self, directory: Path, catalogue: Catalogue) -> None:
+        self.prompts = Prompts(load_tokenizer(directory / _TOKENIZER), catalogue, self.config)
+        self._generator = None
+
+    def train(self, mode: bool = True) -> "BIGRec":
+        # What was computed from the weights is computed anew once they are read again.
+        self._generator = None
+        self._stale |= mode and self.config.lora is None
+        return super().train(mode)
+
+    def finished(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        self.load_state_dict(state)
+        if self.config.lora is None:
+            self.embed_titles()
+        return self.state_dict()
+
+    def embed_titles(self) -> None:
+        """Fill the item table with the vectors of the titles as the language model gives them now."""
+        distinct = list(self.prompts.index)
+        vectors = self.embed_texts(distinct)
+        of_name = {name: row for row, name in enumerate(distinct)}
+        rows = torch.tensor([of_name[name] for name in self.prompts.names[1:]], device=vectors.device)
+        table = vectors[rows]
+        self.mean.copy_(table.double().mean(dim=0))
+        self.items[1:] = (table - self.mean.float()).to(self.items.dtype)
+        self._stale = False
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """[len(texts), W] float32, before the catalogue's mean is taken off."""
+        training = self.lm.training
+        self.lm.eval()
+        try:
+            with without_adapters(self.lm):
+                tokens = [self.prompts.for_embedding(text) for text in texts]
+                return embed(self.lm.base_model, tokens, self.config.pooling).to(self.items.device)
+        finally:
+            self.lm.train(training)
+
+    def item_vectors(self) -> Tensor:
+        """[N+1, W+1]: [e, |e|²], row 0 zero."""
+        if self._stale:
+            self.embed_titles()
+        items = self.items.float()
+        return functional.pad(items, (0, 1)) + functional.pad(
+            items.square().sum(dim=1, keepdim=True), (items.shape[1], 0)
+        )
+
+    def item_embeddings(self) -> Tensor:
+        """[N+1, W] e alone."""
+        return self.item_vectors()[:, :-1]
+
+    @torch.no_grad()
+    def query(self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """[B, W+1]: [2q, −1], q the vector of the title that is written for each history."""
+        if self._generator is None:
+            self._generator = self.generator(self.lm)
+        histories = [row[:length] for row, length in zip(items.tolist(), lengths.tolist(), strict=True)]
+        q = self.ground(self.write(self._generator, histories))
+        return torch.cat([2 * q, -torch.ones(len(q), 1, device=q.device)], dim=1)
+
+    def generator(self, forward: Callable[..., Any], *, batch_size: int = 64) -> "TitleGenerator":
+        """What writes titles by `forward`, the language model or an engine around it."""
+        from recsys.teachers.bigrec.generation import TitleGenerator
+
+        prompts = self.prompts
+        trie = None
+        if self.config.constrained:
+            trie = TitleTrie([*prompts.title(item), prompts.end] for item in prompts.index.values())
+        return TitleGenerator(
+            forward,
+            prefix=prompts.prefix,
+            closing=prompts.closing,
+            end=prompts.end,
+            beams=self.config.beams,
+            new_tokens=self.config.title_tokens + 2,
+            trie=trie,
+            dtype=self.lm.dtype,
+            device=self.lm.device,
+            batch_size=batch_size,
+        )
+
+    def write(self, generator: "TitleGenerator", histories: Sequence[Sequence[int]]) -> list[str]:
+        """The title written for each history; equal prompts are written to once."""
+        prompts = [tuple(self.prompts.history(list(history))) for history in histories]
+        distinct = list(dict.fromkeys(prompts))
+        texts = map(self.prompts.text, generator.generate(distinct))
+        text_of = dict(zip(distinct, texts, strict=True))
+        return [text_of[prompt] for prompt in prompts]
+
+    def ground(self, texts: Sequence[str]) -> Tensor:
+        """[len(texts), W] float32 relative to the catalogue's mean.
+
+        A text that names an item has that item's vector, without a pass; others are embedded, equal ones once.
+        """
+        index = self.prompts.index
+        unknown = [text for text in dict.fromkeys(texts) if text not in index]
+        table = self.items.float()
+        if unknown:
+            table = torch.cat([table, self.embed_texts(unknown) - self.mean.float()])
+        of_text = {text: len(self.items) + row for row, text in enumerate(unknown)}
+        return table[torch.tensor([index.get(text) or of_text[text] for text in texts], device=table.device)]
+
+    def ready(self, config: SignalsConfig, device: str | torch.device) -> "TitlePass":
+        return TitlePass(self, config, device)
+
+
+class TitlePass:
+    """The pass of BIGRec behind DeepSpeed's inference engine (`recsys.teachers.teacher.TeacherPass`).
+
+    With one process a model the engine is a plain wrapper (see `recsys.teachers.engine`); what makes the pass fast is
+    `recsys.teachers.bigrec.generation`, and that nothing is written or grounded twice.
+    """
+
+    def __init__(self, model: BIGRec, config: SignalsConfig, device: str | torch.device) -> None:
+        self._model, self._config = model.eval(), config
+        device = torch.device(device)
+        dtype = resolve_dtype(config.dtype, device)
+        deepspeed = import_deepspeed(device)
+        model.to(device)
+        if not bool(torch.isfinite(model.items).all()):
+            raise UserError(
+                "the teacher's item vectors are not all finite; its checkpoint is not usable, train it again"
+            )
+        engine = deepspeed.init_inference(model.lm, dtype=dtype, replace_with_kernel_inject=False)
+        self._generator = model.generator(engine, batch_size=config.batch_size)
+
+    def rank(self, dataset: PreparedDataset, rows: np.ndarray) -> Rankings:
+        model, config = self._model, self._config
+        histories = [dataset.seen(int(row))[-dataset.max_history :].tolist() for row in rows]
+        queries = model.ground(model.write(self._generator, histories))
+        bad = ~torch.isfinite(queries).all(dim=1).cpu().numpy()
+        if bad.any():
+            raise UserError(
+                f"the teacher's text cannot be embedded for {int(bad.sum())} of {len(rows)} rows, the first is row "
+                f"{rows[bad][0]}; its checkpoint is not usable, train it again"
+            )
+        items, distances = [], []
+        for begin in range(0, len(rows), config.batch_size):
+            chunk = slice(begin, begin + config.batch_size)
+            excluded = None
+            if config.mask_history:
+                which, seen = dataset.past(rows[chunk])
+                excluded = (torch.from_numpy(which).to(queries.device), torch.from_numpy(seen).to(queries.device))
+            found, distance = nearest(queries[chunk], model.items, config.k, excluded)
+            items.append(found.cpu())
+            distances.append(distance.cpu())
+        targets = model.items[torch.from_numpy(dataset.targets(rows).astype(np.int64)).to(queries.device)]
+        return Rankings(
+            rows=rows,
+            items=torch.cat(items).numpy().astype(np.int32),
+            scores=torch.cat(distances).numpy(),
+            target_distance=(queries - targets).norm(dim=1).cpu().numpy(),
+        )

@@ -1,0 +1,71 @@
+"""From a text to the items nearest to it: vectors of texts by a language model, and L2 distances in bounded memory.
+
+Legend: B rows, N items, K candidates, W width.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+_TOKENS = 8192  # of a batch of texts
+_ITEMS = 65536  # scored at a time
+
+
+@torch.inference_mode()
+def embed(model: Any, texts: Sequence[Sequence[int]], pooling: Literal["last", "mean", "prompt_eol"]) -> Tensor:
+    """[len(texts), W] float32 on the CPU: the last layer at the last token, or its mean over the tokens.
+
+    Args:
+        model: the language model's body (its `last_hidden_state` is read).
+        texts: tokens, at least one each.
+    """
+    vectors = torch.empty(len(texts), model.config.hidden_size)
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+    while order:
+        size = max(1, _TOKENS // len(texts[order[0]]))
+        chosen, order = order[:size], order[size:]
+        lengths = torch.tensor([len(texts[i]) for i in chosen], device=model.device)
+        ids = torch.zeros(len(chosen), int(lengths.max()), dtype=torch.int64)
+        for row, i in enumerate(chosen):
+            ids[row, : len(texts[i])] = torch.tensor(texts[i])
+        inside = torch.arange(ids.shape[1], device=model.device) < lengths[:, None]
+        # Padding lies on the right and attention is causal: no position before it can see it.
+        hidden = model(input_ids=ids.to(model.device), use_cache=False).last_hidden_state.float()
+        if pooling == "mean":
+            pooled = (hidden * inside[..., None]).sum(dim=1) / lengths[:, None]
+        else:
+            pooled = hidden[torch.arange(len(chosen), device=model.device), lengths - 1]
+        vectors[chosen] = pooled.cpu()
+    return vectors
+
+
+@torch.inference_mode()
+def nearest(
+    queries: Tensor, items: Tensor, k: int, excluded: tuple[Tensor, Tensor] | None = None, *, chunk: int = _ITEMS
+) -> tuple[Tensor, Tensor]:
+    """The k items nearest to each query: their indices and distances, [B, K] each, nearest first.
+
+    Memory: B · chunk distances, whatever the catalogue. The order is that of |e|² − 2 q·e; the distances of what is
+    returned are computed anew, because that difference is inexact where they are small.
+
+    Args:
+        queries: [B, W]; items: [N+1, W], row 0 is left out.
+        excluded: (rows, items) pairs that must not be returned, items ascending or not.
+    """
+    best = torch.empty(len(queries), 0, device=items.device)
+    index = torch.empty(len(queries), 0, dtype=torch.int64, device=items.device)
+    for begin in range(1, len(items), chunk):
+        part = items[begin : begin + chunk]
+        squared = part.square().sum(dim=1) - 2 * (queries @ part.T)
+        if excluded is not None:
+            inside = (excluded[1] >= begin) & (excluded[1] < begin + len(part))
+            squared[excluded[0][inside], excluded[1][inside] - begin] = torch.inf
+        values, found = squared.topk(min(k, len(part)), dim=1, largest=False)
+        best, order = torch.cat([best, values], dim=1).sort(dim=1, stable=True)
+        index = torch.cat([index, found + begin], dim=1).gather(1, order)[:, :k]
+        best = best[:, :k]
+    distances = torch.stack([(items[row] - query).norm(dim=1) for row, query in zip(index, queries, strict=True)])
+    distances, order = distances.sort(dim=1, stable=True)
+    return index.gather(1, order), distances

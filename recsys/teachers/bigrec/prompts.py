@@ -1,0 +1,133 @@
+"""What the language model reads and writes: Alpaca-style prompts over item names, as tokens.
+
+Every piece (instruction, quotation mark, title) is turned into tokens by itself, so that a title is the same tokens
+wherever it stands; that is what lets the instruction be computed once and the catalogue be a tree of tokens.
+
+An item's *name* is its title with double quotation marks made single and white space made one space, cut to
+`title_tokens`. An item without a title is named by noun and id ("movie 1682"). Items may share a name: the language
+model cannot tell them apart, they have one vector, and rank beside each other.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from recsys.data.prepared import Catalogue
+from recsys.errors import UserError
+from recsys.teachers.bigrec.config import BIGRecConfig
+
+QUOTE = '"'
+_INSTRUCTION = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n"
+    "Given a list of {plural} the user has {verb} before, please recommend a new {noun} that the user likes to the "
+    "user.\n\n"
+    "### Input:\n"
+    "The user has {verb} the following {plural} before:"
+)
+_SEPARATOR = ", "
+_RESPONSE = "\n\n### Response:\n"
+_ONE_WORD = 'This sentence : "{text}" means in one word:"'
+
+
+def instruction(config: BIGRecConfig) -> str:
+    """What all prompts begin with."""
+    return _INSTRUCTION.format(noun=config.noun, plural=config.plural, verb=config.verb)
+
+
+def texts_of(catalogue: Catalogue, config: BIGRecConfig) -> list[str]:
+    """Everything a tokenizer of the catalogue's own must be good at."""
+    return [instruction(config), _SEPARATOR, _RESPONSE, _ONE_WORD, *names(catalogue, config)]
+
+
+def names(catalogue: Catalogue, config: BIGRecConfig) -> list[str]:
+    """N+1 names before the cut, "" at 0."""
+    return [
+        (" ".join(title.replace(QUOTE, "'").split()) or f"{config.noun} {item_id}") if item else ""
+        for item, (title, item_id) in enumerate(zip(catalogue.titles, catalogue.item_ids, strict=True))
+    ]
+
+
+class Prompts:
+    """Prompts and responses of one catalogue in the tokens of one language model.
+
+    Attributes:
+        names: N+1 strings, what items are called; "" at 0.
+        titles: N+1 lists of tokens, those of the names.
+        prefix: tokens that all prompts begin with.
+        closing: tokens with a quotation mark in them: they end a title.
+        end: the token that ends a text.
+    """
+
+    def __init__(self, tokenizer: Any, catalogue: Catalogue, config: BIGRecConfig) -> None:
+        if tokenizer.eos_token_id is None:
+            raise UserError(f"the tokenizer of {config.base!r} has no end-of-text token; choose another model")
+        self.tokenizer = tokenizer
+        self._config = config
+        self.end: int = tokenizer.eos_token_id
+        self.pad: int = self.end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        begin = tokenizer("a")["input_ids"][:1]
+        self._begin = begin if tokenizer.bos_token_id is not None and begin == [tokenizer.bos_token_id] else []
+        self.prefix = self._begin + self._tokens(instruction(config))
+        self._quote, self._separator = self._tokens(QUOTE), self._tokens(_SEPARATOR)
+        self._response = self._tokens(_RESPONSE) + self._quote
+        vocabulary = tokenizer.get_vocab()
+        self.closing = sorted(token for text, token in vocabulary.items() if QUOTE in text or text == "<0x22>")
+        cut = [self._cut(name) for name in names(catalogue, config)]
+        self.names = [name for name, _ in cut]
+        self.titles = [tokens for _, tokens in cut]
+        self.index = {name: item for item, name in reversed(list(enumerate(self.names))) if item}
+        fixed = len(self.prefix) + len(self._response) + config.title_tokens + len(self._quote) + 1
+        self._room = config.max_tokens - fixed
+        longest = max(map(len, self.titles)) + 2 * len(self._quote) + len(self._separator)
+        if self._room < longest:
+            raise UserError(
+                f"teacher.model.max_tokens is {config.max_tokens}, but the prompt without its history takes {fixed} "
+                f"tokens and a title {longest}; raise it"
+            )
+
+    def history(self, items: Sequence[int]) -> list[int]:
+        """What follows the prefix: the latest items that fit, oldest first, up to the response's opening quote."""
+        room, chosen = self._room, []
+        for item in reversed(items[-self._config.history :]):
+            room -= len(self.titles[item]) + 2 * len(self._quote) + len(self._separator)
+            if room < 0:
+                break
+            chosen.append(item)
+        tokens: list[int] = []
+        for item in reversed(chosen):
+            tokens += (self._separator if tokens else []) + self._quote + self.titles[item] + self._quote
+        return tokens + self._response
+
+    def response(self, item: int) -> list[int]:
+        """What is to be written after the opening quote: title, closing quote, end of text."""
+        return [*self.title(item), self.end]
+
+    def title(self, item: int) -> list[int]:
+        """Title and closing quote."""
+        return self.titles[item] + self._quote
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """What was written, up to the first quotation mark."""
+        return self._decode(tokens).partition(QUOTE)[0].strip()
+
+    def for_embedding(self, text: str) -> list[int]:
+        """The tokens whose vectors stand for a text."""
+        tokens = self._tokens(_ONE_WORD.format(text=text) if self._config.pooling == "prompt_eol" else text)
+        return (self._begin + tokens) or [self.end]
+
+    def _cut(self, name: str) -> tuple[str, list[int]]:
+        """A name and its tokens, cut where it is too long, between characters."""
+        tokens = self._tokens(name)
+        if len(tokens) <= self._config.title_tokens:
+            return name, tokens
+        tokens = tokens[: self._config.title_tokens]
+        while self._decode(tokens).endswith("\ufffd"):
+            tokens = tokens[:-1]
+        return self._decode(tokens).strip(), tokens
+
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)

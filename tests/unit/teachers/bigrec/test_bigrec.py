@@ -1,0 +1,241 @@
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from recsys.checkpoint import load_checkpoint, save_checkpoint
+from recsys.config import from_dict, load_config, to_dict
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.serving.recommender import Recommender
+from recsys.teachers.bigrec.bigrec import BIGRec
+from recsys.teachers.bigrec.config import BIGRecConfig, LoRAConfig
+from recsys.teachers.bigrec.language_model import load_tokenizer, train_tokenizer
+from recsys.teachers.bigrec.training import PromptBatches, TitleObjective
+from recsys.teachers.config import HLLMConfig, SignalsConfig
+from recsys.training.config import TrainingConfig
+from recsys.training.loop import train_local
+from tests.unit.teachers.bigrec.conftest import SMALL, save_base
+
+
+def histories(dataset: PreparedDataset) -> list[list[int]]:
+    return [dataset.seen(int(row))[-dataset.max_history :].tolist() for row in dataset.rows("test")]
+
+
+def named(dataset: PreparedDataset, history: list[int]) -> list[str]:
+    return [dataset.catalogue.item_ids[item] for item in history]
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "prompt_eol"])
+def test_dot_products_order_items_by_their_distance(
+    dataset: PreparedDataset, teacher: Callable[..., BIGRec], pooling: str
+) -> None:
+    model = teacher(dataset, pooling=pooling)
+    items, lengths = dataset.histories(dataset.rows("test"))
+    query = model.query(torch.from_numpy(items), torch.from_numpy(lengths))
+    scores = query @ model.item_vectors().T
+    texts = model.write(model.generator(model.lm), histories(dataset))
+    written = model.embed_texts(texts)
+    titles = model.embed_texts(model.prompts.names[1:])
+    distance = torch.cdist(written.double(), titles.double())
+    squared = written.double().sub(model.mean).square().sum(dim=1, keepdim=True)
+    torch.testing.assert_close((squared - scores[:, 1:].double()), distance.square(), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_a_checkpoint_recommends_what_the_teacher_did(
+    dataset: PreparedDataset, teacher: Callable[..., BIGRec], tmp_path: Path, constrained: bool
+) -> None:
+    model = teacher(dataset, constrained=constrained, beams=2)
+    save_checkpoint(str(tmp_path / "teacher"), model, dataset)
+    loaded = load_checkpoint(tmp_path / "teacher").model
+    items, lengths = (torch.from_numpy(array) for array in dataset.histories(dataset.rows("test")))
+    assert torch.equal(loaded.query(items, lengths), model.query(items, lengths))
+    assert torch.equal(loaded.item_vectors(), model.item_vectors())
+    recommender = Recommender.load(tmp_path / "teacher")
+    shown = [named(dataset, history) for history in histories(dataset)]
+    masked = recommender.recommend(shown, k=5)
+    assert not any(set(answer) & set(history) for answer, history in zip(masked, shown, strict=True))
+    signals = SignalsConfig(k=5, dtype="fp32", mask_history=False, batch_size=5)
+    ranked = model.ready(signals, "cpu").rank(dataset, dataset.rows("test"))
+    expected = [named(dataset, row.tolist()) for row in ranked.items]
+    assert recommender.recommend(shown, k=5, mask_seen=False) == expected
+
+
+def test_the_pass_equals_each_row_alone(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
+    model = teacher(dataset)
+    rows = np.sort(np.concatenate([dataset.rows(split) for split in ("train", "valid", "test")]))[::3]
+    titles = model.embed_texts(model.prompts.names[1:])
+    written = model.embed_texts(
+        model.write(model.generator(model.lm), [dataset.seen(row)[-8:].tolist() for row in rows])
+    )
+    ranked = model.ready(SignalsConfig(k=4, dtype="fp32", batch_size=7), "cpu").rank(dataset, rows)
+    assert np.array_equal(ranked.rows, rows)
+    for i, row in enumerate(rows):
+        distance = (titles - written[i]).norm(dim=1)
+        assert ranked.target_distance[i] == pytest.approx(float(distance[dataset.items[row] - 1]), abs=1e-4)
+        distance[dataset.seen(row).astype(np.int64) - 1] = torch.inf
+        np.testing.assert_allclose(ranked.scores[i], distance.sort().values[:4], atol=1e-4)
+        assert ranked.items[i].tolist() == (distance.argsort()[:4] + 1).tolist()
+
+
+def test_a_poisoned_row_is_named(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
+    model = teacher(dataset)
+    ready = model.ready(SignalsConfig(k=4, dtype="fp32"), "cpu")
+    model.items[5:] = torch.nan
+    with pytest.raises(UserError, match="item vectors are not all finite"):
+        model.ready(SignalsConfig(k=4, dtype="fp32"), "cpu")
+    with torch.no_grad():
+        model.lm.model.norm.weight.fill_(torch.nan)
+    with pytest.raises(UserError, match=r"cannot be embedded for 1 of 1 rows, the first is row 1"):
+        ready.rank(dataset, np.array([1]))
+
+
+def test_items_that_share_a_title_share_a_vector(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
+    titles = [*dataset.catalogue.titles]
+    titles[4] = titles[9]
+    twins = dataclasses.replace(dataset, catalogue=dataclasses.replace(dataset.catalogue, titles=titles))
+    vectors = teacher(twins).item_vectors()
+    assert torch.equal(vectors[4], vectors[9])
+    assert len(vectors[1:].unique(dim=0)) == 59
+
+
+def test_it_learns_to_write_titles(
+    dataset: PreparedDataset, objective: Callable[..., TitleObjective], tmp_path: Path
+) -> None:
+    made = objective(dataset, width=32, layers=1, valid_rows=4)
+    assert not set(made.model.write(made.model.generator(made.model.lm), [[1], [2]])) & set(made.model.prompts.index)
+    config = TrainingConfig(epochs=5, batch_size=8, learning_rate=5e-3)
+    result = train_local(made, dataset, config, tmp_path)
+    curve = result.progress.curve
+    assert curve[-1]["title_loss"] < 0.3 * curve[0]["title_loss"]
+    model = made.model.eval()
+    assert set(model.write(model.generator(model.lm), [[1], [2]])) <= set(model.prompts.index)
+    again = train_local(made, dataset, config, tmp_path)
+    assert again.progress.best == result.progress.best
+
+
+@pytest.mark.parametrize("on_inputs", [True, False])
+def test_batches_hold_what_is_to_be_written(
+    dataset: PreparedDataset, objective: Callable[..., TitleObjective], on_inputs: bool
+) -> None:
+    prompts, rows = objective(dataset).model.prompts, dataset.rows("train")[:11]
+    shares = [
+        PromptBatches(dataset, prompts, rows, on_inputs=on_inputs, batch_size=4, seed=0, rank=rank, world=2)
+        for rank in (0, 1)
+    ]
+    seen = []
+    for parts in zip(*(share.epoch(3) for share in shares), strict=True):
+        assert sum(int((batch["labels"] >= 0).sum()) for batch, _ in parts) == parts[0][1] == parts[1][1]
+        for batch, _ in parts:
+            for tokens, inside, labels in zip(batch["tokens"], batch["inside"], batch["labels"], strict=True):
+                ids = tokens[inside.bool()].tolist()
+                written = labels[labels >= 0].tolist()
+                assert ids[-len(written) :] == written
+                seen.append((ids, len(written)))
+    expected = []
+    for row in rows:
+        history = prompts.history(dataset.seen(int(row))[-8:].tolist())
+        response = prompts.response(int(dataset.items[row]))
+        expected.append((history + response, len(history) - 1 + len(response) if on_inputs else len(response)))
+    assert sorted(seen) == sorted(expected)
+
+
+@pytest.mark.parametrize("on_inputs", [True, False])
+def test_the_loss_is_that_of_whole_prompts(
+    dataset: PreparedDataset, objective: Callable[..., TitleObjective], on_inputs: bool
+) -> None:
+    made = objective(dataset, train_on_inputs=on_inputs)
+    batch, _ = next(made.batches(dataset, TrainingConfig(batch_size=5), rank=0, world=1).epoch(0))
+    loss, parts = made(batch)
+    loss.backward()
+    gradient = made.model.lm.model.embed_tokens.weight.grad.clone()
+    made.zero_grad()
+    expected = torch.zeros(())
+    for tokens, inside, labels in zip(batch["tokens"], batch["inside"], batch["labels"], strict=True):
+        ids = torch.cat([torch.tensor(made.model.prompts.prefix), tokens[inside.bool()]])
+        logits = made.model.lm(input_ids=ids[None]).logits[0]
+        written = int((labels >= 0).sum())
+        expected = expected + functional.cross_entropy(logits[-written - 1 : -1], ids[-written:], reduction="sum")
+    torch.testing.assert_close(loss, expected, atol=1e-3, rtol=1e-4)
+    expected.backward()
+    torch.testing.assert_close(gradient, made.model.lm.model.embed_tokens.weight.grad, atol=1e-3, rtol=1e-3)
+    assert parts["title_loss"] == loss
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3", "Mistral", "Gemma", "Gemma3"])
+def test_every_family_trains_and_recommends(dataset: PreparedDataset, tmp_path: Path, cache: str, family: str) -> None:
+    tokenizer = load_tokenizer(train_tokenizer(BIGRecConfig(**SMALL), dataset, cache))
+    base = save_base(tmp_path / "base", family, tokenizer, len(tokenizer))
+    lora = LoRAConfig(rank=2) if family != "Llama" and _peft() else None
+    config = BIGRecConfig(base=base, max_tokens=400, lora=lora, beams=2, valid_rows=4, train_rows=8)
+    inputs = BIGRec.prepare(config, dataset, cache=str(tmp_path / "cache"), student=str)
+    made = BIGRec.objective(config, dataset, inputs, seed=0)
+    training = TrainingConfig(epochs=1, batch_size=4, learning_rate=0.01)
+    result = train_local(made, dataset, training, tmp_path / "run")
+    state = made.model.finished(result.state)
+    save_checkpoint(str(tmp_path / "teacher"), made.model, dataset, state=state)
+    before = made.model.eval().item_vectors()
+    for file in (tmp_path / "base").iterdir():
+        file.unlink()
+    loaded = load_checkpoint(tmp_path / "teacher").model
+    assert torch.equal(loaded.item_vectors(), before)
+    assert loaded.write(loaded.generator(loaded.lm), [[1, 2]]) == made.model.write(
+        made.model.generator(made.model.lm), [[1, 2]]
+    )
+    assert len(Recommender.load(tmp_path / "teacher").recommend([["i1"]], k=5)[0]) == 5
+
+
+def _peft() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("peft") is not None
+
+
+def test_adapters_alone_learn_and_titles_keep_the_vectors_of_the_base(
+    dataset: PreparedDataset, tmp_path: Path, cache: str
+) -> None:
+    pytest.importorskip("peft")
+    tokenizer = load_tokenizer(train_tokenizer(BIGRecConfig(**SMALL), dataset, cache))
+    base = save_base(tmp_path / "base", "Llama", tokenizer, len(tokenizer))
+    config = BIGRecConfig(base=base, max_tokens=400, lora=LoRAConfig(rank=2), train_rows=16)
+    inputs = BIGRec.prepare(config, dataset, cache=str(tmp_path / "cache"), student=str)
+    made = BIGRec.objective(config, dataset, inputs, seed=0)
+    learning = {name for name, parameter in made.named_parameters() if parameter.requires_grad}
+    assert learning and all("lora_" in name for name in learning)
+    full = BIGRec.objective(dataclasses.replace(config, lora=None), dataset, {}, seed=0).model.eval()
+    full.embed_titles()
+    torch.testing.assert_close(made.model.item_vectors(), full.item_vectors())
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    made.model.embed_titles()
+    torch.testing.assert_close(made.model.item_vectors(), full.item_vectors())
+    ids = torch.tensor([[5, 6, 7]])
+    assert not torch.allclose(made.model.eval().lm(ids).logits, full.lm(ids).logits)
+    wrong = dataclasses.replace(config, lora=LoRAConfig(targets=("nothing",)))
+    with pytest.raises(UserError, match=r"teacher\.model\.lora\.targets nothing are no layers"):
+        BIGRec.objective(wrong, dataset, inputs, seed=0)
+
+
+def test_configuration(tmp_path: Path) -> None:
+    from ray_jobs.settings import Settings
+
+    def model(*overrides: str) -> object:
+        return load_config(Settings, None, overrides).teacher.model
+
+    assert isinstance(model(), HLLMConfig)
+    assert isinstance(model("teacher.model.width=64"), HLLMConfig)
+    assert model("teacher.model.kind=bigrec", "teacher.model.beams=1") == BIGRecConfig(beams=1)
+    assert from_dict(BIGRecConfig, to_dict(BIGRecConfig(base="x", lora=LoRAConfig()))).lora == LoRAConfig()
+    with pytest.raises(UserError, match="lora adapts a trained model"):
+        model("teacher.model.kind=bigrec", "teacher.model.lora.rank=4")
+    with pytest.raises(UserError, match="no such configuration key; did you mean beams"):
+        model("teacher.model.kind=bigrec", "teacher.model.beam=4")
+    with pytest.raises(UserError, match="bigrac"):
+        model("teacher.model.kind=bigrac")

@@ -1,0 +1,104 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+
+from recsys.data.prepared import PreparedDataset
+from recsys.teachers.bigrec.bigrec import BIGRec
+from recsys.teachers.bigrec.generation import TitleGenerator
+
+CLOSING = list(range(5, 300, 11))  # so many that random models close their texts at various lengths
+
+
+class EndsAfterQuote(LogitsProcessor):
+    """What the generator takes for certain: after a closing token comes the end of the text."""
+
+    def __init__(self, model: BIGRec, begin: int) -> None:
+        self._closing = torch.tensor(CLOSING)
+        self._end, self._begin = model.prompts.end, begin
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        closed = torch.isin(input_ids[:, -1], self._closing) & (input_ids.shape[1] > self._begin)
+        ends = torch.full_like(scores, -torch.inf)
+        ends[:, self._end] = 0.0
+        return torch.where(closed[:, None], ends, scores)
+
+
+def prompts_of(model: BIGRec, dataset: PreparedDataset, count: int = 24) -> list[list[int]]:
+    rows = np.sort(np.concatenate([dataset.rows("valid"), dataset.rows("test")]))[:count]
+    return [model.prompts.history(dataset.seen(row).tolist()) for row in rows]
+
+
+def generator(model: BIGRec, **options: object) -> TitleGenerator:
+    prompts = model.prompts
+    return TitleGenerator(
+        model.lm, prefix=prompts.prefix, closing=CLOSING, end=prompts.end, **{"new_tokens": 12, **options}
+    )
+
+
+def published(model: BIGRec, prompt: list[int], beams: int, new_tokens: int = 12) -> list[int]:
+    """transformers' own search, one prompt at a time."""
+    ids = torch.tensor([model.prompts.prefix + prompt])
+    out = model.lm.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        num_beams=beams,
+        do_sample=False,
+        max_new_tokens=new_tokens,
+        eos_token_id=model.prompts.end,
+        pad_token_id=model.prompts.pad,
+        logits_processor=LogitsProcessorList([EndsAfterQuote(model, ids.shape[1])]),
+    )[0, ids.shape[1] :].tolist()
+    stops = {model.prompts.end, *CLOSING}
+    return out[: next((i + 1 for i, token in enumerate(out) if token in stops), len(out))]
+
+
+@pytest.mark.parametrize("beams", [1, 2, 4])
+def test_it_writes_what_generate_writes(dataset: PreparedDataset, teacher: Callable[..., BIGRec], beams: int) -> None:
+    model = teacher(dataset)
+    prompts = prompts_of(model, dataset)
+    written = generator(model, beams=beams, batch_size=7).generate(prompts)
+    assert written == [published(model, prompt, beams) for prompt in prompts]
+    assert len({len(tokens) for tokens in written}) > 1, "all texts are equally long: the test shows little"
+    assert any(tokens[-1] in CLOSING for tokens in written)
+
+
+def test_the_prefix_cache_changes_nothing(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
+    model = teacher(dataset)
+    prompts = prompts_of(model, dataset)[:5]
+    shared = generator(model, beams=2)._prefill(prompts)[0]
+    for row, prompt in enumerate(prompts):
+        alone = DynamicCache()
+        ids = torch.tensor([model.prompts.prefix + prompt[:-1]])
+        with torch.inference_mode():
+            model.lm(ids, past_key_values=alone, use_cache=True)
+        for one, other in zip(shared.layers, alone.layers, strict=True):
+            torch.testing.assert_close(one.keys[row, :, : ids.shape[1]], other.keys[0])
+            torch.testing.assert_close(one.values[row, :, : ids.shape[1]], other.values[0])
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_constrained_it_writes_titles(dataset: PreparedDataset, teacher: Callable[..., BIGRec], beams: int) -> None:
+    model = teacher(dataset, constrained=True, beams=beams)
+    texts = model.write(model.generator(model.lm, batch_size=5), [[1, 2], [3], [4, 5, 6], [7], [8], [9, 1]])
+    assert set(texts) <= set(model.prompts.index)
+
+
+def test_constrained_to_one_title_it_writes_that(
+    random_dataset: Callable[..., PreparedDataset], teacher: Callable[..., BIGRec]
+) -> None:
+    model = teacher(random_dataset(items=1), constrained=True)
+    assert model.write(model.generator(model.lm), [[1]]) == ["Film number 1"]
+
+
+def test_equal_prompts_are_written_to_once(
+    dataset: PreparedDataset, teacher: Callable[..., BIGRec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = teacher(dataset)
+    seen: list[int] = []
+    made = model.generator(model.lm)
+    monkeypatch.setattr(made, "generate", lambda prompts: seen.append(len(prompts)) or [[1]] * len(prompts))
+    assert len(model.write(made, [[1], [2], [1], [1]])) == 4
+    assert seen == [2]
