@@ -85,11 +85,11 @@ def subjects(settings: Settings) -> list[Subject]:
 
 def twins(settings: Settings) -> dict[str, str]:
     """Distilled student → the student alone that it is compared with: same kind; most equal configuration first."""
-    alone = {name: s for name, s in settings.students.items() if s.distillation is None}
+    alone = {name: s for name, s in settings.students.items() if not s.distilled}
     pairs = {}
     for name, student in settings.students.items():
         same_kind = [other for other, s in alone.items() if s.model.kind == student.model.kind]
-        if student.distillation is not None and same_kind:
+        if student.distilled and same_kind:
             pairs[name] = max(
                 same_kind,
                 key=lambda other: (

@@ -6,10 +6,10 @@ from recsys import storage
 from recsys.config import Field, configuration
 from recsys.data.config import DataConfig
 from recsys.evaluation.config import EvaluationConfig
-from recsys.losses.config import DistillationConfig, RecommendationLossConfig
+from recsys.losses.config import AlignmentConfig, DistillationConfig, RecommendationLossConfig
 from recsys.serving.assignment import ARMS, Arm, check_split
 from recsys.students.config import StudentModelConfig
-from recsys.teachers.config import SignalsConfig, TeacherConfig
+from recsys.teachers.config import HLLMConfig, SignalsConfig, TeacherConfig
 from recsys.tracking import TrackingConfig
 from recsys.training.config import TrainingConfig
 
@@ -35,20 +35,42 @@ class WorkersConfig:
 class TeacherSettings:
     """The teacher and where it is trained."""
 
-    model: TeacherConfig = TeacherConfig()
+    model: TeacherConfig = HLLMConfig()
     training: TrainingConfig = TrainingConfig()
     scaling: WorkersConfig = WorkersConfig(workers=2)
 
 
 @configuration
 class StudentSettings:
-    """One student: its architecture, recommendation loss and, when it is distilled, what it takes from the teacher."""
+    """One student: its architecture, recommendation loss and, when it is distilled, what it takes from the teacher.
+
+    Attributes:
+        distillation: what it takes from the teacher's signals.
+        alignment: block-wise losses of a student of kind slmrec, and what it takes from its teacher's states.
+    """
 
     model: StudentModelConfig
     loss: RecommendationLossConfig = RecommendationLossConfig()
     distillation: DistillationConfig | None = None
+    alignment: AlignmentConfig | None = None
     training: TrainingConfig = TrainingConfig()
     scaling: WorkersConfig = WorkersConfig()
+
+    def __post_init__(self) -> None:
+        if self.model.kind != "slmrec" and self.alignment is not None:
+            raise ValueError("alignment compares layers and is for students of kind slmrec alone; leave it out")
+        if self.model.kind == "slmrec" and self.distillation is not None and self.distillation.embedding is not None:
+            raise ValueError("a student of kind slmrec has its teacher's item vectors; set distillation.embedding=null")
+
+    @property
+    def distilled(self) -> bool:
+        """Whether it learns from a teacher's answers or states."""
+        return self.distillation is not None or (self.alignment is not None and self.alignment.teaches)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a teacher is there before it is trained: to learn from, or to be cut from."""
+        return self.distilled or self.model.kind == "slmrec"
 
 
 @configuration

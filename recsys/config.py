@@ -117,7 +117,7 @@ def _field_names(cls: Any, location: Sequence[Any]) -> list[str]:
     import typing
 
     def candidates(tp: Any) -> list[Any]:
-        if dataclasses.is_dataclass(tp):
+        if isinstance(tp, type) and dataclasses.is_dataclass(tp):  # what annotates a type may be a dataclass's instance
             return [tp]
         origin = typing.get_origin(tp)
         if origin in (typing.Union, types.UnionType, typing.Annotated, dict, list, tuple):

@@ -18,6 +18,7 @@ KINDS = {
     "sasrec": "recsys.students.sasrec:SASRec",
     "gru4rec": "recsys.students.gru4rec:GRU4Rec",
     "hllm": "recsys.teachers.hllm:HLLM",
+    "e4srec": "recsys.teachers.e4srec:E4SRec",
 }
 
 

@@ -60,7 +60,9 @@ def build_rows(
 
 
 def _distilled(result: Result) -> bool:
-    return bool(result.training.get("settings", {}).get("distillation"))
+    settings = result.training.get("settings", {})
+    alignment = settings.get("alignment") or {}
+    return bool(settings.get("distillation")) or any(alignment.get(name) for name in ("cosine", "norm", "logits"))
 
 
 def _difference(ours: Ranks, theirs: Ranks, rule: str, dataset: PreparedDataset, samples: int) -> dict[str, Any]:
