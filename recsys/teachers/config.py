@@ -75,7 +75,7 @@ class LoRAConfig:
     """
 
     rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=16.0, gt=0)
+    alpha: int = Field(default=16, ge=1)
     dropout: float = Field(default=0.05, ge=0, lt=1)
     targets: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
 

@@ -184,11 +184,11 @@ def test_what_does_not_fit_is_one_line(
     dataset: PreparedDataset, random_dataset: Callable[..., PreparedDataset], tmp_path: Path
 ) -> None:
     deep = checkpoint(e4srec(), dataset, tmp_path / "teacher")
-    with pytest.raises(UserError, match="blocks is 4, .* student's 2 and the teacher's 4 layers; possible: 1, 2"):
+    with pytest.raises(UserError, match=r"blocks is 4, .* student's 2 and the teacher's 4 layers; possible: 1, 2"):
         build_slmrec(slm(layers=2), dataset, deep, loss=LOSS, alignment=AlignmentConfig())
     with pytest.raises(UserError, match="every is 3, which does not divide the teacher's 4 layers"):
         build_slmrec(slm(every=3), dataset, deep, loss=LOSS)
-    with pytest.raises(UserError, match="trained on dataset .* train the teacher on this dataset"):
+    with pytest.raises(UserError, match=r"trained on dataset .* train the teacher on this dataset"):
         build_slmrec(slm(layers=2), random_dataset(seed=9), deep, loss=LOSS)
     plain = checkpoint(SASRec(SASRecConfig(width=8, heads=1), num_items=60), dataset, tmp_path / "plain")
     with pytest.raises(UserError, match="its teacher is of kind sasrec"):

@@ -151,7 +151,7 @@ def test_a_teacher_is_built_on_a_student_and_ranks(dataset: PreparedDataset, tmp
     assert torch.equal(objective.model.ids[1:], student.item_vectors()[1:])
     rankings = objective.model.ready(SignalsConfig(k=5, dtype="fp32"), "cpu").rank(dataset, dataset.rows("test"))
     assert rankings.items.shape == (12, 5)
-    with pytest.raises(UserError, match="student 'other' has no checkpoint in .*; run distill --student other first"):
+    with pytest.raises(UserError, match=r"student 'other' has no checkpoint in .*; run distill --student other first"):
         E4SRec.prepare(
             E4SRecConfig(**SMALL, ids_from="other"), dataset, cache="", student=lambda name: str(tmp_path / name)
         )
@@ -162,7 +162,7 @@ def test_a_student_of_another_dataset_is_refused(
 ) -> None:
     student = SASRec(SASRecConfig(width=8, heads=1, blocks=1, max_positions=8), num_items=dataset.num_items)
     save_checkpoint(str(tmp_path / "small"), student, dataset)
-    with pytest.raises(UserError, match="student 'small' was trained on dataset .* run distill --student small again"):
+    with pytest.raises(UserError, match=r"student 'small' was trained on dataset .* run distill --student small again"):
         E4SRec.objective(
             E4SRecConfig(**SMALL, ids_from="small"), random_dataset(seed=9), {"ids": str(tmp_path / "small")}, seed=0
         )
