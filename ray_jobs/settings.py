@@ -1,6 +1,7 @@
 """The one configuration file of a project: every job reads it whole and uses the sections it needs."""
 
 import os
+from typing import Literal
 
 from recsys import storage
 from recsys.config import Field, configuration
@@ -90,6 +91,28 @@ class ReplicasConfig:
     batch: int = Field(default=8, ge=1)
 
 
+@configuration
+class DepthConfig:
+    """The depth study: how many of the teacher's layers the recommendations need.
+
+    Attributes:
+        depths: numbers of layers to try; empty for 1, 2, 4, … below the teacher's depth.
+        ways: `read-out` reads the trained teacher at that layer, nothing retrained; `alone` trains the cut model
+            without its teacher; `distilled` with it, by `alignment` (its blocks lowered where they do not divide).
+        start, rows: of the cut models (`recsys.students.config.SLMRecConfig`).
+        tolerance: percent of the whole teacher's NDCG@10 that the recommended depth may lose.
+    """
+
+    depths: tuple[int, ...] = ()
+    ways: tuple[Literal["read-out", "alone", "distilled"], ...] = ("read-out", "alone", "distilled")
+    start: Literal["teacher", "fresh"] = "teacher"
+    rows: Literal["every-position", "one-a-user"] = "every-position"
+    alignment: AlignmentConfig = AlignmentConfig()
+    training: TrainingConfig = TrainingConfig()
+    scaling: WorkersConfig = WorkersConfig()
+    tolerance: float = Field(default=1.0, ge=0)
+
+
 def _halves() -> dict[Arm, float]:
     return {"teacher": 0.5, "student": 0.5}
 
@@ -151,6 +174,7 @@ class Settings:
     teacher: TeacherSettings = TeacherSettings()
     signals: SignalsConfig = SignalsConfig()
     students: dict[str, StudentSettings] = Field(default_factory=dict)
+    depth: DepthConfig = DepthConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     serving: ServingConfig = ServingConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -170,6 +194,7 @@ class Layout:
         self.dataset = storage.join(self.root, "dataset")
         self.teacher = storage.join(self.root, "teacher")
         self.signals = storage.join(self.root, "signals")
+        self.depth = storage.join(self.root, "depth")
         self.results = storage.join(self.root, "results")
         self.report = storage.join(self.root, "report")
         self.train_runs = storage.join(self.root, "train")
