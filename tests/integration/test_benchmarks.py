@@ -48,3 +48,15 @@ def test_an_unknown_benchmark_is_named(project_root: Path) -> None:
     )
     assert done.returncode == 2
     assert "no benchmark speed; there are" in done.stderr
+
+
+def test_depth(project_root: Path, tmp_path: Path) -> None:
+    figures = last_figures(project_root, tmp_path, "depth")
+    assert figures["layer_ratio"] == 8 and figures["parameter_share"] == 0.125
+    assert 0.125 < figures["parameter_share_total"] < 1
+    seconds = figures["seconds"]
+    for key, slow, fast in (
+        ("inference_speedup", "rank teacher", "rank student"),
+        ("train_speedup", "train teacher", "train taught"),
+    ):
+        assert figures[key] == pytest.approx(seconds[slow] / seconds[fast], rel=0.05)
