@@ -30,20 +30,27 @@ from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.depth import METRIC, print_study, recommend, write_pictures
 from recsys.losses.alignment import common_blocks
 from recsys.students.config import SLMRecConfig
+from recsys.teachers.config import LowRankConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One model of the study: a checkpoint, read out after its first layers where `layers` is not None."""
+    """One model of the study.
+
+    Attributes:
+        layers: it is the checkpoint read out after so many; None for all.
+        compressed: how its weights are made smaller, "" for not at all.
+    """
 
     depth: int
     way: str
     uri: str
     layers: int | None = None
+    compressed: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.depth}-{self.way}"
+        return f"{self.depth}-{self.way}" + (f"-{self.compressed}" if self.compressed else "")
 
 
 def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
@@ -67,6 +74,9 @@ def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
                 cells.append(Cell(depth, way, layout.teacher, depth))
             else:
                 cells.append(Cell(depth, way, layout.student(f"depth-{depth}-{way}")))
+    trained = [cell for cell in cells if cell.layers is None]
+    for compressed in settings.depth.compress:
+        cells += [dataclasses.replace(cell, compressed=compressed) for cell in trained]
     work = key(settings, cells)
     uri = storage.join(layout.depth, "depth.json")
     if not force and cli.is_current(layout.depth, work):
@@ -84,7 +94,7 @@ def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
                 storage.write_json(str(directory / "depth.json"), study)
                 write_pictures(directory, study)
                 recorded.log_artifact(directory)
-            recorded.log_metrics({f"{r['depth']}-{r['way']}": r["metrics"] for r in study["rows"]})
+            recorded.log_metrics({f"{r['depth']}-{r['way']}{r['compressed']}": r["metrics"] for r in study["rows"]})
     print_study(study)
     print(f"depth: {storage.join(layout.depth, 'depth.html')}", flush=True)
     return study
@@ -141,15 +151,16 @@ def key(settings: Settings, cells: list[Cell]) -> str:
     config = settings.evaluation
     inputs = [[cell.name, required(cell.uri, cell.name, "depth").content_hash] for cell in cells]
     shown = [config.mask_seen, config.latency_requests, config.sampled and to_dict(config.sampled)]
-    return digest([inputs, shown, settings.depth.tolerance])
+    return digest([inputs, shown, settings.depth.tolerance, to_dict(settings.depth.low_rank)])
 
 
 def _measure_all(settings: Settings, cells: list[Cell]) -> dict[str, Any]:
     layout, config = settings.layout, settings.evaluation
+    low = settings.depth.low_rank
     asked = {"num_cpus": config.cpus, "num_gpus": config.gpus}
     print(f"depth: ranking by {len(cells)} models", flush=True)
-    rows = _get([_rank.options(**asked).remote(cell, layout, config) for cell in cells])
-    latency = _get([_time.options(**asked).remote(cells, layout, config)])[0]  # after the rest, alone
+    rows = _get([_rank.options(**asked).remote(cell, layout, config, low) for cell in cells])
+    latency = _get([_time.options(**asked).remote(cells, layout, config, low)])[0]  # after the rest, alone
     rows = [{**row, "latency": latency[cell.name]} for row, cell in zip(rows, cells, strict=True)]
     dataset = PreparedDataset.load(layout.dataset)
     return {
@@ -160,7 +171,7 @@ def _measure_all(settings: Settings, cells: list[Cell]) -> dict[str, Any]:
         "tolerance": settings.depth.tolerance,
         "full": rows[0],
         "rows": rows,
-        "recommended": recommend(rows[1:], rows[0], settings.depth.tolerance),
+        "recommended": recommend(rows, rows[0], settings.depth.tolerance),
         "conditions": {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": environment.versions(),
@@ -171,45 +182,54 @@ def _measure_all(settings: Settings, cells: list[Cell]) -> dict[str, Any]:
 
 
 @ray.remote
-def _rank(cell: Cell, layout: Layout, config: EvaluationConfig) -> dict[str, Any]:
+def _rank(cell: Cell, layout: Layout, config: EvaluationConfig, low: LowRankConfig) -> dict[str, Any]:
     """In a worker: one model ranks the test rows."""
     from recsys.evaluation.metrics import metrics_from_ranks
     from recsys.evaluation.ranking import model_scorer, rank_targets
     from recsys.evaluation.sampled import sampled_metrics
+    from recsys.teachers.compression import numbers_and_bytes
 
-    dataset, model = PreparedDataset.load(layout.dataset), _load(cell, config)
+    dataset, model = PreparedDataset.load(layout.dataset), _load(cell, config, low)
     score, rows = model_scorer(model), dataset.rows("test")
     options: dict[str, Any] = {"batch_size": config.batch_size, "device": _device(config)}
+    served, size = numbers_and_bytes(model)
     ranks = rank_targets(score, dataset, rows, mask_seen=config.mask_seen, **options)
     return {
         "depth": cell.depth,
         "way": cell.way,
+        "compressed": cell.compressed,
         "metrics": metrics_from_ranks(ranks),
         "sampled": sampled_metrics(score, dataset, rows, config.sampled, **options) if config.sampled else None,
-        "parameters": {
-            "served": sum(tensor.numel() for tensor in model.state_dict().values()),
-            "layers": sum(parameter.numel() for parameter in model.decoder.layers.parameters()),
-        },
+        "parameters": {"served": served, "layers": numbers_and_bytes(model.decoder.layers)[0]},
+        "bytes": size,
     }
 
 
 @ray.remote
-def _time(cells: list[Cell], layout: Layout, config: EvaluationConfig) -> dict[str, dict[str, float]]:
+def _time(
+    cells: list[Cell], layout: Layout, config: EvaluationConfig, low: LowRankConfig
+) -> dict[str, dict[str, float]]:
     """In a worker: every model in one process, in turn."""
     from recsys.evaluation.latency import single_request_latency
     from recsys.evaluation.ranking import model_scorer
 
     dataset = PreparedDataset.load(layout.dataset)
-    scorers = {cell.name: model_scorer(_load(cell, config)) for cell in cells}
+    scorers = {cell.name: model_scorer(_load(cell, config, low)) for cell in cells}
     return single_request_latency(
         scorers, dataset, dataset.rows("test"), requests=config.latency_requests, device=_device(config)
     )
 
 
-def _load(cell: Cell, config: EvaluationConfig) -> Any:
+def _load(cell: Cell, config: EvaluationConfig, low: LowRankConfig) -> Any:
     """The model, a `LayeredTeacher`."""
+    from recsys.teachers import compression
+
     model: Any = load_checkpoint(cell.uri, _device(config)).model
-    return model if cell.layers is None else model.cut(cell.layers)
+    if cell.layers is not None:
+        model = model.cut(cell.layers)
+    if cell.compressed == "int8":
+        return compression.int8(model)
+    return compression.low_rank(model, low) if cell.compressed == "low-rank" else model
 
 
 def _device(config: EvaluationConfig) -> str:

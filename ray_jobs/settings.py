@@ -10,7 +10,7 @@ from recsys.evaluation.config import EvaluationConfig
 from recsys.losses.config import AlignmentConfig, DistillationConfig, RecommendationLossConfig
 from recsys.serving.assignment import ARMS, Arm, check_split
 from recsys.students.config import StudentModelConfig
-from recsys.teachers.config import HLLMConfig, SignalsConfig, TeacherConfig
+from recsys.teachers.config import HLLMConfig, LowRankConfig, SignalsConfig, TeacherConfig
 from recsys.tracking import TrackingConfig
 from recsys.training.config import TrainingConfig
 
@@ -101,6 +101,8 @@ class DepthConfig:
             without its teacher; `distilled` with it, by `alignment` (its blocks lowered where they do not divide).
         start, rows: of the cut models (`recsys.students.config.SLMRecConfig`).
         tolerance: percent of the whole teacher's NDCG@10 that the recommended depth may lose.
+        compress: measure the whole teacher and every trained depth with int8 weights or with some of rank `low_rank`
+            as well, nothing retrained.
     """
 
     depths: tuple[int, ...] = ()
@@ -111,6 +113,8 @@ class DepthConfig:
     training: TrainingConfig = TrainingConfig()
     scaling: WorkersConfig = WorkersConfig()
     tolerance: float = Field(default=1.0, ge=0)
+    compress: tuple[Literal["int8", "low-rank"], ...] = ()
+    low_rank: LowRankConfig = LowRankConfig()
 
 
 def _halves() -> dict[Arm, float]:

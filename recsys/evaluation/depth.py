@@ -1,7 +1,8 @@
 """What a depth study says: a row for each depth and way, and the smallest depth that is good enough.
 
 A study is plain JSON values: `full` and `rows` with depth, way ("full", "read-out", "alone", "distilled"), metrics by
-full ranking, sampled metrics where asked for, latency, and parameters ("served", and "layers" of the decoder alone).
+full ranking, sampled metrics where asked for, latency, parameters ("served", and "layers" of the decoder alone), bytes,
+and how the weights were compressed ("" for not at all).
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ def recommend(rows: Sequence[Mapping[str, Any]], full: Mapping[str, Any], tolera
     """The row of smallest depth whose NDCG@10 is within `tolerance` percent of the full model's, the best of its depth;
     the full model itself where there is no other."""
     enough = full["metrics"][METRIC] * (1 - tolerance / 100)
-    good = [row for row in rows if row["metrics"][METRIC] >= enough]
+    good = [row for row in rows if row["metrics"][METRIC] >= enough and not row["compressed"]]
     return min([*good, full], key=lambda row: (row["depth"], -row["metrics"][METRIC]))
 
 
@@ -59,7 +60,7 @@ def print_study(study: Mapping[str, Any], file: TextIO | None = None) -> None:
         drawn.add_column(name, justify="right")
     for row in _sorted(study):
         drawn.add_row(*_cells(row, study))
-    console = Console(file=file, width=110, no_color=True, force_terminal=False, highlight=False, emoji=False)
+    console = Console(file=file, width=120, no_color=True, force_terminal=False, highlight=False, emoji=False)
     console.print(drawn)
     console.print(sentence(study), soft_wrap=True)
 
@@ -102,25 +103,26 @@ def write_pictures(directory: Path, study: Mapping[str, Any]) -> None:
 
 
 def _sorted(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return sorted(study["rows"], key=lambda row: (row["depth"], list(_NAMES).index(row["way"])))
+    return sorted(study["rows"], key=lambda row: (row["depth"], list(_NAMES).index(row["way"]), row["compressed"]))
 
 
 def _columns(study: Mapping[str, Any]) -> list[str]:
     sampled = ["HR@1 sampled", "MRR sampled"] if study["full"]["sampled"] else []
-    return ["NDCG@10", "against whole", "HR@10", *sampled, "served", "in layers"]
+    return ["NDCG@10", "against whole", "HR@10", *sampled, "served", "in layers", "MB"]
 
 
 def _cells(row: Mapping[str, Any], study: Mapping[str, Any]) -> list[str]:
     sampled = [f"{row['sampled'][name]:.4f}" for name in ("hr@1", "mrr")] if study["full"]["sampled"] else []
     return [
         str(row["depth"]),
-        _NAMES[row["way"]],
+        ", ".join(filter(None, (_NAMES[row["way"]], row["compressed"]))),
         f"{row['metrics'][METRIC]:.4f}",
         _percent(row, study["full"]),
         f"{row['metrics']['hr@10']:.4f}",
         *sampled,
         human_count(row["parameters"]["served"]),
         human_count(row["parameters"]["layers"]),
+        f"{row['bytes'] / 1e6:.2f}",
         human_ms(row["latency"]["median_ms"]),
     ]
 

@@ -96,7 +96,8 @@ def depth_curves(study: Mapping[str, Any], form: str = "wide") -> "Figure":
     depths = sorted({row["depth"] for row in study["rows"]})
     for axes, label in zip(several, panels, strict=True):
         for way, (colour, marker) in _WAYS.items():
-            rows = sorted((row for row in study["rows"] if row["way"] in (way, "full")), key=lambda row: row["depth"])
+            shown = (row for row in study["rows"] if row["way"] in (way, "full") and not row["compressed"])
+            rows = sorted(shown, key=lambda row: row["depth"])
             if all(row["way"] == "full" for row in rows):
                 continue
             values = [

@@ -81,6 +81,21 @@ class LoRAConfig:
 
 
 @configuration
+class LowRankConfig:
+    """Which matrices of a trained decoder are replaced by approximations of low rank.
+
+    Attributes:
+        rank: share of the full rank that is kept.
+        layers: share of the layers that are reduced, the last ones.
+        targets: names of the linear layers.
+    """
+
+    rank: float = Field(default=0.25, gt=0, le=1)
+    layers: float = Field(default=0.5, gt=0, le=1)
+    targets: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+
+
+@configuration
 class E4SRecConfig:
     """Item-id embeddings of a student, projected into a language model (E4SRec, arXiv 2312.02443).
 

@@ -38,7 +38,12 @@ def settings(fixture_data: Path, tmp_path: Path) -> Settings:
                 "middle": {"model": {"kind": "slmrec", "every": 2}},
                 "small": {"model": {"kind": "slmrec", "layers": 1, "teacher": "middle"}, "alignment": {"blocks": 1}},
             },
-            "depth": {"depths": [4], "training": TRAINING, "scaling": {"workers": 2, "cpus": 0.5}},
+            "depth": {
+                "depths": [4],
+                "compress": ["int8", "low-rank"],
+                "training": TRAINING,
+                "scaling": {"workers": 2, "cpus": 0.5},
+            },
             "evaluation": {"latency_requests": 5, "sampled": {"negatives": 20}},
         },
     )
@@ -56,12 +61,15 @@ def settings(fixture_data: Path, tmp_path: Path) -> Settings:
 def test_study(ray_session: None, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     study = depth.run(settings)
     printed = capsys.readouterr().out
-    assert {(row["depth"], row["way"]) for row in study["rows"]} == {
+    assert [(row["depth"], row["way"]) for row in study["rows"] if not row["compressed"]] == [
         (8, "full"), (4, "read-out"), (4, "alone"), (4, "distilled")
-    }  # fmt: skip
+    ]  # fmt: skip
+    size = {(row["way"], row["compressed"]): row["bytes"] for row in study["rows"]}
+    assert size["full", "int8"] < size["full", "low-rank"] < size["full", ""]
+    assert len(size) == 10 and "distilled, int8" in printed
     assert "recommended: " in printed and "Depth study, random-teacher" in printed
     assert all(row["latency"]["median_ms"] > 0 and 0 < row["sampled"]["mrr"] <= 1 for row in study["rows"])
-    layers = {row["way"]: row["parameters"]["layers"] for row in study["rows"]}
+    layers = {row["way"]: row["parameters"]["layers"] for row in study["rows"] if not row["compressed"]}
     assert layers["full"] == 2 * layers["read-out"] == 2 * layers["distilled"]
     folder = Path(settings.layout.depth)
     assert {file.name for file in folder.iterdir()} == {"_SUCCESS", "depth.json", "depth.png", "depth.html"}
