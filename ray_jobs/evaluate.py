@@ -64,9 +64,11 @@ def subjects(settings: Settings) -> list[Subject]:
     dataset = storage.read_manifest(layout.dataset)
     if dataset is None:
         raise UserError(f"there is no prepared dataset in {layout.dataset}; run prepare_data first")
+    sampled = [to_dict(config.sampled)] if config.sampled else []
     constants = {RecentPopularity.kind: config.recent_days, CoOccurrence.kind: to_dict(config.cooccurrence)}
     found = [
-        Subject(name, "baseline", "", digest([name, constants[name], dataset.content_hash]), None) for name in BASELINES
+        Subject(name, "baseline", "", digest([name, constants[name], dataset.content_hash, *sampled]), None)
+        for name in BASELINES
     ]
     models = [
         *((name, "student", layout.student(name), s.training.seed) for name, s in settings.students.items()),
@@ -79,17 +81,18 @@ def subjects(settings: Settings) -> list[Subject]:
         if checkpoint is None:
             print(f"evaluate: {name} has no checkpoint in {uri}, left out", flush=True)
         else:
-            found.append(Subject(name, role, uri, digest([name, checkpoint.content_hash, dataset.content_hash]), seed))
+            work = digest([name, checkpoint.content_hash, dataset.content_hash, *sampled])
+            found.append(Subject(name, role, uri, work, seed))
     return found
 
 
 def twins(settings: Settings) -> dict[str, str]:
     """Distilled student → the student alone that it is compared with: same kind; most equal configuration first."""
-    alone = {name: s for name, s in settings.students.items() if s.distillation is None}
+    alone = {name: s for name, s in settings.students.items() if not s.distilled}
     pairs = {}
     for name, student in settings.students.items():
         same_kind = [other for other, s in alone.items() if s.model.kind == student.model.kind]
-        if student.distillation is not None and same_kind:
+        if student.distilled and same_kind:
             pairs[name] = max(
                 same_kind,
                 key=lambda other: (
@@ -195,6 +198,7 @@ def _evaluate(subject: Subject, layout: Layout, config: EvaluationConfig) -> dic
         "test",
         batch_size=config.batch_size,
         device=_device(config),
+        sampled=config.sampled,
         name=subject.name,
         role=subject.role,
         key=subject.key,

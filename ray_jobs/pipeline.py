@@ -84,8 +84,10 @@ def _prepare_data(settings: Settings, force: bool) -> None:
 
 
 def _train_teacher(settings: Settings, force: bool) -> None:
-    from ray_jobs import train_teacher
+    from ray_jobs import distill, train_teacher
 
+    for name in train_teacher.needed_students(settings):
+        distill.run(settings, name, force=force)
     train_teacher.run(settings, force=force)
 
 
@@ -96,10 +98,11 @@ def _infer_teacher(settings: Settings, force: bool) -> None:
 
 
 def _distill(settings: Settings, force: bool) -> None:
-    from ray_jobs import distill
+    from ray_jobs import distill, train_teacher
 
+    done = train_teacher.needed_students(settings)  # a second time they would be other students than the teacher's
     for name in distill.ordered(settings):
-        distill.run(settings, name, force=force)
+        distill.run(settings, name, force=force and name not in done)
 
 
 def _evaluate(settings: Settings, force: bool) -> None:

@@ -1,15 +1,16 @@
 """The one configuration file of a project: every job reads it whole and uses the sections it needs."""
 
 import os
+from typing import Literal
 
 from recsys import storage
 from recsys.config import Field, configuration
 from recsys.data.config import DataConfig
 from recsys.evaluation.config import EvaluationConfig
-from recsys.losses.config import DistillationConfig, RecommendationLossConfig
+from recsys.losses.config import AlignmentConfig, DistillationConfig, RecommendationLossConfig
 from recsys.serving.assignment import ARMS, Arm, check_split
 from recsys.students.config import StudentModelConfig
-from recsys.teachers.config import HLLMConfig, SignalsConfig, TeacherConfig
+from recsys.teachers.config import HLLMConfig, LowRankConfig, SignalsConfig, TeacherConfig
 from recsys.tracking import TrackingConfig
 from recsys.training.config import TrainingConfig
 
@@ -42,13 +43,35 @@ class TeacherSettings:
 
 @configuration
 class StudentSettings:
-    """One student: its architecture, recommendation loss and, when it is distilled, what it takes from the teacher."""
+    """One student: its architecture, recommendation loss and, when it is distilled, what it takes from the teacher.
+
+    Attributes:
+        distillation: what it takes from the teacher's signals.
+        alignment: block-wise losses of a student of kind slmrec, and what it takes from its teacher's states.
+    """
 
     model: StudentModelConfig
     loss: RecommendationLossConfig = RecommendationLossConfig()
     distillation: DistillationConfig | None = None
+    alignment: AlignmentConfig | None = None
     training: TrainingConfig = TrainingConfig()
     scaling: WorkersConfig = WorkersConfig()
+
+    def __post_init__(self) -> None:
+        if self.model.kind != "slmrec" and self.alignment is not None:
+            raise ValueError("alignment compares layers and is for students of kind slmrec alone; leave it out")
+        if self.model.kind == "slmrec" and self.distillation is not None and self.distillation.embedding is not None:
+            raise ValueError("a student of kind slmrec has its teacher's item vectors; set distillation.embedding=null")
+
+    @property
+    def distilled(self) -> bool:
+        """Whether it learns from a teacher's answers or states."""
+        return self.distillation is not None or (self.alignment is not None and self.alignment.teaches)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a teacher is there before it is trained: to learn from, or to be cut from."""
+        return self.distilled or self.model.kind == "slmrec"
 
 
 @configuration
@@ -66,6 +89,32 @@ class ReplicasConfig:
     cpus: float = Field(default=0.9, gt=0)
     gpus: float = Field(default=0, ge=0)
     batch: int = Field(default=8, ge=1)
+
+
+@configuration
+class DepthConfig:
+    """The depth study: how many of the teacher's layers the recommendations need.
+
+    Attributes:
+        depths: numbers of layers to try; empty for 1, 2, 4, … below the teacher's depth.
+        ways: `read-out` reads the trained teacher at that layer, nothing retrained; `alone` trains the cut model
+            without its teacher; `distilled` with it, by `alignment` (its blocks lowered where they do not divide).
+        start, rows: of the cut models (`recsys.students.config.SLMRecConfig`).
+        tolerance: percent of the whole teacher's NDCG@10 that the recommended depth may lose.
+        compress: measure the whole teacher and every trained depth with int8 weights or with some of rank `low_rank`
+            as well, nothing retrained.
+    """
+
+    depths: tuple[int, ...] = ()
+    ways: tuple[Literal["read-out", "alone", "distilled"], ...] = ("read-out", "alone", "distilled")
+    start: Literal["teacher", "fresh"] = "teacher"
+    rows: Literal["every-position", "one-a-user"] = "every-position"
+    alignment: AlignmentConfig = AlignmentConfig()
+    training: TrainingConfig = TrainingConfig()
+    scaling: WorkersConfig = WorkersConfig()
+    tolerance: float = Field(default=1.0, ge=0)
+    compress: tuple[Literal["int8", "low-rank"], ...] = ()
+    low_rank: LowRankConfig = LowRankConfig()
 
 
 def _halves() -> dict[Arm, float]:
@@ -129,6 +178,7 @@ class Settings:
     teacher: TeacherSettings = TeacherSettings()
     signals: SignalsConfig = SignalsConfig()
     students: dict[str, StudentSettings] = Field(default_factory=dict)
+    depth: DepthConfig = DepthConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     serving: ServingConfig = ServingConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -148,6 +198,7 @@ class Layout:
         self.dataset = storage.join(self.root, "dataset")
         self.teacher = storage.join(self.root, "teacher")
         self.signals = storage.join(self.root, "signals")
+        self.depth = storage.join(self.root, "depth")
         self.results = storage.join(self.root, "results")
         self.report = storage.join(self.root, "report")
         self.train_runs = storage.join(self.root, "train")

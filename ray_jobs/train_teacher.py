@@ -30,15 +30,38 @@ from recsys.training.objective import Objective
 
 
 def key(settings: Settings) -> str:
-    """Digest of what makes this teacher: its configuration, the dataset and its titles.
+    """Digest of what makes this teacher: its configuration, the dataset, its titles and the students it is built from.
 
     Raises:
-        UserError: the dataset is not there yet.
+        UserError: the dataset or a student is not there yet.
     """
     dataset = required(settings.layout.dataset, "prepared dataset", "prepare_data")
     inputs = [dataset.attributes["fingerprint"], dataset.files["items.parquet"]["sha256"]]
+    for name in needed_students(settings):
+        inputs.append(
+            required(settings.layout.student(name), f"student {name}", f"distill --student {name}").content_hash
+        )
     # Where workers run does not change what is learned; how many there are changes rounding only.
     return digest({"teacher": {**to_dict(settings.teacher), "scaling": None}, "inputs": inputs})
+
+
+def needed_students(settings: Settings) -> list[str]:
+    """Names of the students that are trained before the teacher, because it is built from them.
+
+    Raises:
+        UserError: there is no such student, or it would in turn learn from the teacher.
+    """
+    name = getattr(settings.teacher.model, "ids_from", None)
+    if name is None:
+        return []
+    if name not in settings.students:
+        known = ", ".join(settings.students) or "none"
+        raise UserError(f"teacher.model.ids_from names student {name!r}, but the configuration has: {known}")
+    if settings.students[name].needs_teacher:
+        raise UserError(
+            f"teacher.model.ids_from: student {name!r} learns from the teacher itself; name one that is trained alone"
+        )
+    return [name]
 
 
 def required(uri: str, what: str, job: str) -> storage.Manifest:

@@ -24,7 +24,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from ray.tune.search import Searcher
 
 from ray_jobs import distill
-from ray_jobs.settings import StudentSettings
+from ray_jobs.settings import Layout, StudentSettings
 from recsys import storage
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
@@ -115,6 +115,7 @@ def run_trials(
     search: Search,
     ledger: Ledger,
     *,
+    layout: Layout,
     folder: str,
     count: int,
     concurrent: int,
@@ -128,7 +129,9 @@ def run_trials(
     """
 
     resources = {"CPU": config.cpus, **({"GPU": config.gpus} if config.gpus else {})}
-    trial: Any = tune.with_parameters(_trial, student=student, inputs=[inputs], threads=max(1, round(config.cpus)))
+    trial: Any = tune.with_parameters(
+        _trial, student=student, inputs=[inputs], layout=layout, threads=max(1, round(config.cpus))
+    )
     filesystem, path = storage.filesystem(folder)
     scheduler = _scheduler(config.stopping, student.training.epochs, ledger.records)
     with _quiet():
@@ -158,7 +161,9 @@ def run_trials(
             storage.delete(folder)
 
 
-def _trial(config: dict[str, Any], *, student: StudentSettings, inputs: list[Any], threads: int) -> None:
+def _trial(
+    config: dict[str, Any], *, student: StudentSettings, inputs: list[Any], layout: Layout, threads: int
+) -> None:
     """In a worker: train one student and report each epoch; what breaks it is reported as its reason."""
     torch.set_num_threads(threads)
     student = candidate(student, config["parameters"])
@@ -176,7 +181,7 @@ def _trial(config: dict[str, Any], *, student: StudentSettings, inputs: list[Any
 
     try:
         dataset, signals = _received(inputs[0])
-        objective = distill.assemble(student, dataset, signals)
+        objective = distill.assemble(student, dataset, signals, layout)
         facts["size"] = _size(objective.model)
         facts["latency_ms"] = _latency(objective.model.to(device), dataset, device)
         train(objective, dataset, training, report=report, device=device)

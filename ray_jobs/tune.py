@@ -119,7 +119,7 @@ class Sweep:
         signals = TeacherSignals.load(layout.signals, dataset) if self.student.distillation or distilled else None
         for parameters in self._structures():
             try:
-                distill.assemble(self.candidate(parameters), dataset, signals)
+                distill.assemble(self.candidate(parameters), dataset, signals, layout)
             except UserError as error:
                 which = ", ".join(f"{key}={value}" for key, value in parameters.items()) or "as configured"
                 raise UserError(f"a student of the space cannot be built ({which}): {error}") from None
@@ -223,6 +223,7 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
             inputs,
             search,
             ledger,
+            layout=sweep.settings.layout,
             folder=storage.join(sweep.uri, "tune"),
             count=left,
             concurrent=concurrent,

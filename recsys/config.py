@@ -129,7 +129,7 @@ def _field_names(cls: Any, location: Sequence[Any]) -> list[str]:
     import typing
 
     def candidates(tp: Any) -> list[Any]:
-        if dataclasses.is_dataclass(tp):
+        if isinstance(tp, type) and dataclasses.is_dataclass(tp):  # what annotates a type may be a dataclass's instance
             return [tp]
         origin = typing.get_origin(tp)
         if origin is typing.Annotated:  # what else it carries are marks, which may be dataclasses too

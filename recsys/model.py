@@ -19,6 +19,7 @@ KINDS = {
     "gru4rec": "recsys.students.gru4rec:GRU4Rec",
     "bigrec": "recsys.teachers.bigrec.bigrec:BIGRec",
     "hllm": "recsys.teachers.hllm:HLLM",
+    "e4srec": "recsys.teachers.e4srec:E4SRec",
 }
 
 

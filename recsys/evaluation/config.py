@@ -21,6 +21,19 @@ class CoOccurrenceConfig:
 
 
 @configuration
+class SampledConfig:
+    """`sampled_999`: the target among sampled negatives, as SLMRec reports it.
+
+    Attributes:
+        negatives: items drawn for a row from those that are neither its target nor of the user's past.
+        seed: the negatives of a row depend on it and on the row alone.
+    """
+
+    negatives: int = Field(default=999, ge=1)
+    seed: int = 0
+
+
+@configuration
 class EvaluationConfig:
     """Full ranking on the test rows.
 
@@ -30,6 +43,7 @@ class EvaluationConfig:
         batch_size: rows scored at once; memory is batch_size · N scores.
         recent_days: window of the recent-popularity baseline, counted back from the last training interaction.
         cooccurrence: constants of the co-occurrence baseline.
+        sampled: report HR@1, HR@5, NDCG@5 and MRR among sampled negatives as well.
         latency_requests: single requests timed per model.
         bootstrap_samples: resamples of users for the interval of a difference.
         cpus, gpus: what one evaluation asks of the cluster.
@@ -39,6 +53,7 @@ class EvaluationConfig:
     batch_size: int = Field(default=256, ge=1)
     recent_days: float = Field(default=30.0, gt=0)
     cooccurrence: CoOccurrenceConfig = CoOccurrenceConfig()
+    sampled: SampledConfig | None = None
     latency_requests: int = Field(default=200, ge=1)
     bootstrap_samples: int = Field(default=2000, ge=100)
     cpus: float = Field(default=0.9, gt=0)

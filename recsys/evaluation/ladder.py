@@ -1,7 +1,7 @@
 """The quality ladder: baselines, each student alone and distilled, the teacher, in one table."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
@@ -9,6 +9,9 @@ from recsys.data.prepared import PreparedDataset
 from recsys.evaluation.metrics import gains
 from recsys.evaluation.results import RULES, Ranks, Result
 from recsys.evaluation.statistics import paired_bootstrap
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 LADDER = "ladder"
 _ROLES = ("baseline", "student", "teacher")
@@ -31,8 +34,8 @@ def build_rows(
         twins: distilled student → the same student alone.
 
     Returns:
-        name, role, kind, distilled, twin, seed, checkpoint_hash, parameters, metrics by rule, latency, and for a
-        distilled student `difference`: rule → NDCG@10 above its twin with its interval.
+        name, role, kind, distilled, twin, seed, checkpoint_hash, parameters, metrics by rule, sampled, latency, and
+        for a distilled student `difference`: rule → NDCG@10 above its twin with its interval.
     """
     rows = []
     kinds = [result.kind for result in results]
@@ -47,6 +50,7 @@ def build_rows(
             "checkpoint_hash": result.checkpoint_hash,
             "parameters": result.parameters,
             "metrics": result.metrics,
+            "sampled": result.sampled,
             "latency": dict(latency.get(result.name, {})),
             "difference": None,
         }
@@ -60,7 +64,9 @@ def build_rows(
 
 
 def _distilled(result: Result) -> bool:
-    return bool(result.training.get("settings", {}).get("distillation"))
+    settings = result.training.get("settings", {})
+    alignment = settings.get("alignment") or {}
+    return bool(settings.get("distillation")) or any(alignment.get(name) for name in ("cosine", "norm", "logits"))
 
 
 def _difference(ours: Ranks, theirs: Ranks, rule: str, dataset: PreparedDataset, samples: int) -> dict[str, Any]:
@@ -101,10 +107,27 @@ def print_ladder(ladder: Mapping[str, Any], file: TextIO | None = None) -> None:
         )
     console = Console(file=file, width=_WIDTH, no_color=True, force_terminal=False, highlight=False, emoji=False)
     console.print(table)
+    if any(row.get("sampled") for row in ladder["rows"]):
+        console.print(_sampled_table(ladder))
     console.print(
         "parameters: numbers served, frozen tables included (a baseline: the counts it keeps). ms: median of one "
         "history on one thread, model alone."
     )
+
+
+def _sampled_table(ladder: Mapping[str, Any]) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    negatives = ladder["conditions"]["evaluation"]["sampled"]["negatives"]
+    title = f"The target among {negatives} sampled negatives, not comparable with full ranking"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="", pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for name in ("HR@1", "HR@5", "NDCG@5", "MRR"):
+        table.add_column(name, justify="right")
+    for row in ladder["rows"]:
+        table.add_row(row["name"], *(f"{row['sampled'][name]:.4f}" for name in ("hr@1", "hr@5", "ndcg@5", "mrr")))
+    return table
 
 
 def _title(ladder: Mapping[str, Any]) -> str:

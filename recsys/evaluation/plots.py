@@ -16,6 +16,12 @@ _MARKERS = {"baseline": "s", "alone": "o", "distilled": "o", "teacher": "D"}
 _NAMES = {"baseline": "counting", "alone": "student alone", "distilled": "student distilled", "teacher": "teacher"}
 INK, GRID = "#010203", "#c9ced6"  # in SVG replaced by what the page says
 _SIZES = {"wide": (8.4, 4.6), "narrow": (4.2, 4.6)}
+_WAYS = {
+    "read-out": (COLOURS["baseline"], "s--"),
+    "alone": (COLOURS["alone"], "o-"),
+    "distilled": (COLOURS["distilled"], "o-"),
+}
+_WAY_NAMES = {"read-out": "read out, not retrained", "alone": "retrained alone", "distilled": "distilled"}
 _OFFSETS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
@@ -74,6 +80,46 @@ def quality_latency(rows: Sequence[Mapping[str, Any]], rule: str, form: str = "w
         labelcolor=INK,
     )
     place_labels(axes, list(points.values()), list(points))
+    return figure
+
+
+def depth_curves(study: Mapping[str, Any], form: str = "wide") -> "Figure":
+    """NDCG@10, median milliseconds of one history and numbers served, each against the layers kept.
+
+    Args:
+        study: as in `depth.json` (`recsys.evaluation.depth`).
+    """
+    from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
+
+    panels = ("NDCG@10 on test", "milliseconds for one history", "million numbers served")
+    figure, several = _panels(form, len(panels))
+    depths = sorted({row["depth"] for row in study["rows"]})
+    for axes, label in zip(several, panels, strict=True):
+        for way, (colour, marker) in _WAYS.items():
+            shown = (row for row in study["rows"] if row["way"] in (way, "full") and not row["compressed"])
+            rows = sorted(shown, key=lambda row: row["depth"])
+            if all(row["way"] == "full" for row in rows):
+                continue
+            values = [
+                (row["metrics"]["ndcg@10"], row["latency"]["median_ms"], row["parameters"]["served"] / 1e6)[
+                    panels.index(label)
+                ]
+                for row in rows
+            ]
+            axes.plot(
+                [row["depth"] for row in rows], values, marker, color=colour, linewidth=1.8, label=_WAY_NAMES[way]
+            )
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_locator(FixedLocator(depths))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("layers")
+        axes.set_ylabel(label)
+    quality = several[0]
+    whole = study["full"]["metrics"]["ndcg@10"]
+    quality.axhline(whole * (1 - study["tolerance"] / 100), color=INK, linewidth=0.8, linestyle=":")
+    quality.legend(frameon=False, labelcolor=INK, fontsize="small", loc="lower right")
     return figure
 
 
@@ -202,23 +248,33 @@ def to_svg(figure: "Figure", name: str) -> str:
 
 def new_axes(form: str, height: float | None = None) -> tuple["Figure", "Axes"]:
     """One set of axes on a figure that needs no screen and no global state."""
+    figure, (axes,) = _panels(form, 1, height)
+    return figure, axes
+
+
+def _panels(form: str, count: int, height: float | None = None) -> tuple["Figure", list["Axes"]]:
+    """Sets of axes on one figure, side by side on a wide one and below each other on a narrow one."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     width, usual = _SIZES[form]
+    if count > 1:
+        usual = 3.2 if form == "wide" else 2.9 * count
+    rows, columns = (1, count) if form == "wide" else (count, 1)
     with rc_context({"text.color": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK}):
         figure = Figure(figsize=(width, height or usual), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots()
-    axes.set_facecolor("none")
-    axes.grid(color=GRID, linewidth=0.7)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(GRID)
-    axes.tick_params(color=GRID, which="both")
-    return figure, axes
+        several = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in several:
+        axes.set_facecolor("none")
+        axes.grid(color=GRID, linewidth=0.7)
+        axes.set_axisbelow(True)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side in ("left", "bottom"))
+            spine.set_color(GRID)
+        axes.tick_params(color=GRID, which="both")
+    return figure, several
 
 
 def _plain_log_axis(axes: "Axes") -> None:

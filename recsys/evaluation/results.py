@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 from recsys import environment, storage
 from recsys.data.prepared import PreparedDataset, Split
 from recsys.errors import UserError
+from recsys.evaluation.config import SampledConfig
 from recsys.evaluation.metrics import metrics_from_ranks
 from recsys.evaluation.ranking import Scorer, rank_targets
+from recsys.evaluation.sampled import sampled_metrics
 
 # The two rules for items of the user's past: left out of the candidates, or ranked like any other.
 RULES = {"masked": True, "unmasked": False}
@@ -54,6 +56,7 @@ class Result:
         parameters: "trainable" and "served" (frozen tables included); a baseline serves the numbers it stores.
         training: what the checkpoint says of its making (settings, selection, learning curve).
         ranks_sha256: of the file with the ranks.
+        sampled: metrics among sampled negatives (`recsys.evaluation.sampled`), where the configuration asks for them.
         seconds: ranking by both rules, loading excluded.
     """
 
@@ -76,14 +79,23 @@ class Result:
     versions: dict[str, str]
     hardware: dict[str, Any]
     ranks_sha256: str = ""
+    sampled: dict[str, float] | None = None
 
 
 def evaluate(
-    score: Scorer, dataset: PreparedDataset, split: Split, *, batch_size: int, device: str = "cpu", **facts: Any
+    score: Scorer,
+    dataset: PreparedDataset,
+    split: Split,
+    *,
+    batch_size: int,
+    device: str = "cpu",
+    sampled: SampledConfig | None = None,
+    **facts: Any,
 ) -> tuple[Result, Ranks]:
     """Rank every row of `split` by both rules.
 
     Args:
+        sampled: rank among sampled negatives as well.
         facts: the fields of `Result` that the scorer cannot tell (name, role, kind, key, seed, …).
 
     Raises:
@@ -98,6 +110,8 @@ def evaluate(
             rule: rank_targets(score, dataset, rows, mask_seen=mask, batch_size=batch_size, device=device)
             for rule, mask in RULES.items()
         }
+        options: dict[str, Any] = {"batch_size": batch_size, "device": device}
+        among = sampled_metrics(score, dataset, rows, sampled, **options) if sampled else None
     except FloatingPointError as error:
         raise UserError(f"{facts['name']} cannot be evaluated: {error}; train it again") from None
     result = Result(
@@ -111,6 +125,7 @@ def evaluate(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=environment.versions(),
         hardware=environment.hardware(),
+        sampled=among,
         **facts,
     )
     return result, Ranks(rows=rows, by_rule=by_rule)

@@ -65,3 +65,30 @@ class DistillationConfig:
 
     ranking: RankingDistillationConfig | None = RankingDistillationConfig()
     embedding: EmbeddingDistillationConfig | None = EmbeddingDistillationConfig()
+
+
+@configuration
+class AlignmentConfig:
+    """The block-wise losses of SLMRec (arXiv 2405.17890); layers of student and teacher are grouped in blocks.
+
+    Attributes:
+        blocks: b; it divides the depth of both.
+        cosine: λ1, the weight of 1 − D_cos.
+        norm: λ2, the weight of D_norm.
+        supervision: λ3, the weight of L_ms: the next item predicted from each block but the last, by an adapter.
+        logits: weight of the Kullback-Leibler divergence from the teacher's distribution over the catalogue.
+        form: `paper` means over blocks and squares the norm, as printed; `code` sums over blocks and takes the plain
+            norm, as the authors' code does.
+    """
+
+    blocks: int = Field(default=4, ge=1)
+    cosine: float = Field(default=1.0, ge=0)
+    norm: float = Field(default=0.1, ge=0)
+    supervision: float = Field(default=1.0, ge=0)
+    logits: float = Field(default=0.0, ge=0)
+    form: Literal["paper", "code"] = "paper"
+
+    @property
+    def teaches(self) -> bool:
+        """Whether anything is learned from a teacher; multi-supervision needs none."""
+        return bool(self.cosine or self.norm or self.logits)

@@ -7,13 +7,13 @@ from recsys.errors import UserError
 from recsys.losses.config import DistillationConfig, RecommendationLossConfig
 from recsys.model import SequentialRecommender, model_class
 from recsys.signals.signals import TeacherSignals
-from recsys.students.config import StudentModelConfig
+from recsys.students.config import SmallModelConfig
 from recsys.students.items import DistilledItemTable
 from recsys.training.objective import NextItemObjective, Objective, RankingTeacher
 
 
 def build_student(
-    model: StudentModelConfig,
+    model: SmallModelConfig,
     dataset: PreparedDataset,
     *,
     loss: RecommendationLossConfig,

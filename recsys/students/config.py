@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from recsys.config import Field, configuration
+from recsys.teachers.lora_config import LoRAConfig
 
 
 @configuration
@@ -31,4 +32,41 @@ class GRU4RecConfig:
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
 
-StudentModelConfig = Annotated[SASRecConfig | GRU4RecConfig, Field(discriminator="kind")]
+@configuration
+class SLMRecConfig:
+    """A language-model recommender of fewer layers (SLMRec, arXiv 2405.17890), of the kind its teacher is.
+
+    Its checkpoint is an ordinary one of the teacher's kind. Exactly one of `layers`, `every` and `keep` says how deep
+    it is.
+
+    Attributes:
+        layers: keep the first so many.
+        every: keep every so manieth layer, the last one included.
+        keep: keep these, numbered from 1.
+        teacher: the student of this project that it is cut from and taught by; empty for the project's teacher.
+        start: from the `teacher`'s trained weights, or `fresh`: as the teacher began, from pretrained or random ones.
+        width, heads: other than the teacher's; for a fresh start from scratch alone.
+        rows: what is learned from: `every-position` of a sequence (E4SRec), or `one-a-user`, the last one (SLMRec).
+        lora: train adapters on the kept layers instead of the layers.
+    """
+
+    kind: Literal["slmrec"]
+    layers: int | None = Field(default=None, ge=1)
+    every: int | None = Field(default=None, ge=1)
+    keep: tuple[int, ...] | None = None
+    teacher: str = ""
+    start: Literal["teacher", "fresh"] = "teacher"
+    width: int | None = Field(default=None, ge=8)
+    heads: int | None = Field(default=None, ge=1)
+    rows: Literal["every-position", "one-a-user"] = "every-position"
+    lora: LoRAConfig | None = None
+
+    def __post_init__(self) -> None:
+        if sum(depth is not None for depth in (self.layers, self.every, self.keep)) != 1:
+            raise ValueError("say how deep it is by exactly one of layers, every and keep")
+        if (self.width or self.heads) and self.start != "fresh":
+            raise ValueError("trained weights cannot change their width; set start=fresh, or leave width and heads out")
+
+
+SmallModelConfig = SASRecConfig | GRU4RecConfig
+StudentModelConfig = Annotated[SASRecConfig | GRU4RecConfig | SLMRecConfig, Field(discriminator="kind")]

@@ -6,6 +6,7 @@ from pydantic import Discriminator, Tag
 
 from recsys.config import Field, configuration
 from recsys.teachers.bigrec.config import BIGRecConfig
+from recsys.teachers.lora_config import LoRAConfig
 
 
 @configuration
@@ -67,14 +68,83 @@ class HLLMConfig:
             )
 
 
-def _kind(value: Any) -> Any:
-    """The kind a configuration names; HLLM where it names none."""
+@configuration
+class LowRankConfig:
+    """Which matrices of a trained decoder are replaced by approximations of low rank.
+
+    Attributes:
+        rank: share of the full rank that is kept.
+        layers: share of the layers that are reduced, the last ones.
+        targets: names of the linear layers.
+    """
+
+    rank: float = Field(default=0.25, gt=0, le=1)
+    layers: float = Field(default=0.5, gt=0, le=1)
+    targets: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+
+
+@configuration
+class E4SRecConfig:
+    """Item-id embeddings of a student, projected into a language model (E4SRec, arXiv 2312.02443).
+
+    Attributes:
+        ids_from: the student of this project whose item vectors are the frozen id embeddings.
+        id_width: width of those vectors; filled in when a teacher is built.
+        llm: `from-scratch` (a Llama decoder of the size below with random initial weights, which has no words) or a
+            transformers id or path of a causal decoder, which brings its own layers, heads and width.
+        llm_config: the transformers configuration of such a decoder; filled in when a teacher is built, so that a
+            checkpoint loads without its base model.
+        instruction, response: texts before the items and after the last one; of a pretrained model alone.
+        instruction_vectors, response_vectors: how many vectors stand there; from scratch they are learned, for a
+            pretrained model they are the embeddings of the texts' tokens and their number is filled in. With a
+            response the prediction is read at its last vector, without at the last item.
+        head: `dot` projects back to the id space and takes dot products with the frozen table (SLMRec); `linear` is a
+            fresh linear layer over all items (E4SRec).
+        dropout: on the decoder's input and output and, when trained from scratch, after each of its sublayers.
+        lora: train adapters on a frozen pretrained model; without, all its weights are trained.
+    """
+
+    kind: Literal["e4srec"]
+    ids_from: str = "sasrec"
+    id_width: int = Field(default=64, ge=1)
+    llm: str = "from-scratch"
+    llm_config: dict[str, Any] | None = None
+    width: int = Field(default=64, ge=8)
+    layers: int = Field(default=8, ge=1)
+    heads: int = Field(default=4, ge=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    max_positions: int = Field(default=512, ge=1)
+    instruction: str = "Given the user's purchase history, predict next possible item to be purchased."
+    response: str = ""
+    instruction_vectors: int = Field(default=4, ge=0)
+    response_vectors: int = Field(default=0, ge=0)
+    head: Literal["dot", "linear"] = "dot"
+    lora: LoRAConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.llm != "from-scratch":
+            return
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"width {self.width} must be a multiple of twice the heads ({self.heads}): rotary positions turn pairs"
+            )
+        if self.lora is not None:
+            raise ValueError("lora adapts a pretrained model; name one in llm, or leave lora out")
+        if self.response:
+            raise ValueError("a model from scratch has no words; set response_vectors instead of response")
+
+
+def _kind(value: Any) -> str | None:
     return value.get("kind", "hllm") if isinstance(value, dict) else getattr(value, "kind", None)
 
 
 TeacherConfig = Annotated[
-    Annotated[HLLMConfig, Tag("hllm")] | Annotated[BIGRecConfig, Tag("bigrec")], Discriminator(_kind)
+    Annotated[HLLMConfig, Tag("hllm")]
+    | Annotated[E4SRecConfig, Tag("e4srec")]
+    | Annotated[BIGRecConfig, Tag("bigrec")],
+    Discriminator(_kind),
 ]
+"""The teachers by `kind`; hllm where none is given."""
 
 
 @configuration

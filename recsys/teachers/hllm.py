@@ -10,7 +10,7 @@ Legend: B batch, L history, N items, W width of the item language model, D width
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -22,21 +22,18 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.losses.config import RecommendationLossConfig
 from recsys.teachers.config import HLLMConfig, SignalsConfig
-from recsys.teachers.item_encoder import (
-    TextEmbeddings,
-    embed_titles,
-    load_transformers_config,
-    load_transformers_model,
-)
+from recsys.teachers.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder
+from recsys.teachers.item_encoder import TextEmbeddings, embed_titles, load_transformers_config
+from recsys.teachers.layered import LayeredTeacher, check_same_size
 from recsys.teachers.ranking import WindowPass
-from recsys.teachers.teacher import Progress, Teacher
+from recsys.teachers.teacher import Progress
 from recsys.training.objective import NextItemObjective
 
 _INITIAL_SCALE = math.log(1 / 0.07)
 _LARGEST_SCALE = math.log(100)
 
 
-class HLLM(Teacher):
+class HLLM(LayeredTeacher):
     """Scores are cosines times exp(logit scale), a learnable temperature (initially 1/0.07, at most 100)."""
 
     kind: ClassVar[str] = "hllm"
@@ -53,7 +50,15 @@ class HLLM(Teacher):
         self.offset = nn.Embedding(num_items + 1, config.width) if config.id_offset else None
         if self.offset is not None:
             nn.init.normal_(self.offset.weight, std=0.02)
-        self.user = _decoder(config)
+        self.user = new_decoder(
+            config.user_model,
+            config.user_config,
+            width=config.width,
+            layers=config.layers,
+            heads=config.heads,
+            max_positions=config.max_positions,
+            dropout=config.dropout,
+        )
         decoder_width = self.user.config.hidden_size
         self.enter = nn.Linear(config.width, decoder_width)
         self.leave = nn.Linear(decoder_width, config.width)
@@ -98,25 +103,54 @@ class HLLM(Teacher):
         if len(text.vectors) != dataset.num_items + 1:
             raise UserError(f"{len(text.vectors)} text embeddings for {dataset.num_items} items and padding")
         config = dataclasses.replace(config, item_width=text.width)
-        if config.user_model == "from-scratch":
+        if config.user_model == FROM_SCRATCH:
             model = cls(config, num_items=dataset.num_items)
         else:
             user_config = load_transformers_config(config.user_model).to_dict()
             model = cls(dataclasses.replace(config, user_config=user_config), num_items=dataset.num_items)
-            pretrained = load_transformers_model(config.user_model)
-            pretrained.set_input_embeddings(None)
-            model.user.load_state_dict(pretrained.state_dict())
+            load_decoder(model.user, config.user_model)
         model.text.copy_(text.standardised())
         return model
 
-    def hidden(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:
-        """[B, L, D]: the expected next item's unit vector times the logit scale (see `SequentialRecommender`)."""
+    @property
+    def decoder(self) -> Any:
+        return self.user
+
+    def run(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:
         vectors = self.item_vectors() if vectors is None else vectors
         inputs = functional.embedding(items, vectors) * self.config.width**0.5  # entries of variance 1
         # Padding lies on the right and attention is causal: no position before it can see it, so no mask is needed.
-        states = self.user(inputs_embeds=self.dropout(self.enter(inputs)), use_cache=False).last_hidden_state
+        return self.user(inputs_embeds=self.dropout(self.enter(inputs)), use_cache=False).last_hidden_state
+
+    def at_items(self, states: Tensor, length: int) -> Tensor:  # noqa: ARG002
+        return states
+
+    def read_out(self, states: Tensor, vectors: Tensor) -> Tensor:
+        """[…, D]: the expected next item's unit vector times the logit scale."""
         expected = functional.normalize(self.leave(self.dropout(states)).float(), dim=-1)
         return (expected * self.logit_scale.float().clamp(0.0, _LARGEST_SCALE).exp()).to(vectors.dtype)
+
+    def fresh(self, layers: int | Sequence[int], *, width: int | None = None, heads: int | None = None) -> "HLLM":
+        config = self.config
+        if config.user_model == FROM_SCRATCH:
+            numbers = layers if isinstance(layers, int) else len(layers)
+            config = dataclasses.replace(
+                config, layers=numbers, width=width or config.width, heads=heads or config.heads
+            )
+            model = HLLM(config, num_items=self.num_items)
+        else:
+            check_same_size(width, heads)
+            whole = dataclasses.replace(config, user_config=load_transformers_config(config.user_model).to_dict())
+            model = HLLM(whole, num_items=self.num_items)
+            load_decoder(model.user, config.user_model)
+            model = model.cut(layers)
+        model.text.copy_(self.text)
+        return model
+
+    def _cut_config(self) -> HLLMConfig:
+        if self.config.user_model == FROM_SCRATCH:
+            return dataclasses.replace(self.config, layers=self.depth)
+        return dataclasses.replace(self.config, user_config=config_of(self.user))
 
     def item_vectors(self) -> Tensor:
         """[N+1, D] unit vectors, row 0 zero."""
@@ -136,34 +170,3 @@ class _ResidualMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
-
-
-def _decoder(config: HLLMConfig) -> Any:
-    """The user language model without its word embeddings, which `inputs_embeds` never reads."""
-    from transformers import AutoConfig, AutoModel, LlamaConfig
-
-    if config.user_model == "from-scratch":
-        decoder: Any = AutoModel.from_config(
-            LlamaConfig(
-                vocab_size=1,
-                hidden_size=config.width,
-                intermediate_size=8 * math.ceil(config.width / 3),  # Llama's ratio of 8/3
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                max_position_embeddings=config.max_positions,
-                attention_dropout=0.0,  # on CPU it would rule out the fused attention kernel
-                pad_token_id=None,
-                bos_token_id=None,
-                eos_token_id=None,
-            ),
-            attn_implementation="sdpa",
-        )
-        # Llama has no dropout after its sublayers; a small decoder trained from scratch overfits without.
-        for layer in decoder.layers:
-            layer.self_attn.o_proj = nn.Sequential(layer.self_attn.o_proj, nn.Dropout(config.dropout))
-            layer.mlp.down_proj = nn.Sequential(layer.mlp.down_proj, nn.Dropout(config.dropout))
-    else:
-        values = config.user_config or load_transformers_config(config.user_model).to_dict()
-        decoder = AutoModel.from_config(AutoConfig.for_model(**values), dtype=torch.float32, attn_implementation="sdpa")
-    decoder.set_input_embeddings(None)
-    return decoder

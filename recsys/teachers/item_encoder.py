@@ -139,16 +139,25 @@ def _batches_by_length(lengths: list[int], batch_tokens: int) -> Iterator[list[i
 
 def _load(config: ItemEncoderConfig) -> tuple[Any, Any, bool]:
     """Tokenizer, model, and whether the last token (not the mean) is the embedding."""
-    from transformers import AutoTokenizer
-
     source = _resolve(config.model)
     model_config = load_transformers_config(source)
-    with one_line(source):
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=offline(), trust_remote_code=False)
+    tokenizer = load_tokenizer(source)
     model = load_transformers_model(source, torch.bfloat16 if config.dtype == "bf16" else torch.float32)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer, model.eval(), config.pooling == "last" or (config.pooling == "auto" and _decodes(model_config))
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    """The tokenizer of a transformers id or path.
+
+    Raises:
+        UserError: it is not there, or it needs code of its own.
+    """
+    from transformers import AutoTokenizer
+
+    with one_line(str(source)):
+        return AutoTokenizer.from_pretrained(str(source), local_files_only=offline(), trust_remote_code=False)
 
 
 def load_transformers_model(source: str, dtype: torch.dtype = torch.float32) -> Any:

@@ -118,16 +118,24 @@ class NextItemObjective(Objective):
         vectors_ND = self.model.item_vectors()
         hidden_BLD = self.model.hidden(batch["items"], vectors_ND)
         chosen = batch["targets"] > 0
-        hidden_PD = hidden_BLD[chosen]
-        targets = batch["targets"][chosen]
-        scores = None
-        if self.loss.needs_scores or self.teacher is not None:
+        return self.next_item(hidden_BLD[chosen], vectors_ND, batch["targets"][chosen], batch["rows"][chosen])
+
+    def next_item(
+        self,
+        hidden_PD: Tensor,
+        vectors_ND: Tensor,
+        targets: Tensor,
+        rows: Tensor,
+        scores: CatalogueScores | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same from what the model expects at the positions with a target, and from its scores where known."""
+        if scores is None and (self.loss.needs_scores or self.teacher is not None):
             scores = CatalogueScores((hidden_PD @ vectors_ND[1:].T).float())
         loss = self.loss(hidden_PD, vectors_ND, targets, scores)
         parts = {"recommendation_loss": loss.detach()}
         if self.teacher is not None:
             assert scores is not None
-            distillation = self.teacher(scores, batch["rows"][chosen])
+            distillation = self.teacher(scores, rows)
             parts["ranking_distillation_loss"] = distillation.detach()
             loss = loss + self.teacher.config.weight * distillation
         return loss, parts

@@ -25,11 +25,20 @@ class Windows:
 
     Args:
         batch_size: windows a step over all processes.
+        one_a_user: learn each user's last training target alone, from its latest history (SLMRec's training rows).
         rank, world: this process and how many there are.
     """
 
     def __init__(
-        self, dataset: PreparedDataset, *, max_history: int, batch_size: int, seed: int, rank: int = 0, world: int = 1
+        self,
+        dataset: PreparedDataset,
+        *,
+        max_history: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        one_a_user: bool = False,
     ) -> None:
         self._items = dataset.items
         self._max_history = max_history
@@ -37,17 +46,19 @@ class Windows:
         self._seed, self._rank, self._world = seed, rank, world
         rows = dataset.rows("train")
         self._is_train = np.zeros(len(dataset.items), dtype=bool)
-        self._is_train[rows] = True
-        self._train_before = np.concatenate([[0], np.cumsum(self._is_train)])
         users = dataset.users_of(rows)
         last_of_user = np.flatnonzero(np.diff(users, append=-1))
         self._last = rows[last_of_user]  # last training target of each user that has one
+        self._one_a_user = one_a_user
+        self._is_train[self._last if one_a_user else rows] = True
         self._start = dataset.offsets[users[last_of_user]]
 
     def cut(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The windows of an epoch as (first input, last target) offsets, [W] each: inputs first..last-1."""
         generator = np.random.default_rng((self._seed, epoch, 1))
         length, limit = self._last - self._start, self._max_history
+        if self._one_a_user:
+            return np.maximum(self._last - limit, self._start), self._last
         shift = np.where(length > limit, generator.integers(0, limit, len(length)), 0)
         count = (length + shift + limit - 1) // limit
         owner = np.repeat(np.arange(len(length)), count)

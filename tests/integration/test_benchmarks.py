@@ -55,3 +55,15 @@ def test_tune(project_root: Path, tmp_path: Path) -> None:
     assert 0 < figures["overhead_share"] < 1
     assert figures["memory_ratio_two_trials"] > 0 and figures["shared_gb"] > 0
     assert figures["trials"] == 4 and 0 < figures["epochs_share"] <= 1
+
+
+def test_depth(project_root: Path, tmp_path: Path) -> None:
+    figures = last_figures(project_root, tmp_path, "depth")
+    assert figures["layer_ratio"] == 8 and figures["parameter_share"] == 0.125
+    assert 0.125 < figures["parameter_share_total"] < 1
+    seconds = figures["seconds"]
+    for key, slow, fast in (
+        ("inference_speedup", "rank teacher", "rank student"),
+        ("train_speedup", "train teacher", "train taught"),
+    ):
+        assert figures[key] == pytest.approx(seconds[slow] / seconds[fast], rel=0.05)

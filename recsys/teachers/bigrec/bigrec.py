@@ -29,7 +29,6 @@ from recsys.teachers.bigrec.config import FROM_SCRATCH, BIGRecConfig
 from recsys.teachers.bigrec.grounding import embed, nearest
 from recsys.teachers.bigrec.language_model import (
     base_config,
-    load_tokenizer,
     load_weights,
     new_language_model,
     train_tokenizer,
@@ -39,6 +38,7 @@ from recsys.teachers.bigrec.prompts import Prompts
 from recsys.teachers.bigrec.trie import TitleTrie
 from recsys.teachers.config import SignalsConfig
 from recsys.teachers.engine import resolve_dtype
+from recsys.teachers.item_encoder import load_tokenizer
 from recsys.teachers.teacher import Progress, Rankings, Teacher
 from recsys.training.engine import import_deepspeed
 

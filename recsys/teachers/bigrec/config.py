@@ -3,21 +3,16 @@
 from typing import Any, Literal
 
 from recsys.config import Field, configuration
+from recsys.teachers.lora_config import LoRAConfig
 
 FROM_SCRATCH = "from-scratch"
 
 
 @configuration
-class LoRAConfig:
-    """Low-rank adapters on a frozen language model (peft); the defaults are BIGRec's.
-
-    Attributes:
-        targets: names of the linear layers that get an adapter.
-    """
+class BIGRecLoRAConfig(LoRAConfig):
+    """The adapters of BIGRec."""
 
     rank: int = Field(default=8, ge=1)
-    alpha: float = Field(default=16, gt=0)
-    dropout: float = Field(default=0.05, ge=0, lt=1)
     targets: tuple[str, ...] = ("q_proj", "v_proj")
 
 
@@ -54,7 +49,7 @@ class BIGRecConfig:
     layers: int = Field(default=4, ge=1)
     heads: int = Field(default=4, ge=1)
     vocabulary: int = Field(default=4096, ge=300)
-    lora: LoRAConfig | None = None
+    lora: BIGRecLoRAConfig | None = None
     noun: str = Field(default="movie", min_length=1)
     plural: str = Field(default="movies", min_length=1)
     verb: str = Field(default="watched", min_length=1)

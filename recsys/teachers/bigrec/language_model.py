@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,10 +11,10 @@ from torch import nn
 from recsys import storage
 from recsys.config import digest
 from recsys.data.prepared import PreparedDataset
-from recsys.errors import UserError
-from recsys.teachers.bigrec.config import FROM_SCRATCH, BIGRecConfig, LoRAConfig
+from recsys.teachers.bigrec.config import FROM_SCRATCH, BIGRecConfig
 from recsys.teachers.bigrec.prompts import texts_of
 from recsys.teachers.item_encoder import load_transformers_config, offline, one_line
+from recsys.teachers.lora import add_adapters
 
 
 def base_config(config: BIGRecConfig, tokenizer: Any) -> dict[str, Any]:
@@ -45,7 +44,7 @@ def new_language_model(config: BIGRecConfig) -> Any:
     assert config.base_config is not None, "filled in by BIGRec.objective and by every checkpoint"
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config.base_config), dtype=torch.float32)
     if config.lora is not None:
-        _add_adapters(model, config.lora)
+        add_adapters(model, config.lora)
     return model
 
 
@@ -70,14 +69,6 @@ def load_weights(model: Any, config: BIGRecConfig) -> None:
     with torch.no_grad():
         for name, tensor in state.items():
             own[name].copy_(tensor)
-
-
-def load_tokenizer(source: str | Path) -> Any:
-    """A tokenizer by transformers id or path."""
-    from transformers import AutoTokenizer
-
-    with one_line(str(source)):
-        return AutoTokenizer.from_pretrained(str(source), local_files_only=offline(), trust_remote_code=False)
 
 
 def train_tokenizer(config: BIGRecConfig, dataset: PreparedDataset, cache: str) -> str:
@@ -111,31 +102,6 @@ def _byte_pairs(texts: list[str], vocabulary: int) -> Any:
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=special[0], eos_token=special[1])
-
-
-def _add_adapters(model: Any, config: LoRAConfig) -> None:
-    """LoRA layers in place; nothing else remains trainable."""
-    try:
-        import peft
-    except ImportError:
-        raise UserError("teacher.model.lora needs the package peft; install it: pip install peft") from None
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    try:
-        peft.inject_adapter_in_model(
-            peft.LoraConfig(
-                r=config.rank,
-                lora_alpha=config.alpha,  # type: ignore[arg-type]  # any number will do
-                lora_dropout=config.dropout,
-                target_modules=list(config.targets),
-            ),
-            model,
-        )
-    except ValueError as error:
-        raise UserError(
-            f"teacher.model.lora.targets {', '.join(config.targets)} are no layers of this model; "
-            f"{' '.join(str(error).split())[:200]}"
-        ) from None
 
 
 @contextmanager

@@ -13,10 +13,11 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.serving.recommender import Recommender
 from recsys.teachers.bigrec.bigrec import BIGRec
-from recsys.teachers.bigrec.config import BIGRecConfig, LoRAConfig
-from recsys.teachers.bigrec.language_model import load_tokenizer, train_tokenizer
+from recsys.teachers.bigrec.config import BIGRecConfig, BIGRecLoRAConfig
+from recsys.teachers.bigrec.language_model import train_tokenizer
 from recsys.teachers.bigrec.training import PromptBatches, TitleObjective
 from recsys.teachers.config import HLLMConfig, SignalsConfig
+from recsys.teachers.item_encoder import load_tokenizer
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import train_local
 from tests.unit.teachers.bigrec.conftest import SMALL, save_base
@@ -171,7 +172,7 @@ def test_the_loss_is_that_of_whole_prompts(
 def test_every_family_trains_and_recommends(dataset: PreparedDataset, tmp_path: Path, cache: str, family: str) -> None:
     tokenizer = load_tokenizer(train_tokenizer(BIGRecConfig(**SMALL), dataset, cache))
     base = save_base(tmp_path / "base", family, tokenizer, len(tokenizer))
-    lora = LoRAConfig(rank=2) if family != "Llama" and _peft() else None
+    lora = BIGRecLoRAConfig(rank=2) if family != "Llama" and _peft() else None
     config = BIGRecConfig(base=base, max_tokens=400, lora=lora, beams=2, valid_rows=4, train_rows=8)
     inputs = BIGRec.prepare(config, dataset, cache=str(tmp_path / "cache"), student=str)
     made = BIGRec.objective(config, dataset, inputs, seed=0)
@@ -202,7 +203,7 @@ def test_adapters_alone_learn_and_titles_keep_the_vectors_of_the_base(
     pytest.importorskip("peft")
     tokenizer = load_tokenizer(train_tokenizer(BIGRecConfig(**SMALL), dataset, cache))
     base = save_base(tmp_path / "base", "Llama", tokenizer, len(tokenizer))
-    config = BIGRecConfig(base=base, max_tokens=400, lora=LoRAConfig(rank=2), train_rows=16)
+    config = BIGRecConfig(base=base, max_tokens=400, lora=BIGRecLoRAConfig(rank=2), train_rows=16)
     inputs = BIGRec.prepare(config, dataset, cache=str(tmp_path / "cache"), student=str)
     made = BIGRec.objective(config, dataset, inputs, seed=0)
     learning = {name for name, parameter in made.named_parameters() if parameter.requires_grad}
@@ -218,8 +219,8 @@ def test_adapters_alone_learn_and_titles_keep_the_vectors_of_the_base(
     torch.testing.assert_close(made.model.item_vectors(), full.item_vectors())
     ids = torch.tensor([[5, 6, 7]])
     assert not torch.allclose(made.model.eval().lm(ids).logits, full.lm(ids).logits)
-    wrong = dataclasses.replace(config, lora=LoRAConfig(targets=("nothing",)))
-    with pytest.raises(UserError, match=r"teacher\.model\.lora\.targets nothing are no layers"):
+    wrong = dataclasses.replace(config, lora=BIGRecLoRAConfig(targets=("nothing",)))
+    with pytest.raises(UserError, match=r"lora\.targets nothing: .*not found in the base model"):
         BIGRec.objective(wrong, dataset, inputs, seed=0)
 
 
@@ -232,7 +233,7 @@ def test_configuration(tmp_path: Path) -> None:
     assert isinstance(model(), HLLMConfig)
     assert isinstance(model("teacher.model.width=64"), HLLMConfig)
     assert model("teacher.model.kind=bigrec", "teacher.model.beams=1") == BIGRecConfig(beams=1)
-    assert from_dict(BIGRecConfig, to_dict(BIGRecConfig(base="x", lora=LoRAConfig()))).lora == LoRAConfig()
+    assert from_dict(BIGRecConfig, to_dict(BIGRecConfig(base="x", lora=BIGRecLoRAConfig()))).lora == BIGRecLoRAConfig()
     with pytest.raises(UserError, match="lora adapts a trained model"):
         model("teacher.model.kind=bigrec", "teacher.model.lora.rank=4")
     with pytest.raises(UserError, match="no such configuration key; did you mean beams"):

@@ -7,8 +7,9 @@ import pytest
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.teachers.bigrec.config import BIGRecConfig
-from recsys.teachers.bigrec.language_model import load_tokenizer, train_tokenizer
+from recsys.teachers.bigrec.language_model import train_tokenizer
 from recsys.teachers.bigrec.prompts import Prompts
+from recsys.teachers.item_encoder import load_tokenizer
 
 TITLES = [
     "",

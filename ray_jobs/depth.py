@@ -1,0 +1,257 @@
+"""How many layers a language-model recommender needs: the teacher read out, cut and distilled at several depths.
+
+    python -m ray_jobs.depth --config ray_jobs/configs/depth.yaml
+    ray job submit --working-dir . -- python -m ray_jobs.depth --config ray_jobs/configs/depth.yaml \\
+        depth.depths=[2,4] depth.tolerance=2
+
+It needs the teacher of `ray_jobs.train_teacher`, of kind e4srec or hllm. Every depth of the section `depth` is read out
+of it as it is, trained alone and trained with it (SLMRec), as students `depth-<layers>-<way>` of this project by
+`ray_jobs.distill`; all are then ranked on test and timed in turn in one process. The table ends with the smallest
+depth that loses at most `depth.tolerance` percent of NDCG@10; `depth.json`, `depth.png` and `depth.html` go to
+`<storage>/<name>/depth`. What is finished and unchanged is kept; a study interrupted continues.
+"""
+
+import argparse
+import dataclasses
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+
+from ray_jobs import cli, distill
+from ray_jobs.settings import Layout, Settings, StudentSettings
+from ray_jobs.train_teacher import required
+from recsys import environment, storage, tracking
+from recsys.checkpoint import load_checkpoint
+from recsys.config import digest, to_dict
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.evaluation.config import EvaluationConfig
+from recsys.evaluation.depth import METRIC, print_study, recommend, write_pictures
+from recsys.losses.alignment import common_blocks
+from recsys.students.config import SLMRecConfig
+from recsys.teachers.config import LowRankConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One model of the study.
+
+    Attributes:
+        layers: it is the checkpoint read out after so many; None for all.
+        compressed: how its weights are made smaller, "" for not at all.
+    """
+
+    depth: int
+    way: str
+    uri: str
+    layers: int | None = None
+    compressed: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.depth}-{self.way}" + (f"-{self.compressed}" if self.compressed else "")
+
+
+def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
+    """Train what is missing, measure, draw; gives back the study (`recsys.evaluation.depth`).
+
+    Raises:
+        UserError: there is no teacher, it has no layers to cut, or not as many as asked for.
+    """
+    layout = settings.layout
+    required(layout.teacher, "teacher", "train_teacher")
+    deepest = teacher_depth(layout.teacher)
+    depths = chosen_depths(settings, deepest)
+    students = made_students(settings, depths, deepest)
+    with_students = dataclasses.replace(settings, students={**settings.students, **students})
+    for name in students:
+        distill.run(with_students, name, force=force)
+    cells = [Cell(deepest, "full", layout.teacher)]
+    for depth in depths:
+        for way in settings.depth.ways:
+            if way == "read-out":
+                cells.append(Cell(depth, way, layout.teacher, depth))
+            else:
+                cells.append(Cell(depth, way, layout.student(f"depth-{depth}-{way}")))
+    trained = [cell for cell in cells if cell.layers is None]
+    for compressed in settings.depth.compress:
+        cells += [dataclasses.replace(cell, compressed=compressed) for cell in trained]
+    work = key(settings, cells)
+    uri = storage.join(layout.depth, "depth.json")
+    if not force and cli.is_current(layout.depth, work):
+        print(f"depth: unchanged, kept ({layout.depth})", flush=True)
+        study: dict[str, Any] = storage.read_json(uri)
+    else:
+        from ray_jobs import runtime
+
+        runtime.connect()
+        with tracking.start_run(
+            settings.tracking, layout.mlflow, settings.name, "depth", params=to_dict(settings.depth)
+        ) as recorded:
+            study = _measure_all(settings, cells)
+            with storage.new_artifact(layout.depth, key=work) as directory:
+                storage.write_json(str(directory / "depth.json"), study)
+                write_pictures(directory, study)
+                recorded.log_artifact(directory)
+            recorded.log_metrics({f"{r['depth']}-{r['way']}{r['compressed']}": r["metrics"] for r in study["rows"]})
+    print_study(study)
+    print(f"depth: {storage.join(layout.depth, 'depth.html')}", flush=True)
+    return study
+
+
+def teacher_depth(uri: str) -> int:
+    """Layers of a teacher's checkpoint.
+
+    Raises:
+        UserError: it is no stack of layers.
+    """
+    from recsys.teachers.layered import LayeredTeacher
+
+    model = load_checkpoint(uri).model
+    if not isinstance(model, LayeredTeacher):
+        raise UserError(f"a depth study needs a teacher of kind e4srec or hllm, but {uri} is of kind {model.kind}")
+    return model.depth
+
+
+def chosen_depths(settings: Settings, deepest: int) -> list[int]:
+    """The depths to try, ascending, below the teacher's."""
+    depths = sorted(set(settings.depth.depths)) or [2**n for n in range(deepest.bit_length()) if 2**n < deepest]
+    if not depths or depths[0] < 1 or depths[-1] >= deepest:
+        raise UserError(
+            f"depth.depths is {list(settings.depth.depths)}, but the teacher has {deepest} layers; "
+            "name depths from 1 to one less, or train a deeper teacher"
+        )
+    return depths
+
+
+def made_students(settings: Settings, depths: list[int], deepest: int) -> dict[str, StudentSettings]:
+    """The students that the study trains, by name."""
+    config = settings.depth
+    students = {}
+    for depth in depths:
+        for way in config.ways:
+            if way == "read-out":
+                continue
+            alignment = None
+            if way == "distilled":
+                blocks = max(b for b in common_blocks(depth, deepest) if b <= config.alignment.blocks)
+                alignment = dataclasses.replace(config.alignment, blocks=blocks)
+            students[f"depth-{depth}-{way}"] = StudentSettings(
+                model=SLMRecConfig(kind="slmrec", layers=depth, start=config.start, rows=config.rows),
+                alignment=alignment,
+                training=config.training,
+                scaling=config.scaling,
+            )
+    return students
+
+
+def key(settings: Settings, cells: list[Cell]) -> str:
+    """Digest of what the study depends on."""
+    config = settings.evaluation
+    inputs = [[cell.name, required(cell.uri, cell.name, "depth").content_hash] for cell in cells]
+    shown = [config.mask_seen, config.latency_requests, config.sampled and to_dict(config.sampled)]
+    return digest([inputs, shown, settings.depth.tolerance, to_dict(settings.depth.low_rank)])
+
+
+def _measure_all(settings: Settings, cells: list[Cell]) -> dict[str, Any]:
+    layout, config = settings.layout, settings.evaluation
+    low = settings.depth.low_rank
+    asked = {"num_cpus": config.cpus, "num_gpus": config.gpus}
+    print(f"depth: ranking by {len(cells)} models", flush=True)
+    rows = _get([_rank.options(**asked).remote(cell, layout, config, low) for cell in cells])
+    latency = _get([_time.options(**asked).remote(cells, layout, config, low)])[0]  # after the rest, alone
+    rows = [{**row, "latency": latency[cell.name]} for row, cell in zip(rows, cells, strict=True)]
+    dataset = PreparedDataset.load(layout.dataset)
+    return {
+        "dataset": dataset.describe(),
+        "test_rows": len(dataset.rows("test")),
+        "metric": METRIC,
+        "seen": "left out" if config.mask_seen else "ranked as well",
+        "tolerance": settings.depth.tolerance,
+        "full": rows[0],
+        "rows": rows,
+        "recommended": recommend(rows, rows[0], settings.depth.tolerance),
+        "conditions": {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": environment.versions(),
+            "hardware": environment.hardware(),
+            "depth": to_dict(settings.depth),
+        },
+    }
+
+
+@ray.remote
+def _rank(cell: Cell, layout: Layout, config: EvaluationConfig, low: LowRankConfig) -> dict[str, Any]:
+    """In a worker: one model ranks the test rows."""
+    from recsys.evaluation.metrics import metrics_from_ranks
+    from recsys.evaluation.ranking import model_scorer, rank_targets
+    from recsys.evaluation.sampled import sampled_metrics
+    from recsys.teachers.compression import numbers_and_bytes
+
+    dataset, model = PreparedDataset.load(layout.dataset), _load(cell, config, low)
+    score, rows = model_scorer(model), dataset.rows("test")
+    options: dict[str, Any] = {"batch_size": config.batch_size, "device": _device(config)}
+    served, size = numbers_and_bytes(model)
+    ranks = rank_targets(score, dataset, rows, mask_seen=config.mask_seen, **options)
+    return {
+        "depth": cell.depth,
+        "way": cell.way,
+        "compressed": cell.compressed,
+        "metrics": metrics_from_ranks(ranks),
+        "sampled": sampled_metrics(score, dataset, rows, config.sampled, **options) if config.sampled else None,
+        "parameters": {"served": served, "layers": numbers_and_bytes(model.decoder.layers)[0]},
+        "bytes": size,
+    }
+
+
+@ray.remote
+def _time(
+    cells: list[Cell], layout: Layout, config: EvaluationConfig, low: LowRankConfig
+) -> dict[str, dict[str, float]]:
+    """In a worker: every model in one process, in turn."""
+    from recsys.evaluation.latency import single_request_latency
+    from recsys.evaluation.ranking import model_scorer
+
+    dataset = PreparedDataset.load(layout.dataset)
+    scorers = {cell.name: model_scorer(_load(cell, config, low)) for cell in cells}
+    return single_request_latency(
+        scorers, dataset, dataset.rows("test"), requests=config.latency_requests, device=_device(config)
+    )
+
+
+def _load(cell: Cell, config: EvaluationConfig, low: LowRankConfig) -> Any:
+    """The model, a `LayeredTeacher`."""
+    from recsys.teachers import compression
+
+    model: Any = load_checkpoint(cell.uri, _device(config)).model
+    if cell.layers is not None:
+        model = model.cut(cell.layers)
+    if cell.compressed == "int8":
+        return compression.int8(model)
+    return compression.low_rank(model, low) if cell.compressed == "low-rank" else model
+
+
+def _device(config: EvaluationConfig) -> str:
+    return "cuda" if config.gpus else "cpu"
+
+
+def _get(references: list[Any]) -> list[Any]:
+    """`ray.get`, a user's mistake in a task being the same mistake here."""
+    try:
+        return ray.get(references)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from None
+        raise
+
+
+def main() -> None:
+    def body(settings: Settings, args: argparse.Namespace) -> None:
+        run(settings, force=args.force)
+
+    cli.run_job(__doc__, body)
+
+
+if __name__ == "__main__":
+    main()

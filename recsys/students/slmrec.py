@@ -1,0 +1,206 @@
+"""SLMRec: a language-model recommender of few layers, taught block by block by a deeper one.
+
+After Xu et al., "SLMRec: Distilling Large Language Models into Small for Sequential Recommendation" (ICLR 2025, arXiv
+2405.17890), offline: the teacher is trained first and frozen, and its states are computed anew in every step, so that
+no state is stored and any window of a sequence can be learned from.
+
+Legend: B batch, L history, P positions with a target, N items, D width of the item vectors, H of the decoder.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from recsys.checkpoint import Checkpoint
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.losses.alignment import (
+    block_ends,
+    check_blocks,
+    cosine_alignment,
+    logit_alignment,
+    multi_supervision,
+    norm_alignment,
+)
+from recsys.losses.config import AlignmentConfig, RecommendationLossConfig
+from recsys.losses.scores import CatalogueScores
+from recsys.students.config import SLMRecConfig
+from recsys.teachers.layered import LayeredTeacher
+from recsys.teachers.lora import add_adapters
+from recsys.training.config import TrainingConfig
+from recsys.training.objective import Batch, Batches, NextItemObjective, RankingTeacher
+from recsys.training.windows import Windows
+
+
+def cut_student(config: SLMRecConfig, teacher: LayeredTeacher) -> LayeredTeacher:
+    """The student before training.
+
+    Raises:
+        UserError: the teacher has no such layers, or its kind cannot begin as the configuration asks.
+    """
+    layers: int | list[int]
+    if config.every is not None:
+        if teacher.depth % config.every:
+            raise UserError(
+                f"model.every is {config.every}, which does not divide the teacher's {teacher.depth} layers"
+            )
+        layers = list(range(config.every, teacher.depth + 1, config.every))
+    else:
+        layers = list(config.keep) if config.keep is not None else config.layers or 0
+    student = (
+        teacher.cut(layers)
+        if config.start == "teacher"
+        else teacher.fresh(layers, width=config.width, heads=config.heads)
+    )
+    if config.lora is not None:
+        add_adapters(student.decoder, config.lora)
+    return student.train()
+
+
+class SLMRecObjective(NextItemObjective):
+    """L_ce + λ1 (1 − D_cos) + λ2 D_norm + λ3 L_ms, at every position with a target.
+
+    Adapter W_a of block k is a linear layer on the block's normalised state (at first the identity) before the
+    student's own read-out. Where the widths differ, a linear layer a block brings the student's states to the
+    teacher's width before they are compared.
+    """
+
+    model: LayeredTeacher
+
+    def __init__(
+        self,
+        model: LayeredTeacher,
+        loss: RecommendationLossConfig,
+        dataset: PreparedDataset,
+        *,
+        rows: str = "every-position",
+        alignment: AlignmentConfig | None = None,
+        teacher: LayeredTeacher | None = None,
+        rankings: RankingTeacher | None = None,
+    ) -> None:
+        """
+        Args:
+            teacher: needed where `alignment.teaches`.
+
+        Raises:
+            UserError: the blocks do not divide the layers.
+        """
+        super().__init__(model, loss, dataset, rankings)
+        self.alignment = alignment
+        self._one_a_user = rows == "one-a-user"
+        self._deep: tuple[LayeredTeacher, ...] = ()  # a tuple keeps it out of parameters, state and training mode
+        self.adapters = nn.ModuleList()
+        self.projections = nn.ModuleList()
+        if alignment is None:
+            return
+        check_blocks(model.depth, teacher.depth if teacher else model.depth, alignment.blocks)
+        if alignment.supervision:
+            self.adapters.extend(_identity(model.width) for _ in range(alignment.blocks - 1))
+        if alignment.teaches:
+            assert teacher is not None, "alignment needs a teacher"
+            self._deep = (teacher.requires_grad_(False).eval(),)
+            if teacher.width != model.width and (alignment.cosine or alignment.norm):
+                self.projections.extend(nn.Linear(model.width, teacher.width) for _ in range(alignment.blocks))
+
+    def batches(self, dataset: PreparedDataset, config: TrainingConfig, *, rank: int, world: int) -> Batches:
+        return Windows(
+            dataset,
+            max_history=dataset.max_history,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            rank=rank,
+            world=world,
+            one_a_user=self._one_a_user,
+        )
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.alignment is None:
+            return super().forward(batch)
+        config, items, chosen = self.alignment, batch["items"], batch["targets"] > 0
+        targets = batch["targets"][chosen]
+        vectors_ND = self.model.item_vectors()
+        ends = block_ends(self.model.depth, config.blocks)
+        found = self.model.states(items, ends, vectors_ND)
+        states = [found[end][chosen] for end in ends]  # B × [P, H]
+        hidden_PD = self.model.read_out(states[-1], vectors_ND)
+        scores = self._scores(hidden_PD, vectors_ND)
+        loss, parts = self.next_item(hidden_PD, vectors_ND, targets, batch["rows"][chosen], scores)
+        extra: dict[str, tuple[float, Tensor]] = {}
+        if self.adapters:
+            early = [
+                self._scores(self.model.read_out(adapter(self.model.decoder.norm(state)), vectors_ND), vectors_ND)
+                for adapter, state in zip(self.adapters, states[:-1], strict=True)
+            ]
+            extra["supervision"] = config.supervision, multi_supervision(early, targets, config.form)
+        if self._deep:
+            extra |= self._taught(items, chosen, states, scores)
+        for name, (weight, value) in extra.items():
+            parts[f"{name}_loss"] = value.detach()
+            loss = loss + weight * value
+        return loss, parts
+
+    def _taught(
+        self, items: Tensor, chosen: Tensor, states: list[Tensor], scores: CatalogueScores
+    ) -> dict[str, tuple[float, Tensor]]:
+        assert self.alignment is not None
+        config, teacher = self.alignment, self._deep[0].to(items.device)
+        losses: dict[str, tuple[float, Tensor]] = {}
+        with torch.no_grad():
+            vectors = teacher.item_vectors()
+            ends = block_ends(teacher.depth, config.blocks)
+            found = teacher.states(items, ends, vectors)
+            theirs = [found[end][chosen].float() for end in ends]
+            if config.logits:
+                expected = self._scores(teacher.read_out(theirs[-1], vectors), vectors)
+        ours = [state.float() for state in states]
+        if self.projections:
+            ours = [project(state) for project, state in zip(self.projections, ours, strict=True)]
+        if config.cosine:
+            losses["cosine_alignment"] = config.cosine, cosine_alignment(ours, theirs, config.form)
+        if config.norm:
+            losses["norm_alignment"] = config.norm, norm_alignment(ours, theirs, config.form)
+        if config.logits:
+            losses["logit_alignment"] = config.logits, logit_alignment(scores, expected)
+        return losses
+
+    @staticmethod
+    def _scores(hidden_PD: Tensor, vectors_ND: Tensor) -> CatalogueScores:
+        return CatalogueScores((hidden_PD @ vectors_ND[1:].T).float())
+
+
+def _identity(width: int) -> nn.Linear:
+    layer = nn.Linear(width, width)
+    nn.init.eye_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def build_slmrec(
+    config: SLMRecConfig,
+    dataset: PreparedDataset,
+    teacher: Checkpoint,
+    *,
+    loss: RecommendationLossConfig,
+    alignment: AlignmentConfig | None = None,
+    rankings: RankingTeacher | None = None,
+    seed: int = 0,
+) -> SLMRecObjective:
+    """The objective of a student cut from a teacher's checkpoint.
+
+    Raises:
+        UserError: the teacher is of another dataset or kind, or configuration and teacher do not fit each other.
+    """
+    if teacher.fingerprint != dataset.fingerprint:
+        raise UserError(
+            f"the teacher of this student was trained on dataset {teacher.fingerprint[:12]}, but dataset "
+            f"{dataset.name!r} is {dataset.fingerprint[:12]}; train the teacher on this dataset"
+        )
+    if not isinstance(teacher.model, LayeredTeacher):
+        raise UserError(
+            f"a student of kind slmrec is cut from a language-model recommender (e4srec or hllm), but its teacher is "
+            f"of kind {teacher.model.kind}"
+        )
+    torch.manual_seed(seed)
+    student = cut_student(config, teacher.model)
+    return SLMRecObjective(
+        student, loss, dataset, rows=config.rows, alignment=alignment, teacher=teacher.model, rankings=rankings
+    )

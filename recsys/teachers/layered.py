@@ -1,0 +1,134 @@
+"""Recommenders on a stack of decoder layers, whose depth is a dial: read out at any layer, cut to fewer layers.
+
+After "SLMRec: Distilling Large Language Models into Small for Sequential Recommendation" (Xu et al., ICLR 2025, arXiv
+2405.17890), whose finding is that most layers of a language model are redundant for recommendation.
+
+Legend: B batch, L history, S positions of the decoder, H width of the decoder, D width of the item vectors, M layers.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Self
+
+from torch import Tensor
+
+from recsys.errors import UserError
+from recsys.teachers.decoder import only_layers, outputs_of
+from recsys.teachers.lora import merged
+from recsys.teachers.teacher import Teacher
+
+
+class LayeredTeacher(Teacher):
+    """A teacher that reads a history by a causal decoder (`recsys.teachers.decoder`).
+
+    Predicting is three steps, so that each can be had alone: `run` the decoder, pick the states that stand for items
+    (`at_items`), `read_out` what is expected next.
+    """
+
+    @property
+    def decoder(self) -> Any:
+        """The stack of layers, with its final `norm`."""
+        raise NotImplementedError
+
+    def run(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:
+        """The decoder's last states behind its norm, [B, S, H], of items [B, L] as in `hidden`."""
+        raise NotImplementedError
+
+    def at_items(self, states: Tensor, length: int) -> Tensor:
+        """[B, S, H] → [B, L, H]: the states from which the item after each of L items is predicted."""
+        raise NotImplementedError
+
+    def read_out(self, states: Tensor, vectors: Tensor) -> Tensor:
+        """[…, H] behind the norm → […, D], of which the dot products with `vectors` are the scores."""
+        raise NotImplementedError
+
+    def fresh(self, layers: int | Sequence[int], *, width: int | None = None, heads: int | None = None) -> Self:
+        """A model of fewer layers for the same catalogue that has not learned this model's task yet.
+
+        From scratch its weights are drawn anew (width and heads may differ); otherwise they are the pretrained ones.
+
+        Args:
+            layers: numbers of the layers to keep, from 1, or how many of the first.
+
+        Raises:
+            UserError: a pretrained model cannot change its width, or is not there.
+        """
+        raise NotImplementedError
+
+    def _cut_config(self) -> Any:
+        """This model's configuration, once its decoder has been cut."""
+        raise NotImplementedError
+
+    def hidden(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:
+        vectors = self.item_vectors() if vectors is None else vectors
+        return self.read_out(self.at_items(self.run(items, vectors), items.shape[1]), vectors)
+
+    def export_state(self) -> dict[str, Tensor]:
+        return merged(self.state_dict(), self)
+
+    @property
+    def depth(self) -> int:
+        """M."""
+        return len(self.decoder.layers)
+
+    @property
+    def width(self) -> int:
+        """H."""
+        return int(self.decoder.config.hidden_size)
+
+    def states(self, items: Tensor, layers: Sequence[int], vectors: Tensor | None = None) -> dict[int, Tensor]:
+        """The states [B, L, H] after each of the given layers (1..M), those of layer M behind the final norm.
+
+        These are the hidden states as transformers (and with it SLMRec's code) counts them.
+        """
+        vectors = self.item_vectors() if vectors is None else vectors
+        with outputs_of(self.decoder, [number for number in layers if number < self.depth]) as found:
+            last = self.run(items, vectors)
+        return {
+            number: self.at_items(found[number] if number < self.depth else last, items.shape[1]) for number in layers
+        }
+
+    def readouts(self, items: Tensor, layers: Sequence[int], vectors: Tensor | None = None) -> dict[int, Tensor]:
+        """`hidden` of the model cut to its first n layers, for several n in one pass: n → [B, L, D]."""
+        vectors = self.item_vectors() if vectors is None else vectors
+        states = self.states(items, layers, vectors)
+        return {
+            number: self.read_out(state if number == self.depth else self.decoder.norm(state), vectors)
+            for number, state in states.items()
+        }
+
+    def cut(self, layers: int | Sequence[int]) -> Self:
+        """A copy with fewer layers, nothing retrained; saved, it is an ordinary checkpoint of its kind.
+
+        Args:
+            layers: numbers of the layers to keep, from 1, or how many of the first.
+
+        Raises:
+            UserError: the model has no such layers.
+        """
+        numbers = chosen_layers(self.depth, layers)
+        with only_layers(self.decoder, numbers):
+            made = copy.deepcopy(self)
+        for place, layer in enumerate(made.decoder.layers):
+            layer.self_attn.layer_idx = place  # where a layer finds its keys and values in a cache
+        made.config = made._cut_config()
+        return made
+
+
+def chosen_layers(depth: int, layers: int | Sequence[int]) -> list[int]:
+    """Numbers of the layers to keep, ascending.
+
+    Raises:
+        UserError: there are no such layers.
+    """
+    numbers = list(range(1, layers + 1)) if isinstance(layers, int) else list(layers)
+    if not numbers or numbers != sorted(set(numbers)) or numbers[0] < 1 or numbers[-1] > depth:
+        wanted = f"{layers} layers" if isinstance(layers, int) else f"layers {numbers}"
+        raise UserError(f"{wanted} cannot be kept of a model of {depth}; name some of 1 to {depth}, in ascending order")
+    return numbers
+
+
+def check_same_size(width: int | None, heads: int | None) -> None:
+    """Raise a `UserError` where a pretrained model is asked to change its width."""
+    if width or heads:
+        raise UserError("a pretrained decoder keeps its width and heads; leave model.width and model.heads out")

@@ -1,0 +1,44 @@
+"""Low-rank adapters on a frozen decoder, by peft."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from recsys.errors import UserError
+from recsys.teachers.lora_config import LoRAConfig
+
+_ADAPTER = "default"
+
+
+def add_adapters(decoder: Any, config: LoRAConfig) -> None:
+    """Freeze a decoder and give its target layers adapters that change nothing yet.
+
+    Raises:
+        UserError: peft is not installed, or the decoder has no such layers.
+    """
+    try:
+        import peft
+    except ImportError:
+        raise UserError("lora needs the package peft; install the extra: pip install 'recsys-distill[lora]', or leave lora out") from None
+    settings = peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=list(config.targets)
+    )
+    decoder.requires_grad_(False)
+    try:
+        peft.inject_adapter_in_model(settings, decoder, adapter_name=_ADAPTER)
+    except ValueError as error:
+        raise UserError(f"lora.targets {', '.join(config.targets)}: {' '.join(str(error).split())[:200]}") from None
+
+
+def merged(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """`state` of a model whose adapters are folded into the weights they adapt, under the names it had without them."""
+    result = {name: tensor for name, tensor in state.items() if ".lora_" not in name}
+    for name, module in model.named_modules():
+        if not hasattr(module, "get_delta_weight"):
+            continue
+        for part in ("weight", "bias"):
+            if f"{name}.base_layer.{part}" in result:
+                result[f"{name}.{part}"] = result.pop(f"{name}.base_layer.{part}")
+        delta = module.get_delta_weight(_ADAPTER)
+        result[f"{name}.weight"] = result[f"{name}.weight"] + delta.to(result[f"{name}.weight"].dtype)
+    return result

@@ -1,0 +1,146 @@
+"""The depth study on Ray: two workers teach four layers by eight; the teacher has random weights, and is called so."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ray_jobs import depth, distill, train_teacher
+from ray_jobs.settings import Settings
+from recsys.checkpoint import load_checkpoint, save_checkpoint
+from recsys.config import from_dict
+from recsys.data.config import DataConfig
+from recsys.data.prepare import prepare
+from recsys.errors import UserError
+from recsys.students.config import SASRecConfig
+from recsys.students.sasrec import SASRec
+from recsys.teachers.config import E4SRecConfig
+from recsys.teachers.e4srec import E4SRec
+from recsys.teachers.layered import LayeredTeacher
+
+TRAINING = {"epochs": 2, "batch_size": 64, "patience": 0}
+
+
+@pytest.fixture
+def settings(fixture_data: Path, tmp_path: Path) -> Settings:
+    """A project with prepared data, a student whose item vectors are the ids, and a teacher of eight layers."""
+    made = from_dict(
+        Settings,
+        {
+            "name": "random-teacher",
+            "storage": str(tmp_path),
+            "tracking": {"uri": "none"},
+            "teacher": {"model": {"kind": "e4srec", "ids_from": "ids", "width": 8, "heads": 1, "layers": 8}},
+            "students": {
+                "ids": {"model": {"kind": "sasrec", "width": 8, "heads": 1}},
+                "middle": {"model": {"kind": "slmrec", "every": 2}},
+                "small": {"model": {"kind": "slmrec", "layers": 1, "teacher": "middle"}, "alignment": {"blocks": 1}},
+            },
+            "depth": {
+                "depths": [4],
+                "compress": ["int8", "low-rank"],
+                "training": TRAINING,
+                "scaling": {"workers": 2, "cpus": 0.5},
+            },
+            "evaluation": {"latency_requests": 5, "sampled": {"negatives": 20}},
+        },
+    )
+    dataset = prepare(DataConfig(path=str(fixture_data), max_history=10), "random-teacher")
+    dataset.write(made.layout.dataset)
+    torch.manual_seed(0)
+    ids = SASRec(SASRecConfig(width=8, heads=1, max_positions=10), num_items=dataset.num_items)
+    save_checkpoint(made.layout.student("ids"), ids, dataset)
+    assert isinstance(made.teacher.model, E4SRecConfig)
+    save_checkpoint(made.layout.teacher, E4SRec.build(made.teacher.model, ids.item_vectors().detach()), dataset)
+    return made
+
+
+@pytest.mark.ray
+def test_study(ray_session: None, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    study = depth.run(settings)
+    printed = capsys.readouterr().out
+    assert [(row["depth"], row["way"]) for row in study["rows"] if not row["compressed"]] == [
+        (8, "full"), (4, "read-out"), (4, "alone"), (4, "distilled")
+    ]  # fmt: skip
+    size = {(row["way"], row["compressed"]): row["bytes"] for row in study["rows"]}
+    assert size["full", "int8"] < size["full", "low-rank"] < size["full", ""]
+    assert len(size) == 10 and "distilled, int8" in printed
+    assert "recommended: " in printed and "Depth study, random-teacher" in printed
+    assert all(row["latency"]["median_ms"] > 0 and 0 < row["sampled"]["mrr"] <= 1 for row in study["rows"])
+    layers = {row["way"]: row["parameters"]["layers"] for row in study["rows"] if not row["compressed"]}
+    assert layers["full"] == 2 * layers["read-out"] == 2 * layers["distilled"]
+    folder = Path(settings.layout.depth)
+    assert {file.name for file in folder.iterdir()} == {"_SUCCESS", "depth.json", "depth.png", "depth.html"}
+    page = (folder / "depth.html").read_text()
+    assert "how deep the recommender needs to be" in page and "http" not in page.replace("http://www.w3.org", "")
+
+    student = load_checkpoint(settings.layout.student("depth-4-distilled"))
+    assert isinstance(student.model, LayeredTeacher) and student.model.depth == 4
+    curve = student.info["training"]["curve"]
+    parts = {"recommendation_loss", "cosine_alignment_loss", "norm_alignment_loss", "supervision_loss"}
+    assert len(curve) == 2 and parts <= curve[0].keys()
+    assert curve[1]["loss"] < curve[0]["loss"]
+
+    assert depth.run(settings) == study
+    assert "unchanged, kept" in capsys.readouterr().out
+
+
+def test_what_a_student_is_made_from_is_in_its_key(settings: Settings) -> None:
+    with pytest.raises(
+        UserError, match=r"cut from a teacher, but there is none in .*; run distill --student middle first"
+    ):
+        distill.key(settings, "small")
+    assert distill.ordered(settings) == ["ids", "middle", "small"]
+    before = distill.key(settings, "middle"), train_teacher.key(settings)
+    dataset = distill.PreparedDataset.load(settings.layout.dataset)
+    ids = SASRec(SASRecConfig(width=8, heads=1, max_positions=10), num_items=dataset.num_items)
+    save_checkpoint(settings.layout.student("ids"), ids, dataset)
+    assert train_teacher.key(settings) != before[1], "other ids are another teacher"
+    model: Any = settings.teacher.model
+    save_checkpoint(settings.layout.teacher, E4SRec.build(model, ids.item_vectors().detach()), dataset)
+    assert distill.key(settings, "middle") != before[0], "another teacher is another student"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ids": None}, "names student 'ids', but the configuration has: middle, small"),
+        ({"ids": {"model": {"kind": "slmrec", "layers": 1}}}, "student 'ids' learns from the teacher itself"),
+    ],
+)
+def test_a_teacher_needs_a_student_that_is_trained_alone(
+    settings: Settings, changes: dict[str, Any], message: str
+) -> None:
+    students = {name: changes.get(name, {"model": {"kind": "slmrec", "layers": 1}}) for name in settings.students}
+    made = from_dict(Settings, {"students": {name: value for name, value in students.items() if value is not None}})
+    with pytest.raises(UserError, match=message):
+        train_teacher.key(dataclasses.replace(settings, students=made.students))
+
+
+def test_depths_that_cannot_be(settings: Settings) -> None:
+    assert depth.chosen_depths(dataclasses.replace(settings, depth=depth_of()), 8) == [1, 2, 4]
+    with pytest.raises(UserError, match=r"depths is \[8\], but the teacher has 8 layers"):
+        depth.chosen_depths(dataclasses.replace(settings, depth=depth_of(depths=[8])), 8)
+    made = depth.made_students(dataclasses.replace(settings, depth=depth_of()), [3, 4], 8)
+    blocks = {name: student.alignment.blocks for name, student in made.items() if student.alignment}
+    assert blocks == {"depth-3-distilled": 1, "depth-4-distilled": 4}
+    save_checkpoint(settings.layout.teacher, *_small(settings))
+    with pytest.raises(UserError, match=r"needs a teacher of kind e4srec or hllm, .* is of kind sasrec"):
+        depth.run(settings)
+
+
+def depth_of(**values: Any) -> Any:
+    return from_dict(Settings, {"depth": values}).depth
+
+
+def _small(settings: Settings) -> tuple[SASRec, Any]:
+    dataset = distill.PreparedDataset.load(settings.layout.dataset)
+    return SASRec(SASRecConfig(width=8, heads=1, max_positions=10), num_items=dataset.num_items), dataset
+
+
+def test_a_cycle_of_teachers_is_named() -> None:
+    cycle = {name: {"model": {"kind": "slmrec", "layers": 1, "teacher": other}} for name, other in ("ab", "ba")}
+    with pytest.raises(UserError, match="in the end it is its own teacher"):
+        distill.ordered(from_dict(Settings, {"students": cycle}))
