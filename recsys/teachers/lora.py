@@ -19,7 +19,9 @@ def add_adapters(decoder: Any, config: LoRAConfig) -> None:
     try:
         import peft
     except ImportError:
-        raise UserError("lora needs the package peft; install the extra: pip install 'recsys-distill[lora]', or leave lora out") from None
+        raise UserError(
+            "lora needs the package peft; install the extra: pip install 'recsys-distill[lora]', or leave lora out"
+        ) from None
     settings = peft.LoraConfig(
         r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=list(config.targets)
     )
