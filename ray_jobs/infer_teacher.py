@@ -58,6 +58,9 @@ def key(settings: Settings) -> str:
         "dataset": required(settings.layout.dataset, "prepared dataset", "prepare_data").attributes["fingerprint"],
         "teacher": required(settings.layout.teacher, "teacher", "train_teacher").content_hash,
     }
+    for fold in range(settings.teacher.folds):
+        what = f"teacher without fold {fold + 1}"
+        inputs[what] = required(settings.layout.teacher_of_fold(fold), what, "train_teacher").content_hash
     return digest({"signals": config, **inputs})
 
 
@@ -105,8 +108,9 @@ def estimate(settings: Settings) -> None:
     """Print what the pass will cost; nothing is written."""
     key(settings)  # says what is missing
     dataset = PreparedDataset.load(settings.layout.dataset)
-    _load_teacher(settings.layout.teacher, dataset)
-    plan = ShardPlan.of(dataset, settings.signals.splits, settings.signals.rows_per_shard)
+    config = settings.signals
+    train_rows = config.train_rows or _teacher(_load_teacher(settings.layout.teacher, dataset)).default_train_rows
+    plan = ShardPlan.of(dataset, config.splits, config.rows_per_shard, train_rows=train_rows)
     for line in estimate_pass.run(settings, plan):
         print(line, flush=True)
 
@@ -124,7 +128,7 @@ def _rank_shards(settings: Settings, plan: ShardPlan, writer: SignalsWriter, mis
         RankShard,
         fn_constructor_kwargs={
             "dataset_uri": settings.layout.dataset,
-            "teacher_uri": settings.layout.teacher,
+            "teacher_uris": teacher_uris(settings),
             "signals_uri": settings.layout.signals,
             "key": writer.key,
             "config": config,
@@ -144,11 +148,16 @@ def _rank_shards(settings: Settings, plan: ShardPlan, writer: SignalsWriter, mis
         raise UserError(failure)
 
 
+def teacher_uris(settings: Settings) -> list[str]:
+    """The teacher, and those that were trained without one of the folds."""
+    return [settings.layout.teacher, *(settings.layout.teacher_of_fold(f) for f in range(settings.teacher.folds))]
+
+
 class RankShard:
     """One actor of the pool: ranks the rows of a shard and writes it."""
 
     def __init__(
-        self, *, dataset_uri: str, teacher_uri: str, signals_uri: str, key: str, config: SignalsConfig
+        self, *, dataset_uri: str, teacher_uris: list[str], signals_uri: str, key: str, config: SignalsConfig
     ) -> None:
         import torch
 
@@ -158,8 +167,10 @@ class RankShard:
         self._dataset = PreparedDataset.load(dataset_uri)
         self._plan = ShardPlan.of(self._dataset, config.splits, config.rows_per_shard, train_rows=config.train_rows)
         self._writer = SignalsWriter(signals_uri, key=key, k=config.k)
-        self._teacher_uri = teacher_uri
-        self._pass: TeacherPass | None = None
+        self._uris = teacher_uris
+        self._folds = len(teacher_uris) - 1
+        self._fold_of_user = self._dataset.folds(self._folds) if self._folds else None
+        self._passes: dict[int, TeacherPass] = {}
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Shard numbers → rows written, one each, or the error that ends the pass."""
@@ -174,14 +185,30 @@ class RankShard:
         return {"rows": counts, "error": errors}
 
     def _rank(self, number: int) -> int:
-        config, rows = self._config, self._plan.shard(number)
-        if self._pass is None:
-            self._pass = load_pass(self._teacher_uri, self._dataset, config)
-        started = time.perf_counter()
-        ranked = self._pass.rank(self._dataset, rows)
-        seconds = time.perf_counter() - started
-        self._writer.write_shard(number, rows, ranked.items, ranked.scores, ranked.target_distance, seconds=seconds)
+        rows = self._plan.shard(number)
+        teacher_of_row = self._teacher_of(rows)
+        parts, places, seconds = [], [], 0.0
+        for teacher in np.unique(teacher_of_row).tolist():
+            if teacher not in self._passes:
+                self._passes[teacher] = load_pass(self._uris[teacher], self._dataset, self._config)
+            started = time.perf_counter()
+            places.append(np.flatnonzero(teacher_of_row == teacher))
+            parts.append(self._passes[teacher].rank(self._dataset, rows[places[-1]]))
+            seconds += time.perf_counter() - started
+        order = np.argsort(np.concatenate(places))
+        items, scores, distance = (
+            np.concatenate([getattr(part, name) for part in parts])[order]
+            for name in ("items", "scores", "target_distance")
+        )
+        self._writer.write_shard(number, rows, items, scores, distance, seconds=seconds)
         return len(rows)
+
+    def _teacher_of(self, rows: np.ndarray) -> np.ndarray:
+        """Which teacher ranks each row: 0 is the one that knows all training rows, f+1 the one without fold f."""
+        if self._fold_of_user is None:
+            return np.zeros(len(rows), dtype=np.int64)
+        fold = self._fold_of_user[self._dataset.users_of(rows)]
+        return np.where(np.isin(rows, self._dataset.rows("train")), fold + 1, 0)
 
 
 def _load_teacher(uri: str, dataset: PreparedDataset) -> Checkpoint:
@@ -235,8 +262,9 @@ def _finalise(
         distance_meaning=teacher.distance_meaning,
         masked_history=config.mask_history,
         rows={split: int(np.isin(dataset.rows(split), plan.rows).sum()) for split in config.splits},
-        trained_on=["train"],
-        settings={"rows_per_shard": config.rows_per_shard, "max_history": dataset.max_history, "dtype": config.dtype},
+        trained_on=[] if settings.teacher.folds else ["train"],
+        settings={"rows_per_shard": config.rows_per_shard, "max_history": dataset.max_history, "dtype": config.dtype}
+        | ({"folds": settings.teacher.folds} if settings.teacher.folds else {}),
         cost={
             "seconds_of_last_run": round(seconds, 3),
             "rows_of_last_run": ranked,

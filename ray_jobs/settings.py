@@ -34,11 +34,22 @@ class WorkersConfig:
 
 @configuration
 class TeacherSettings:
-    """The teacher and where it is trained."""
+    """The teacher and where it is trained.
+
+    Attributes:
+        folds: users are dealt to so many folds, and for each fold one more teacher is trained without them, which then
+            ranks their training rows: a teacher is overconfident on rows that it has learned. 0 lets the one teacher
+            rank all rows. Training costs 1 + folds times as much.
+    """
 
     model: TeacherConfig = HLLMConfig()
     training: TrainingConfig = TrainingConfig()
     scaling: WorkersConfig = WorkersConfig(workers=2)
+    folds: int = Field(default=0, ge=0, le=20)
+
+    def __post_init__(self) -> None:
+        if self.folds == 1:
+            raise ValueError("folds is 1, which would leave nothing to learn from; use 0 or at least 2")
 
 
 @configuration
@@ -205,6 +216,9 @@ class Layout:
 
     def sweep(self, name: str) -> str:
         return storage.join(self.root, "sweeps", name)
+
+    def teacher_of_fold(self, fold: int) -> str:
+        return storage.join(self.root, "teacher-folds", str(fold))
 
     def student(self, name: str) -> str:
         return storage.join(self.root, "students", name)

@@ -77,21 +77,34 @@ def required(uri: str, what: str, job: str) -> storage.Manifest:
 
 
 def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
-    """Train the teacher; its checkpoint lies at `settings.layout.teacher`.
+    """Train the teacher, and one for each fold; their checkpoints lie at `settings.layout.teacher` and beside it.
 
     Returns:
-        What the checkpoint says of its training, or {} where it was current.
+        What the teacher's checkpoint says of its training, or {} where it was current.
     """
-    layout, teacher, work = settings.layout, settings.teacher, key(settings)
-    if not force and cli.is_current(layout.teacher, work):
-        print("teacher: unchanged, kept", flush=True)
+    work = key(settings)
+    trained = _train(settings, settings.layout.teacher, "teacher", work, force=force)
+    for fold in range(settings.teacher.folds):
+        uri, name = settings.layout.teacher_of_fold(fold), f"teacher without fold {fold + 1}/{settings.teacher.folds}"
+        _train(settings, uri, name, digest([work, fold]), fold=fold, force=force)
+    return trained
+
+
+def _train(
+    settings: Settings, uri: str, name: str, work: str, *, fold: int | None = None, force: bool
+) -> dict[str, Any]:
+    layout, teacher = settings.layout, settings.teacher
+    if not force and cli.is_current(uri, work):
+        print(f"{name}: unchanged, kept", flush=True)
         return {}
     from ray_jobs import runtime, train_runs
 
     runtime.connect()
     tags = {"dataset": required(layout.dataset, "prepared dataset", "prepare_data").attributes["fingerprint"]}
+    step = "train_teacher" if fold is None else f"train_teacher without fold {fold}"
+    folder = "teacher" if fold is None else f"teacher-fold-{fold}"
     with tracking.start_run(
-        settings.tracking, layout.mlflow, settings.name, "train_teacher", params=to_dict(teacher), tags=tags
+        settings.tracking, layout.mlflow, settings.name, step, params=to_dict(teacher), tags=tags
     ) as recorded:
         task = ray.remote(num_cpus=teacher.scaling.cpus, num_gpus=min(teacher.scaling.gpus, 1))(prepare)
         try:
@@ -99,8 +112,8 @@ def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
         except UserError as error:  # as Ray wraps it, with the task's traceback
             raise UserError(str(error.cause if isinstance(error, ray.exceptions.RayTaskError) else error)) from None
         result = train_runs.fit(
-            "teacher",
-            partial(build, teacher, layout, inputs),
+            folder,
+            partial(build, teacher, layout, inputs, fold),
             training=teacher.training,
             scaling=teacher.scaling,
             train_runs=layout.train_runs,
@@ -108,7 +121,7 @@ def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
             run=recorded,
             force=force,
         )
-        objective, dataset, _ = build(teacher, layout, inputs)
+        objective, dataset, _ = build(teacher, layout, inputs, fold)
         # ZeRO in bf16 trains a bf16 copy; what is stored is fp32, and buffers (texts, ids) as they were given.
         given = {name for name, _ in objective.model.named_buffers()}
         state = {name: tensor.float() for name, tensor in result.state.items()} | {
@@ -117,10 +130,10 @@ def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
         assert isinstance(objective.model, Teacher)
         state = objective.model.finished(state)
         info = {"training": train_runs.describe(result.progress), "settings": to_dict(teacher)}
-        save_checkpoint(layout.teacher, objective.model, dataset, state=state, key=work, info=info)
+        save_checkpoint(uri, objective.model, dataset, state=state, key=work, info=info)
         recorded.log_metrics({"best": result.progress.best, "best_epoch": result.progress.best_epoch})
-        recorded.set_tags({"checkpoint": layout.teacher})
-        train_runs.discard("teacher", train_runs=layout.train_runs, key=work)
+        recorded.set_tags({"checkpoint": uri})
+        train_runs.discard(folder, train_runs=layout.train_runs, key=work)
     return info["training"]
 
 
@@ -147,10 +160,12 @@ def prepare(teacher: TeacherSettings, layout: Layout) -> dict[str, str]:
 
 
 def build(
-    teacher: TeacherSettings, layout: Layout, inputs: dict[str, str]
+    teacher: TeacherSettings, layout: Layout, inputs: dict[str, str], fold: int | None = None
 ) -> tuple[Objective, PreparedDataset, TrainingConfig]:
-    """In a worker: data and inputs from storage, the model and its loss."""
+    """In a worker: data (without the users of a fold) and inputs from storage, the model and its loss."""
     dataset = PreparedDataset.load(layout.dataset)
+    if fold is not None:
+        dataset = dataset.without_training_rows_of(dataset.folds(teacher.folds) == fold)
     cls = teacher_class(teacher.model.kind)
     return cls.objective(teacher.model, dataset, inputs, seed=teacher.training.seed), dataset, teacher.training
 

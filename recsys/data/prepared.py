@@ -10,8 +10,9 @@ Legend: U users, N items, T interactions, R rows of a split, L longest history.
 import hashlib
 import itertools
 import json
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -153,6 +154,16 @@ class PreparedDataset:
     def targets(self, rows: np.ndarray) -> np.ndarray:
         """Target item of each row, [R] int32."""
         return self.items[rows]
+
+    def folds(self, count: int) -> np.ndarray:
+        """The fold (0..count-1) of each user, [U] int64, by a hash of the user's id: the same in every process."""
+        return np.array([zlib.crc32(user_id.encode()) % count for user_id in self.user_ids], dtype=np.int64)
+
+    def without_training_rows_of(self, users: np.ndarray) -> "PreparedDataset":
+        """This dataset, same fingerprint, with nothing to learn from some users ([U] bool)."""
+        rows = self.rows("train")
+        kept = rows[~users[self.users_of(rows)]]
+        return replace(self, split_rows={**self.split_rows, "train": kept})
 
     def histories(self, rows: np.ndarray, max_history: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The latest items before each target.

@@ -124,3 +124,15 @@ def test_popular_items_come_first(random_dataset) -> None:
     catalogue = random_dataset(items=5).catalogue
     catalogue = replace(catalogue, train_counts=np.array([0, 2, 9, 2, 0, 9]))
     assert catalogue.popular().tolist() == [2, 5, 1, 3, 4]
+
+
+def test_a_fold_of_users_is_left_out_of_training(random_dataset) -> None:
+    dataset = random_dataset(users=40)
+    folds = dataset.folds(3)
+    assert set(folds.tolist()) == {0, 1, 2}
+    kept = [dataset.without_training_rows_of(folds == fold) for fold in range(3)]
+    for fold, part in enumerate(kept):
+        expected = [row for row in dataset.rows("train") if folds[dataset.users_of(np.array([row]))[0]] != fold]
+        assert part.rows("train").tolist() == expected
+        assert part.rows("valid").tolist() == dataset.rows("valid").tolist()
+        assert part.fingerprint == dataset.fingerprint
