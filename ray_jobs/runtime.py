@@ -25,4 +25,10 @@ def connect() -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     cores = len(os.sched_getaffinity(0))
-    ray.init(num_cpus=2 * cores, include_dashboard=False, logging_level=logging.WARNING)
+    # Ray Train asks the dashboard how its controller is, and says so every second where there is none.
+    ray.init(
+        num_cpus=2 * cores,
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        logging_level=logging.WARNING,
+    )
