@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ray_jobs.settings import Settings
+from ray_jobs.settings import Layout, Settings
 from recsys import storage
 from recsys.config import load_config
 from recsys.errors import UserError
@@ -83,6 +83,27 @@ def is_current(uri: str, key: str) -> bool:
     """Whether a complete artefact made from the same configuration and inputs is already there."""
     manifest = storage.read_manifest(uri)
     return manifest is not None and manifest.key == key
+
+
+def required(uri: str, what: str, job: str) -> storage.Manifest:
+    """The manifest of an input.
+
+    Raises:
+        UserError: it is not there yet.
+    """
+    manifest = storage.read_manifest(uri)
+    if manifest is None:
+        raise UserError(f"there is no {what} in {uri}; run {job} first")
+    return manifest
+
+
+def fingerprint(layout: Layout) -> str:
+    """Fingerprint of the prepared dataset, from its manifest alone.
+
+    Raises:
+        UserError: it is not there yet.
+    """
+    return str(required(layout.dataset, "prepared dataset", "prepare_data").attributes["fingerprint"])
 
 
 def _settings(args: argparse.Namespace) -> Settings:

@@ -20,7 +20,6 @@ import ray
 
 from ray_jobs import cli, distill
 from ray_jobs.settings import Layout, Settings, StudentSettings
-from ray_jobs.train_teacher import required
 from recsys import environment, storage, tracking
 from recsys.checkpoint import load_checkpoint
 from recsys.config import digest, to_dict
@@ -60,7 +59,7 @@ def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
         UserError: there is no teacher, it has no layers to cut, or not as many as asked for.
     """
     layout = settings.layout
-    required(layout.teacher, "teacher", "train_teacher")
+    cli.required(layout.teacher, "teacher", "train_teacher")
     deepest = teacher_depth(layout.teacher)
     depths = chosen_depths(settings, deepest)
     students = made_students(settings, depths, deepest)
@@ -149,7 +148,7 @@ def made_students(settings: Settings, depths: list[int], deepest: int) -> dict[s
 def key(settings: Settings, cells: list[Cell]) -> str:
     """Digest of what the study depends on."""
     config = settings.evaluation
-    inputs = [[cell.name, required(cell.uri, cell.name, "depth").content_hash] for cell in cells]
+    inputs = [[cell.name, cli.required(cell.uri, cell.name, "depth").content_hash] for cell in cells]
     shown = [config.mask_seen, config.latency_requests, config.sampled and to_dict(config.sampled)]
     return digest([inputs, shown, settings.depth.tolerance, to_dict(settings.depth.low_rank)])
 

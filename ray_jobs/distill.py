@@ -14,7 +14,7 @@ from typing import Any
 
 from ray_jobs import cli
 from ray_jobs.settings import Layout, Settings, StudentSettings
-from recsys import storage, tracking
+from recsys import tracking
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import digest, to_dict
 from recsys.data.prepared import PreparedDataset
@@ -33,29 +33,15 @@ def key(settings: Settings, name: str) -> str:
         UserError: there is no such student, or an input is missing.
     """
     student = find(settings, name)
-    inputs = [fingerprint(settings.layout.dataset, "prepared dataset", "prepare_data")]
+    inputs = [cli.fingerprint(settings.layout)]
     if student.distillation is not None:
-        manifest = storage.read_manifest(settings.layout.signals)
-        if manifest is None:
-            raise UserError(f"there are no teacher signals in {settings.layout.signals}; run infer_teacher first")
-        inputs.append(manifest.content_hash)
+        inputs.append(cli.required(settings.layout.signals, "set of teacher signals", "infer_teacher").content_hash)
     if student.model.kind == "slmrec":
         uri = teacher_uri(student, settings.layout)
-        manifest = storage.read_manifest(uri)
-        if manifest is None:
-            first = f"distill --student {student.model.teacher}" if student.model.teacher else "train_teacher"
-            raise UserError(f"student {name} is cut from a teacher, but there is none in {uri}; run {first} first")
-        inputs.append(manifest.content_hash)
+        job = f"distill --student {student.model.teacher}" if student.model.teacher else "train_teacher"
+        inputs.append(cli.required(uri, f"teacher of student {name}", job).content_hash)
     # Where workers run does not change what is learned; how many there are changes rounding only.
     return digest({"student": {**to_dict(student), "scaling": None}, "inputs": inputs})
-
-
-def fingerprint(uri: str, what: str, job: str) -> str:
-    """Fingerprint of a prepared dataset from its manifest alone."""
-    manifest = storage.read_manifest(uri)
-    if manifest is None:
-        raise UserError(f"there is no {what} in {uri}; run {job} first")
-    return str(manifest.attributes["fingerprint"])
 
 
 def find(settings: Settings, name: str) -> StudentSettings:
@@ -86,7 +72,7 @@ def run(settings: Settings, name: str, *, force: bool = False) -> dict[str, Any]
         settings.name,
         f"distill {name}",
         params=to_dict(student),
-        tags={"student": name, "dataset": fingerprint(layout.dataset, "prepared dataset", "prepare_data")},
+        tags={"student": name, "dataset": cli.fingerprint(layout)},
     ) as recorded:
         result = train_runs.fit(
             f"student-{name}",

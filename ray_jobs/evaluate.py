@@ -61,9 +61,7 @@ def subjects(settings: Settings) -> list[Subject]:
         UserError: there is no dataset, or a student bears a reserved name.
     """
     layout, config = settings.layout, settings.evaluation
-    dataset = storage.read_manifest(layout.dataset)
-    if dataset is None:
-        raise UserError(f"there is no prepared dataset in {layout.dataset}; run prepare_data first")
+    dataset = cli.required(layout.dataset, "prepared dataset", "prepare_data")
     sampled = [to_dict(config.sampled)] if config.sampled else []
     constants = {RecentPopularity.kind: config.recent_days, CoOccurrence.kind: to_dict(config.cooccurrence)}
     found = [

@@ -31,7 +31,6 @@ import ray.data
 
 from ray_jobs import cli, estimate_pass, runtime
 from ray_jobs.settings import Settings
-from ray_jobs.train_teacher import required
 from recsys import storage, tracking
 from recsys.checkpoint import Checkpoint, load_checkpoint
 from recsys.config import digest, to_dict
@@ -55,12 +54,12 @@ def key(settings: Settings) -> str:
     """
     config = {name: value for name, value in to_dict(settings.signals).items() if name not in _WITHOUT_EFFECT}
     inputs = {
-        "dataset": required(settings.layout.dataset, "prepared dataset", "prepare_data").attributes["fingerprint"],
-        "teacher": required(settings.layout.teacher, "teacher", "train_teacher").content_hash,
+        "dataset": cli.fingerprint(settings.layout),
+        "teacher": cli.required(settings.layout.teacher, "teacher", "train_teacher").content_hash,
     }
     for fold in range(settings.teacher.folds):
         what = f"teacher without fold {fold + 1}"
-        inputs[what] = required(settings.layout.teacher_of_fold(fold), what, "train_teacher").content_hash
+        inputs[what] = cli.required(settings.layout.teacher_of_fold(fold), what, "train_teacher").content_hash
     return digest({"signals": config, **inputs})
 
 

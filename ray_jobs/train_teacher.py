@@ -19,7 +19,7 @@ import ray
 
 from ray_jobs import cli
 from ray_jobs.settings import Layout, Settings, TeacherSettings
-from recsys import storage, tracking
+from recsys import tracking
 from recsys.checkpoint import save_checkpoint
 from recsys.config import digest, to_dict
 from recsys.data.prepared import PreparedDataset
@@ -35,11 +35,11 @@ def key(settings: Settings) -> str:
     Raises:
         UserError: the dataset or a student is not there yet.
     """
-    dataset = required(settings.layout.dataset, "prepared dataset", "prepare_data")
+    dataset = cli.required(settings.layout.dataset, "prepared dataset", "prepare_data")
     inputs = [dataset.attributes["fingerprint"], dataset.files["items.parquet"]["sha256"]]
     for name in needed_students(settings):
         inputs.append(
-            required(settings.layout.student(name), f"student {name}", f"distill --student {name}").content_hash
+            cli.required(settings.layout.student(name), f"student {name}", f"distill --student {name}").content_hash
         )
     # Where workers run does not change what is learned; how many there are changes rounding only.
     return digest({"teacher": {**to_dict(settings.teacher), "scaling": None}, "inputs": inputs})
@@ -62,18 +62,6 @@ def needed_students(settings: Settings) -> list[str]:
             f"teacher.model.ids_from: student {name!r} learns from the teacher itself; name one that is trained alone"
         )
     return [name]
-
-
-def required(uri: str, what: str, job: str) -> storage.Manifest:
-    """The manifest of an input.
-
-    Raises:
-        UserError: it is not there yet.
-    """
-    manifest = storage.read_manifest(uri)
-    if manifest is None:
-        raise UserError(f"there is no {what} in {uri}; run {job} first")
-    return manifest
 
 
 def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
@@ -100,7 +88,7 @@ def _train(
     from ray_jobs import runtime, train_runs
 
     runtime.connect()
-    tags = {"dataset": required(layout.dataset, "prepared dataset", "prepare_data").attributes["fingerprint"]}
+    tags = {"dataset": cli.fingerprint(layout)}
     step = "train_teacher" if fold is None else f"train_teacher without fold {fold}"
     folder = "teacher" if fold is None else f"teacher-fold-{fold}"
     with tracking.start_run(

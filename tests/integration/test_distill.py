@@ -149,7 +149,7 @@ def test_the_job_leaves_a_checkpoint_that_recommends_and_is_kept(
 @pytest.mark.parametrize(
     ("student", "message"),
     [
-        ({"distillation": {}}, "no teacher signals .* run infer_teacher"),
+        ({"distillation": {}}, "no set of teacher signals .* run infer_teacher"),
         ({"scaling": {"workers": 1, "gpus": 1}}, "need more than the cluster's 0 GPU"),
     ],
 )
