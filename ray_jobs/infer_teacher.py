@@ -96,8 +96,10 @@ def run(settings: Settings, *, force: bool = False) -> None:
         seconds = time.perf_counter() - started
         meta = _finalise(settings, dataset, checkpoint, plan, writer, seconds, sum(len(plan.shard(n)) for n in missing))
         record.log_metrics({name: float(v) for name, v in meta.cost.items() if isinstance(v, int | float)})
+    if aside := meta.cost["rows_set_aside"]:
+        print(f"signals: {aside:,} rows were set aside, their prediction is not finite; students take them as they are")
     print(
-        f"signals: {len(plan.rows):,} rows ranked, top {config.k} each, in {seconds:.1f} s "
+        f"signals: {len(plan.rows) - aside:,} rows ranked, top {config.k} each, in {seconds:.1f} s "
         f"({meta.cost['rows_per_teacher_second']:,} rows a second and actor); {layout.signals}",
         flush=True,
     )
@@ -186,20 +188,20 @@ class RankShard:
     def _rank(self, number: int) -> int:
         rows = self._plan.shard(number)
         teacher_of_row = self._teacher_of(rows)
-        parts, places, seconds = [], [], 0.0
+        parts, seconds = [], 0.0
         for teacher in np.unique(teacher_of_row).tolist():
             if teacher not in self._passes:
                 self._passes[teacher] = load_pass(self._uris[teacher], self._dataset, self._config)
             started = time.perf_counter()
-            places.append(np.flatnonzero(teacher_of_row == teacher))
-            parts.append(self._passes[teacher].rank(self._dataset, rows[places[-1]]))
+            parts.append(self._passes[teacher].rank(self._dataset, rows[teacher_of_row == teacher]))
             seconds += time.perf_counter() - started
-        order = np.argsort(np.concatenate(places))
-        items, scores, distance = (
+        order = np.argsort(np.concatenate([part.rows for part in parts]))
+        ranked, items, scores, distance = (
             np.concatenate([getattr(part, name) for part in parts])[order]
-            for name in ("items", "scores", "target_distance")
+            for name in ("rows", "items", "scores", "target_distance")
         )
-        self._writer.write_shard(number, rows, items, scores, distance, seconds=seconds)
+        aside = len(rows) - len(ranked)
+        self._writer.write_shard(number, ranked, items, scores, distance, seconds=seconds, aside=aside)
         return len(rows)
 
     def _teacher_of(self, rows: np.ndarray) -> np.ndarray:

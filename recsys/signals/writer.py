@@ -27,6 +27,7 @@ from recsys.signals.signals import SignalsMeta, rankings_table
 
 _PART = re.compile(r"part-(\d{5,})\.parquet")
 _SECONDS = b"seconds"
+_ASIDE = b"rows_set_aside"
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,20 @@ class SignalsWriter:
         target_distance: np.ndarray,
         *,
         seconds: float,
+        aside: int = 0,
     ) -> None:
         """Write a shard whole; a shard that is there already is replaced by the same.
 
         Args:
             rows [S], items [S, K], scores [S, K], target_distance [S]: see `rankings_schema`.
             seconds: how long the teacher took; summed up in the cost of the pass.
+            aside: planned rows of the shard that the teacher has no ranking for.
         """
         table = rankings_table(rows, items, scores, target_distance)
         buffer = io.BytesIO()
-        pq.write_table(table.replace_schema_metadata({_SECONDS: repr(seconds).encode()}), buffer)
+        pq.write_table(
+            table.replace_schema_metadata({_SECONDS: repr(seconds).encode(), _ASIDE: str(aside).encode()}), buffer
+        )
         storage.write_bytes(self._part(number), buffer.getvalue())
 
     def missing(self, plan: ShardPlan) -> list[int]:
@@ -116,10 +121,13 @@ class SignalsWriter:
         Raises:
             UserError: a shard is damaged or holds other rows than planned.
         """
-        seconds = 0.0
+        seconds, aside = 0.0, 0
         for number in range(len(plan)):
-            seconds += self._check(number, plan.shard(number))
+            metadata = self._check(number, plan.shard(number))
+            seconds += float(metadata.get(_SECONDS, b"0"))
+            aside += int(metadata.get(_ASIDE, b"0"))
         self._remove_strangers(len(plan))
+        meta.cost["rows_set_aside"] = aside
         meta.cost["teacher_seconds"] = round(seconds, 3)
         meta.cost["rows_per_teacher_second"] = round(len(plan.rows) / seconds, 1) if seconds else None
         tensors = {"item_embeddings": item_embeddings.float().contiguous()}
@@ -138,12 +146,13 @@ class SignalsWriter:
         system, path = storage.filesystem(self._part(number))
         try:
             with system.open_input_file(path) as file:
-                return pq.read_metadata(file).num_rows == rows
+                metadata = pq.read_metadata(file)
+                return metadata.num_rows + int((metadata.metadata or {}).get(_ASIDE, b"0")) == rows
         except (pa.ArrowInvalid, FileNotFoundError):
             return False
 
-    def _check(self, number: int, rows: np.ndarray) -> float:
-        """The seconds of a shard that holds exactly `rows`."""
+    def _check(self, number: int, rows: np.ndarray) -> dict[bytes, bytes]:
+        """What is noted in a shard that holds exactly `rows`, but for those set aside."""
         system, path = storage.filesystem(self._part(number))
         try:
             with system.open_input_file(path) as file:
@@ -153,11 +162,14 @@ class SignalsWriter:
                 f"shard {self._part(number)} is damaged ({' '.join(str(error).split())[:120]}); "
                 "delete it and run infer_teacher again"
             ) from None
-        if not np.array_equal(table["row"].to_numpy(), rows):
+        metadata = table.schema.metadata or {}
+        written = table["row"].to_numpy()
+        unexplained = len(rows) - int(metadata.get(_ASIDE, b"0")) - len(written)
+        if unexplained or not np.array_equal(written, rows[np.isin(rows, written)]):
             raise UserError(
                 f"shard {self._part(number)} holds other rows than planned; delete it and run infer_teacher again"
             )
-        return float((table.schema.metadata or {}).get(_SECONDS, b"0"))
+        return metadata
 
     def _remove_strangers(self, shards: int) -> None:
         """Delete what killed writers left half-way, so that the seal covers the shards alone."""

@@ -21,7 +21,7 @@ from recsys.errors import UserError
 from recsys.model import SequentialRecommender
 from recsys.teachers.config import SignalsConfig
 from recsys.teachers.engine import TeacherEngine
-from recsys.teachers.teacher import Rankings
+from recsys.teachers.teacher import Rankings, finite_only
 
 
 class WindowPass:
@@ -66,7 +66,7 @@ def rank_rows(
         mask_history: leave out every item of the user's past, not only of the window.
 
     Raises:
-        UserError: a prediction is not finite.
+        UserError: see `finite_only`.
     """
     rank_of = np.empty(len(rows), dtype=np.int64)
     parts = []
@@ -81,9 +81,10 @@ def rank_rows(
             chunk = rows[which[begin : begin + batch_size]]
             parts.append(_rank(engine, dataset, chunk, hidden_PD[begin : begin + batch_size], k, mask_history))
     items_SK, scores_SK, distance_S = (torch.cat(part).cpu().numpy()[rank_of] for part in zip(*parts, strict=True))
-    return Rankings(
+    rankings = Rankings(
         rows=rows, items=items_SK.astype(np.int32), scores=scores_SK, target_distance=distance_S.astype(np.float32)
     )
+    return finite_only(rankings, dataset)
 
 
 def check_k(dataset: PreparedDataset, rows: np.ndarray, k: int, mask_history: bool) -> None:
@@ -128,13 +129,6 @@ def _rank(
     k: int,
     mask_history: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    bad = ~torch.isfinite(hidden_PD).all(dim=1).cpu().numpy()
-    if bad.any():
-        user = dataset.user_ids[int(dataset.users_of(rows[bad][:1])[0])]
-        raise UserError(
-            f"the teacher's prediction is not finite for {int(bad.sum())} of {len(rows)} rows, the first is row "
-            f"{rows[bad][0]} (user {user!r}); its checkpoint is not usable, train it again"
-        )
     scores = hidden_PD @ engine.vectors.T
     scores[:, 0] = -torch.inf
     if mask_history:

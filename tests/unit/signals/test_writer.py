@@ -203,3 +203,18 @@ def test_lookup_finds_the_signals_of_a_row(dataset: PreparedDataset, plan: Shard
     table = signals.lookup(len(dataset.items))
     assert np.array_equal(signals.rows[table[plan.rows]], plan.rows)
     assert (table[dataset.offsets[:-1]] == -1).all()
+
+
+def test_rows_set_aside_are_counted_and_not_missing(dataset: PreparedDataset, plan: ShardPlan, tmp_path: Path) -> None:
+    uri = str(tmp_path / "signals")
+    writer = SignalsWriter(uri, key="k1", k=K)
+    write(writer, plan, *range(1, len(plan)))
+    rows = plan.shard(0)
+    writer.write_shard(0, *contents(np.delete(rows, [3, 7])), seconds=0.5, aside=1)
+    assert writer.missing(plan) == [0], "two are missing, one is accounted for"
+    writer.write_shard(0, *contents(np.delete(rows, [3, 7])), seconds=0.5, aside=2)
+    assert writer.missing(plan) == []
+    finalise(writer, plan, dataset)
+    signals = TeacherSignals.load(uri, dataset)
+    assert signals.rows.tolist() == np.delete(plan.rows, [3, 7]).tolist()
+    assert signals.meta.cost["rows_set_aside"] == 2

@@ -87,6 +87,26 @@ def test_a_poisoned_row_is_named(random_dataset: Callable[..., PreparedDataset])
         TeacherEngine(model, "fp32")
 
 
+def test_a_poisoned_row_is_set_aside(random_dataset: Callable[..., PreparedDataset]) -> None:
+    dataset = random_dataset()
+    rows = every_row(dataset)
+    model = untrained(dataset)
+    whole = rank_rows(TeacherEngine(model, "fp32"), dataset, rows, k=5, mask_history=True)
+    hidden = model.hidden
+
+    def poisoned(items: torch.Tensor, vectors: torch.Tensor | None = None) -> torch.Tensor:
+        result = hidden(items, vectors).clone()
+        result[items == 7] = torch.nan  # what is expected after item 7
+        return result
+
+    model.hidden = poisoned  # type: ignore[method-assign]
+    rest = rank_rows(TeacherEngine(model, "fp32"), dataset, rows, k=5, mask_history=True)
+    good = dataset.items[rows - 1] != 7
+    assert 0 < (~good).sum() < len(rows)
+    assert rest.rows.tolist() == rows[good].tolist()
+    assert np.array_equal(rest.items, whole.items[good])
+
+
 def test_k_must_leave_candidates(random_dataset: Callable[..., PreparedDataset]) -> None:
     dataset = random_dataset(items=60, longest=40)
     rows = every_row(dataset)
