@@ -25,12 +25,18 @@ class TrainingConfig:
         patience: epochs without a better validation metric before training stops; 0 never stops early.
         metric: validation metric that selects the checkpoint, by full ranking.
         mask_seen: whether validation masks the items of the history.
+        accumulation: parts that each process's share of a batch is computed in, one after the other: memory falls, the
+            result stays the same.
+        checkpointing: keep only the input of each layer of a language model and compute the rest again in the backward
+            pass: memory falls, a step takes about a third longer.
         precision: bf16 autocasts where the processor has it.
         deepspeed: train through DeepSpeed ZeRO instead of plain data parallelism.
     """
 
     epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=128, ge=1)
+    accumulation: int = Field(default=1, ge=1)
+    checkpointing: bool = False
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=0, ge=0)

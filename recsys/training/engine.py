@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from recsys.errors import UserError
 from recsys.training.config import TrainingConfig
 from recsys.training.objective import Batch, Objective
 
@@ -43,6 +44,8 @@ def world() -> tuple[int, int]:
 
 def build_engine(objective: Objective, config: TrainingConfig, device: torch.device) -> Engine:
     objective = objective.to(device)
+    if config.checkpointing:
+        _checkpoint_layers(objective)
     return DeepSpeedEngine(objective, config, device) if config.deepspeed else TorchEngine(objective, config, device)
 
 
@@ -57,6 +60,35 @@ def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, 
 
 def _autocast(config: TrainingConfig, device: torch.device) -> Any:
     return torch.autocast(device.type, dtype=torch.bfloat16) if config.precision == "bf16" else nullcontext()
+
+
+def _checkpoint_layers(objective: Objective) -> None:
+    """Switch gradient checkpointing on in every transformers model.
+
+    Raises:
+        UserError: there is none.
+    """
+    models: list[Any] = [module for module in objective.modules() if hasattr(module, "gradient_checkpointing_enable")]
+    if not models:
+        raise UserError("training.checkpointing is for language models, and this model holds none; set it to false")
+    for model in models:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _parts(batch: Batch, config: TrainingConfig, device: torch.device) -> list[Batch]:
+    """`accumulation` parts of a batch, on the device; fewer where a process has fewer rows, but equally many on all,
+    because under ZeRO every backward pass is a joint one."""
+    count = min(config.accumulation, len(next(iter(batch.values()))))
+    if config.accumulation > 1 and world()[1] > 1:
+        agreed = torch.tensor(count, device=device)
+        dist.all_reduce(agreed, dist.ReduceOp.MIN)
+        count = int(agreed)
+    split = {name: tensor.to(device).tensor_split(count) for name, tensor in batch.items()}
+    return [{name: parts[number] for name, parts in split.items()} for number in range(count)]
+
+
+def _sum(records: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([record[name] for record in records]).sum(dim=0) for name in records[0]}
 
 
 def _scaled(loss: Tensor, parts: dict[str, Tensor], total: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -86,15 +118,22 @@ class TorchEngine:
     def step(self, batch: Batch, total: int, learning_rate: float) -> dict[str, Tensor]:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        with _autocast(self._config, self._device):
-            loss, parts = self._module({name: tensor.to(self._device) for name, tensor in batch.items()})
-        loss, parts = _scaled(loss, parts, total)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        micro = _parts(batch, self._config, self._device)
+        records = []
+        for number, part in enumerate(micro):
+            # Gradients are exchanged once, with those of the last part.
+            joint = self._module if isinstance(self._module, DistributedDataParallel) else None
+            with joint.no_sync() if joint and number + 1 < len(micro) else nullcontext():
+                with _autocast(self._config, self._device):
+                    loss, parts = self._module(part)
+                loss, parts = _scaled(loss, parts, total)
+                loss.backward()
+            records.append({"loss": loss.detach(), **parts})
         if self._config.gradient_clipping:
             nn.utils.clip_grad_norm_(self.objective.parameters(), self._config.gradient_clipping)
         self._optimizer.step()
-        return {"loss": loss.detach(), **parts}
+        return _sum(records)
 
     def export_state(self) -> dict[str, Tensor]:
         return _on_cpu(self.objective.model.export_state())
@@ -121,10 +160,12 @@ class DeepSpeedEngine:
                 os.environ.setdefault(name, value)
             os.environ.setdefault("MASTER_PORT", str(_free_port()))
         deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
-        self.objective, self._device, self._zero_stage = objective, device, config.deepspeed.zero_stage
+        self.objective, self._config, self._device = objective, config, device
+        self._zero_stage = config.deepspeed.zero_stage
         settings: dict[str, Any] = {
             # Batches are cut by `Windows`; the number given here only satisfies DeepSpeed's check.
-            "train_micro_batch_size_per_gpu": max(config.batch_size // world()[1], 1),
+            "train_micro_batch_size_per_gpu": max(config.batch_size // world()[1] // config.accumulation, 1),
+            "gradient_accumulation_steps": 1,
             "zero_optimization": {"stage": config.deepspeed.zero_stage},
             "zero_allow_untested_optimizer": True,
             "gradient_clipping": config.gradient_clipping,
@@ -148,11 +189,17 @@ class DeepSpeedEngine:
     def step(self, batch: Batch, total: int, learning_rate: float) -> dict[str, Tensor]:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        loss, parts = self._engine({name: tensor.to(self._device) for name, tensor in batch.items()})
-        loss, parts = _scaled(loss, parts, total)
-        self._engine.backward(loss)
+        records = []
+        micro = _parts(batch, self._config, self._device)
+        for number, part in enumerate(micro):
+            # The number of parts differs from step to step, so the boundary is told rather than counted.
+            self._engine.set_gradient_accumulation_boundary(is_boundary=number + 1 == len(micro))
+            loss, parts = self._engine(part)
+            loss, parts = _scaled(loss, parts, total)
+            self._engine.backward(loss)
+            records.append({"loss": loss.detach(), **parts})
         self._engine.step()
-        return {"loss": loss.detach(), **parts}
+        return _sum(records)
 
     def export_state(self) -> dict[str, Tensor]:
         import deepspeed

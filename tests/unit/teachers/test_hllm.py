@@ -9,9 +9,13 @@ from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import from_dict, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.losses.config import RecommendationLossConfig
 from recsys.teachers.config import HLLMConfig
 from recsys.teachers.hllm import HLLM
 from recsys.teachers.item_encoder import TextEmbeddings
+from recsys.training.config import TrainingConfig
+from recsys.training.engine import build_engine
+from recsys.training.objective import NextItemObjective
 
 SMALL = {"width": 16, "heads": 2, "hidden": 24}
 
@@ -112,6 +116,23 @@ def test_it_learns_a_cycle(random_dataset: Callable[..., PreparedDataset]) -> No
         loss.backward()
         optimizer.step()
     assert (logits.argmax(-1) == items[:, 1:] - 1).float().mean() > 0.9
+
+
+def test_checkpointing_changes_no_gradient(dataset: PreparedDataset) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = build(dataset, dropout=0.0)
+        objective = NextItemObjective(model, RecommendationLossConfig(), dataset)
+        config = TrainingConfig(batch_size=4, checkpointing=checkpointing, learning_rate=1e-3)
+        engine = build_engine(objective, config, torch.device("cpu"))
+        batch, total = next(objective.batches(dataset, config, rank=0, world=1).epoch(0))
+        objective.train()
+        engine.step(batch, total, 0.0)
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and gradients[0]
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
 def test_text_of_another_catalogue_is_refused(dataset: PreparedDataset) -> None:

@@ -65,6 +65,30 @@ def test_resume_equals_uninterrupted(walks: PreparedDataset, tmp_path: Path, dee
         }
 
 
+@pytest.mark.parametrize("deepspeed", [None, DeepSpeedConfig(zero_stage=1)], ids=["torch", "deepspeed"])
+def test_a_batch_in_parts_is_the_same_batch(
+    walks: PreparedDataset, tmp_path: Path, deepspeed: DeepSpeedConfig | None
+) -> None:
+    model = SASRecConfig(width=16, blocks=1, heads=1, max_positions=8, dropout=0.0)
+    results = []
+    for accumulation in (1, 3, 100):
+        config = TrainingConfig(
+            epochs=2, batch_size=16, learning_rate=0.01, accumulation=accumulation, deepspeed=deepspeed
+        )
+        objective = build_student(model, walks, loss=RecommendationLossConfig(), seed=0)
+        results.append(train_local(objective, walks, config, tmp_path / str(accumulation)))
+    for other in results[1:]:
+        assert other.progress.curve[0]["loss"] == pytest.approx(results[0].progress.curve[0]["loss"], rel=1e-5)
+        for name, tensor in results[0].state.items():
+            if not name.endswith("qkv.bias"):  # attention does not depend on the keys' bias
+                torch.testing.assert_close(other.state[name], tensor, atol=2e-4, rtol=1e-3)
+
+
+def test_checkpointing_needs_a_language_model(walks: PreparedDataset, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"training\.checkpointing is for language models"):
+        fit(walks, TrainingConfig(epochs=1, checkpointing=True), tmp_path)
+
+
 def test_a_finished_run_is_not_trained_again(walks: PreparedDataset, tmp_path: Path) -> None:
     config = TrainingConfig(epochs=2, batch_size=16)
     first = fit(walks, config, tmp_path)

@@ -28,10 +28,15 @@ objective = build_student(
     SASRecConfig(width=16, blocks=1, heads=1, max_positions=8, dropout=0.0), dataset, loss=RecommendationLossConfig()
 )
 deepspeed = None if stage is None else DeepSpeedConfig(zero_stage=stage)
-config = TrainingConfig(epochs=2, batch_size=32, learning_rate=0.01, deepspeed=deepspeed)
+accumulation = 1 if stage is None else 3
+config = TrainingConfig(
+    epochs=2, batch_size=32, learning_rate=0.01, deepspeed=deepspeed, accumulation=accumulation
+)
 result = train(objective, dataset, config, report=lambda epoch: None)
 if dist.get_rank() == 0:
     torch.save(result.state, sys.argv[3])
+dist.barrier()
+dist.destroy_process_group()
 """
 
 
