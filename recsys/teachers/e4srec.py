@@ -61,10 +61,10 @@ class E4SRec(LayeredTeacher):
         self.instruction = self._prompt(config.instruction_vectors)
         self.response = self._prompt(config.response_vectors)
         self.enter = nn.Linear(config.id_width, self.width)
-        self.score = (
+        self.score: nn.Module = (
             nn.Linear(self.width, config.id_width)
             if config.head == "dot"
-            else nn.Linear(self.width, num_items, bias=False)
+            else _Vectors(num_items, self.width, std=self.width**-0.5)
         )
         self.dropout = nn.Dropout(config.dropout)
 
@@ -130,7 +130,7 @@ class E4SRec(LayeredTeacher):
             with torch.no_grad():
                 for prompt, tokens in ((model.instruction, texts["instruction"]), (model.response, texts["response"])):
                     if prompt is not None:
-                        prompt.copy_(words(torch.tensor(tokens)))
+                        prompt.weight.copy_(words(torch.tensor(tokens)))
         model._take(ids)
         if config.lora is not None:
             model.adapt(config.lora)
@@ -143,8 +143,8 @@ class E4SRec(LayeredTeacher):
             if prompt is not None:
                 prompt.requires_grad_(False)
 
-    def _prompt(self, count: int) -> nn.Parameter | None:
-        return nn.Parameter(torch.randn(count, self.width)) if count else None
+    def _prompt(self, count: int) -> "_Vectors | None":
+        return _Vectors(count, self.width) if count else None
 
     def _take(self, ids: Tensor) -> None:
         """Fill the table; the fresh projection gives its average entry variance 1, whatever its scale."""
@@ -173,11 +173,11 @@ class E4SRec(LayeredTeacher):
         entered = self.dropout(self.enter(functional.embedding(items, self.ids).to(self.enter.weight.dtype)))
         parts = [entered]
         if self.instruction is not None:
-            parts.insert(0, self.instruction.to(entered.dtype).expand(batch, -1, -1))
+            parts.insert(0, self.instruction().to(entered.dtype).expand(batch, -1, -1))
         if self.response is None:
             # Padding lies on the right: no position before it can see it, so no mask is needed.
             return self.llm(inputs_embeds=torch.cat(parts, dim=1), use_cache=False).last_hidden_state
-        parts.append(self.response.to(entered.dtype).expand(batch, -1, -1).repeat(1, after.shape[1], 1))
+        parts.append(self.response().to(entered.dtype).expand(batch, -1, -1).repeat(1, after.shape[1], 1))
         mask, positions = self._places(items.shape[1], after)
         if self.llm.config._attn_implementation != "sdpa":  # it adds the mask instead of asking it
             mask = torch.zeros_like(mask, dtype=entered.dtype).masked_fill(~mask, torch.finfo(entered.dtype).min)
@@ -223,7 +223,7 @@ class E4SRec(LayeredTeacher):
 
     def item_vectors(self) -> Tensor:
         """The frozen ids [N+1, D], or with the linear head its weights [N+1, H]; row 0 zero."""
-        return self.ids if self.config.head == "dot" else functional.pad(self.score.weight, (0, 0, 1, 0))
+        return self.ids if self.config.head == "dot" else functional.pad(self.score(), (0, 0, 1, 0))
 
     def fresh(self, layers: int | Sequence[int], *, width: int | None = None, heads: int | None = None) -> "E4SRec":
         config = self.config
@@ -240,3 +240,14 @@ class E4SRec(LayeredTeacher):
         if self.config.llm == FROM_SCRATCH:
             return dataclasses.replace(self.config, layers=self.depth)
         return dataclasses.replace(self.config, llm_config=config_of(self.llm))
+
+
+class _Vectors(nn.Module):
+    """Learnable vectors [count, width], had by a call: engines that part weights gather them for one."""
+
+    def __init__(self, count: int, width: int, std: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(std * torch.randn(count, width))
+
+    def forward(self) -> Tensor:
+        return self.weight

@@ -62,7 +62,11 @@ def row_by_row(model: E4SRec, items: torch.Tensor) -> torch.Tensor:
     for history in items:
         for length in range(1, len(history) + 1):
             entered = model.enter(model.ids[history[:length]])
-            parts = [part for part in (model.instruction, entered, model.response) if part is not None]
+            parts = [entered]
+            if model.instruction is not None:
+                parts.insert(0, model.instruction())
+            if model.response is not None:
+                parts.append(model.response())
             states = model.llm(inputs_embeds=torch.cat(parts)[None]).last_hidden_state
             rows.append(model.read_out(states[0, -1], model.item_vectors()))
     return torch.stack(rows).view(*items.shape, -1)
@@ -89,7 +93,7 @@ def test_heads() -> None:
     vectors = linear.item_vectors()
     assert vectors.shape == (61, 16) and not vectors[0].any()
     states = torch.randn(2, 16)
-    torch.testing.assert_close((linear.read_out(states, vectors) @ vectors.T)[:, 1:], linear.score(states))
+    torch.testing.assert_close((linear.read_out(states, vectors) @ vectors.T)[:, 1:], states @ linear.score().T)
     assert all(not name.startswith("ids") for name, _ in dot.named_parameters()), "the ids are frozen"
 
 
