@@ -79,6 +79,7 @@ class AlignmentConfig:
         logits: weight of the Kullback-Leibler divergence from the teacher's distribution over the catalogue.
         form: `paper` means over blocks and squares the norm, as printed; `code` sums over blocks and takes the plain
             norm, as the authors' code does.
+        online: train the teacher beside the student, on the next item alone; otherwise it is frozen.
     """
 
     blocks: int = Field(default=4, ge=1)
@@ -87,6 +88,11 @@ class AlignmentConfig:
     supervision: float = Field(default=1.0, ge=0)
     logits: float = Field(default=0.0, ge=0)
     form: Literal["paper", "code"] = "paper"
+    online: bool = False
+
+    def __post_init__(self) -> None:
+        if self.online and not self.teaches:
+            raise ValueError("online trains a teacher, but nothing is taken from it; set cosine, norm or logits")
 
     @property
     def teaches(self) -> bool:

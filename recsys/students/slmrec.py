@@ -1,11 +1,13 @@
 """SLMRec: a language-model recommender of few layers, taught block by block by a deeper one.
 
 After Xu et al., "SLMRec: Distilling Large Language Models into Small for Sequential Recommendation" (ICLR 2025, arXiv
-2405.17890), offline: the teacher is trained first and frozen, and its states are computed anew in every step, so that
-no state is stored and any window of a sequence can be learned from.
+2405.17890). The teacher is trained first and frozen (offline) or trained on (online); its states are computed anew in
+every step, so that none is stored and any window of a sequence can be learned from.
 
 Legend: B batch, L history, P positions with a target, N items, D width of the item vectors, H of the decoder.
 """
+
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from recsys.losses.alignment import (
     norm_alignment,
 )
 from recsys.losses.config import AlignmentConfig, RecommendationLossConfig
+from recsys.losses.recommendation import softmax_loss
 from recsys.losses.scores import CatalogueScores
 from recsys.students.config import SLMRecConfig
 from recsys.teachers.layered import LayeredTeacher
@@ -87,7 +90,8 @@ class SLMRecObjective(NextItemObjective):
         super().__init__(model, loss, dataset, rankings)
         self.alignment = alignment
         self._one_a_user = rows == "one-a-user"
-        self._deep: tuple[LayeredTeacher, ...] = ()  # a tuple keeps it out of parameters, state and training mode
+        self._frozen: tuple[LayeredTeacher, ...] = ()  # a tuple keeps it out of parameters, state and training mode
+        self.deep: LayeredTeacher | None = None
         self.adapters = nn.ModuleList()
         self.projections = nn.ModuleList()
         if alignment is None:
@@ -97,7 +101,10 @@ class SLMRecObjective(NextItemObjective):
             self.adapters.extend(_identity(model.width) for _ in range(alignment.blocks - 1))
         if alignment.teaches:
             assert teacher is not None, "alignment needs a teacher"
-            self._deep = (teacher.requires_grad_(False).eval(),)
+            if alignment.online:
+                self.deep = teacher.train()
+            else:
+                self._frozen = (teacher.requires_grad_(False).eval(),)
             if teacher.width != model.width and (alignment.cosine or alignment.norm):
                 self.projections.extend(nn.Linear(model.width, teacher.width) for _ in range(alignment.blocks))
 
@@ -131,27 +138,31 @@ class SLMRecObjective(NextItemObjective):
                 for adapter, state in zip(self.adapters, states[:-1], strict=True)
             ]
             extra["supervision"] = config.supervision, multi_supervision(early, targets, config.form)
-        if self._deep:
-            extra |= self._taught(items, chosen, states, scores)
+        if config.teaches:
+            extra |= self._taught(items, chosen, targets, states, scores)
         for name, (weight, value) in extra.items():
             parts[f"{name}_loss"] = value.detach()
             loss = loss + weight * value
         return loss, parts
 
     def _taught(
-        self, items: Tensor, chosen: Tensor, states: list[Tensor], scores: CatalogueScores
+        self, items: Tensor, chosen: Tensor, targets: Tensor, states: list[Tensor], scores: CatalogueScores
     ) -> dict[str, tuple[float, Tensor]]:
+        """Name → weight and value of each loss; what is taken from the teacher has no gradient."""
         assert self.alignment is not None
-        config, teacher = self.alignment, self._deep[0].to(items.device)
+        config, teacher = self.alignment, self.deep or self._frozen[0].to(items.device)
         losses: dict[str, tuple[float, Tensor]] = {}
-        with torch.no_grad():
+        with nullcontext() if self.deep else torch.no_grad():
             vectors = teacher.item_vectors()
             ends = block_ends(teacher.depth, config.blocks)
             found = teacher.states(items, ends, vectors)
-            theirs = [found[end][chosen].float() for end in ends]
-            if config.logits:
-                expected = self._scores(teacher.read_out(theirs[-1], vectors), vectors)
-        ours = [state.float() for state in states]
+            deep_states = [found[end][chosen] for end in ends]
+            if config.logits or self.deep:
+                expected = self._scores(teacher.read_out(deep_states[-1], vectors), vectors)
+        if self.deep:
+            losses["teacher"] = 1.0, softmax_loss(expected, targets)
+            expected = CatalogueScores(expected.logits_PN.detach())
+        theirs, ours = [state.detach().float() for state in deep_states], [state.float() for state in states]
         if self.projections:
             ours = [project(state) for project, state in zip(self.projections, ours, strict=True)]
         if config.cosine:
@@ -200,7 +211,9 @@ def build_slmrec(
             f"of kind {teacher.model.kind}"
         )
     torch.manual_seed(seed)
-    student = cut_student(config, teacher.model)
+    student, deep = cut_student(config, teacher.model), teacher.model
+    if alignment is not None and alignment.online and config.start == "fresh":
+        deep = deep.fresh(deep.depth)
     return SLMRecObjective(
-        student, loss, dataset, rows=config.rows, alignment=alignment, teacher=teacher.model, rankings=rankings
+        student, loss, dataset, rows=config.rows, alignment=alignment, teacher=deep, rankings=rankings
     )

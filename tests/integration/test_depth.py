@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ray_jobs import depth, distill, train_teacher
+from ray_jobs import depth, distill, pipeline, train_teacher
 from ray_jobs.settings import Settings
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import from_dict
@@ -144,3 +144,13 @@ def test_a_cycle_of_teachers_is_named() -> None:
     cycle = {name: {"model": {"kind": "slmrec", "layers": 1, "teacher": other}} for name, other in ("ab", "ba")}
     with pytest.raises(UserError, match="in the end it is its own teacher"):
         distill.ordered(from_dict(Settings, {"students": cycle}))
+
+
+def test_the_pipeline_trains_the_ids_once_and_before_the_teacher(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, bool]] = []
+    monkeypatch.setattr(distill, "run", lambda settings, name, force: done.append((name, force)))
+    monkeypatch.setattr(train_teacher, "run", lambda settings, force: done.append(("teacher", force)))
+    pipeline.run(settings, ("train_teacher", "distill"), force=True)
+    assert done == [("ids", True), ("teacher", True), ("ids", False), ("middle", True), ("small", True)]

@@ -24,6 +24,7 @@ STAGES = (
     "measure_ab",
     "report",
     "serve",
+    "depth",
 )
 
 

@@ -148,7 +148,7 @@ def test_the_objective_is_the_sum_of_its_parts(dataset: PreparedDataset, tmp_pat
     loss.backward()
     assert all(parameter.grad is not None for parameter in objective.parameters()), "data parallelism needs every one"
     assert all(not parameter.requires_grad for parameter in deep.model.parameters())
-    assert not any("_deep" in name for name in objective.state_dict())
+    assert not any("frozen" in name for name in objective.state_dict()), "the teacher is no part of the resume state"
 
 
 def test_a_student_from_its_teacher_learns(dataset: PreparedDataset, tmp_path: Path) -> None:
@@ -162,6 +162,26 @@ def test_a_student_from_its_teacher_learns(dataset: PreparedDataset, tmp_path: P
     assert curve[-1] < curve[0]
     save_checkpoint(str(tmp_path / "student"), objective.model, dataset, state=result.state)
     assert load_checkpoint(tmp_path / "student").model.depth == 2
+
+
+def test_online_the_teacher_learns_the_next_item_and_nothing_else(dataset: PreparedDataset, tmp_path: Path) -> None:
+    deep = checkpoint(e4srec(), dataset, tmp_path / "teacher")
+    alignment = AlignmentConfig(blocks=2, logits=1.0, online=True)
+    objective = build_slmrec(slm(layers=2), dataset, deep, loss=LOSS, alignment=alignment)
+    batch, _ = next(iter(Windows(dataset, max_history=8, batch_size=4, seed=0).epoch(0)))
+    loss, parts = objective(batch)
+    loss.backward()
+    chosen, targets = batch["targets"] > 0, batch["targets"][batch["targets"] > 0]
+    alone = e4srec().train()
+    logits = alone.hidden(batch["items"])[chosen] @ alone.item_vectors()[1:].T
+    expected = functional.cross_entropy(logits, targets - 1, reduction="sum")
+    expected.backward()
+    torch.testing.assert_close(parts["teacher_loss"], expected.detach())
+    for ours, theirs in zip(objective.deep.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-4, rtol=1e-4)
+    assert all(parameter.grad is not None for parameter in objective.parameters())
+    with pytest.raises(ValueError, match="nothing is taken from it"):
+        AlignmentConfig(cosine=0, norm=0, online=True)
 
 
 def test_one_row_a_user(dataset: PreparedDataset, tmp_path: Path) -> None:
