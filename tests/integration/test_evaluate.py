@@ -45,7 +45,7 @@ def settings(dataset: PreparedDataset, tmp_path: Path) -> Settings:
         {
             "name": "p", "storage": str(tmp_path), "tracking": {"uri": "none"},
             "students": {"sasrec": student, "sasrec-distilled": {**student, "distillation": {}}, "not-yet": student},
-            "evaluation": {"latency_requests": 5, "bootstrap_samples": 100},
+            "evaluation": {"latency_requests": 5, "bootstrap_samples": 100, "sampled": {"negatives": 5}},
         },
     )  # fmt: skip
     dataset.write(settings.layout.dataset)
@@ -62,7 +62,8 @@ def test_ladder(
     assert "not-yet has no checkpoint" in printed and "teacher has no checkpoint" in printed
     assert "Quality ladder, random-students" in printed
     assert [row["name"] for row in rows] == ["recent-popularity", "co-occurrence", *STUDENTS]
-    assert all(row["latency"]["median_ms"] > 0 for row in rows)
+    assert all(row["latency"]["median_ms"] > 0 and 0 < row["sampled"]["hr@5"] <= 1 for row in rows)
+    assert "among 5 sampled negatives" in printed
 
     # What a task wrote is what this process computes.
     checkpoint = load_checkpoint(settings.layout.student("sasrec"))
