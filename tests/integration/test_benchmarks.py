@@ -67,3 +67,10 @@ def test_depth(project_root: Path, tmp_path: Path) -> None:
         ("train_speedup", "train teacher", "train taught"),
     ):
         assert figures[key] == pytest.approx(seconds[slow] / seconds[fast], rel=0.05)
+
+
+def test_slmrec(project_root: Path, tmp_path: Path) -> None:
+    figures = last_figures(project_root, tmp_path, "slmrec")
+    for name in ("sasrec", "e4srec-8", "4from8"):
+        assert 0 < figures[name]["full ndcg@10"]["mean"] <= 1 and 0 < figures[name]["hr@1"]["mean"] <= 1
+    assert figures["missing"] == 0
