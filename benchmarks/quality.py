@@ -63,13 +63,17 @@ class Cell:
         data = {k: v for k, v in settings["data"].items() if k not in ("path", "items_path", "cache", "download")}
         parts: list[Any] = [data, self.model, self.seed]
         if self.column == "baseline":
-            parts.append({**settings["evaluation"], **dict.fromkeys(_WITHOUT_EFFECT)})
+            evaluation = {k: v for k, v in settings["evaluation"].items() if k != "sampled"}
+            parts.append({**evaluation, **dict.fromkeys(_WITHOUT_EFFECT)})
         if self.column in ("teacher", "distilled"):
             parts.append({**settings["teacher"], "scaling": None})
         if self.column == "distilled":
             parts.append({name: settings["signals"][name] for name in ("k", "mask_history", "dtype")})
         if self.kind:
-            parts.append({**settings["students"][self.model], "scaling": None})
+            student = settings["students"][self.model]
+            # Cells made before students could be aligned stay what they are.
+            student = student if student["alignment"] else {k: v for k, v in student.items() if k != "alignment"}
+            parts.append({**student, "scaling": None})
         return digest(parts)
 
 
@@ -221,6 +225,7 @@ def _student(cell: Cell, settings: Settings, options: Options) -> str:
     from ray_jobs import distill
     from recsys import storage
     from recsys.checkpoint import save_checkpoint
+    from recsys.students.items import with_plain_items
 
     layout, configured = settings.layout, settings.students[cell.model]
     student: StudentSettings = replace(configured, training=replace(configured.training, seed=cell.seed))
@@ -231,8 +236,7 @@ def _student(cell: Cell, settings: Settings, options: Options) -> str:
             _signals(settings, options)
         objective, dataset, training = distill.build(student, layout)
         state, info = _train(objective, dataset, training, settings, cell.key, options)
-        # Projected teacher embeddings are folded into the item table, so the plain one takes its place.
-        objective.model.items = type(objective.model)(student.model, num_items=dataset.num_items).items
+        with_plain_items(objective.model)
         info["settings"] = to_dict(student)
         save_checkpoint(uri, objective.model, dataset, state=state, key=cell.key, info=info)
     return uri

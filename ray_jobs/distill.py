@@ -21,7 +21,7 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.signals.signals import TeacherSignals
 from recsys.students.build import build_student
-from recsys.students.items import DistilledItemTable, ItemTable
+from recsys.students.items import with_plain_items
 from recsys.training.config import TrainingConfig
 from recsys.training.objective import Objective, RankingTeacher
 
@@ -85,9 +85,7 @@ def run(settings: Settings, name: str, *, force: bool = False) -> dict[str, Any]
             force=force,
         )
         objective, dataset, _ = build(student, layout)
-        table = getattr(objective.model, "items", None)
-        if isinstance(table, DistilledItemTable):  # the exported weights have it folded
-            objective.model.items = ItemTable(dataset.num_items, table.weight.shape[1])
+        with_plain_items(objective.model)
         info = {"training": train_runs.describe(result.progress), "settings": to_dict(student)}
         save_checkpoint(layout.student(name), objective.model, dataset, state=result.state, key=work, info=info)
         recorded.log_metrics({"best": result.progress.best, "best_epoch": result.progress.best_epoch})

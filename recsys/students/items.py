@@ -54,6 +54,13 @@ class DistilledItemTable(ItemTable):
         return self.weight + self.mix * self.projector(self.teacher)
 
 
+def with_plain_items(model: nn.Module) -> None:
+    """Put a plain item table where a distilled one was trained, as the folded weights have it."""
+    table = getattr(model, "items", None)
+    if isinstance(table, DistilledItemTable):
+        model.items = ItemTable(len(table.weight) - 1, table.weight.shape[1])
+
+
 def folded(state: dict[str, Tensor], items: ItemTable) -> dict[str, Tensor]:
     """`state` with everything under `items.` replaced by the one table the items amount to."""
     kept = {name: tensor for name, tensor in state.items() if not name.startswith("items.")}

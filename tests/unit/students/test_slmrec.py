@@ -22,7 +22,7 @@ from recsys.teachers.hllm import HLLM
 from recsys.teachers.item_encoder import TextEmbeddings
 from recsys.teachers.layered import LayeredTeacher
 from recsys.training.config import TrainingConfig
-from recsys.training.loop import train
+from recsys.training.loop import Epoch, TrainingResult, train, train_local
 from recsys.training.windows import Windows
 
 LOSS = RecommendationLossConfig()
@@ -182,6 +182,49 @@ def test_online_the_teacher_learns_the_next_item_and_nothing_else(dataset: Prepa
     assert all(parameter.grad is not None for parameter in objective.parameters())
     with pytest.raises(ValueError, match="nothing is taken from it"):
         AlignmentConfig(cosine=0, norm=0, online=True)
+
+
+def test_an_interrupted_training_continues_as_if_it_was_not(dataset: PreparedDataset, tmp_path: Path) -> None:
+    deep = checkpoint(e4srec(dropout=0.1), dataset, tmp_path / "teacher")
+
+    def fit(folder: str, report: Callable[[Epoch], None] | None = None) -> TrainingResult:
+        config = TrainingConfig(epochs=4, batch_size=4, learning_rate=3e-3, patience=0)
+        objective = build_slmrec(
+            slm(layers=2, start="fresh", width=8, heads=2),
+            dataset,
+            load_checkpoint(tmp_path / "teacher"),
+            loss=LOSS,
+            alignment=AlignmentConfig(blocks=2),
+        )
+        return train_local(objective, dataset, config, tmp_path / folder, report=report)
+
+    class Killed(Exception):
+        pass
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.number == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit("parts", stop)
+    resumed, whole = fit("parts"), fit("whole")
+    assert deep.model.depth == 4
+    assert all(torch.equal(tensor, resumed.state[name]) for name, tensor in whole.state.items())
+
+
+def test_adapters_on_a_cut(dataset: PreparedDataset, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    deep = checkpoint(e4srec(), dataset, tmp_path / "teacher")
+    config = slm(layers=2, lora={"rank": 2, "targets": ["gate_proj", "up_proj"]})
+    objective = build_slmrec(config, dataset, deep, loss=LOSS, alignment=AlignmentConfig(blocks=2))
+    trained = {name for name, parameter in objective.model.named_parameters() if parameter.requires_grad}
+    assert any("lora_A" in name for name in trained) and not any("q_proj" in name for name in trained)
+    result = train(objective, dataset, TrainingConfig(epochs=1, batch_size=4), report=lambda epoch: None)
+    save_checkpoint(str(tmp_path / "student"), objective.model, dataset, state=result.state)
+    loaded = load_checkpoint(tmp_path / "student").model
+    with torch.no_grad():
+        assert torch.allclose(loaded.hidden(ITEMS), objective.model.eval().hidden(ITEMS), atol=1e-4)
+    assert not torch.allclose(loaded.hidden(ITEMS), deep.model.cut(2).hidden(ITEMS), atol=1e-3)
 
 
 def test_one_row_a_user(dataset: PreparedDataset, tmp_path: Path) -> None:
