@@ -6,8 +6,8 @@ MovieLens 100K, leave-one-out. The item ids are those of one SASRec; teachers ar
 from scratch, of one seed; every student starts from random weights or, where its name ends in `-start`, from its
 teacher's first layers. A cell is one model with one seed, in `benchmarks/results/slmrec/ml-100k/<model>.seed<n>.json`:
 HR@1, HR@5, NDCG@5 and MRR among 999 sampled negatives (the paper's protocol, negatives fixed) and full ranking, on
-test; the epoch is selected on validation. A run fills missing cells, the most telling first, until the time is up; a cell
-begun is finished by the next run. `--table` only draws what is there. Work goes under --storage.
+test; the epoch is selected on validation. A run fills missing cells, the most telling first, until the time is up; what
+it began is finished by the next run. `--table` only draws what is there. Work goes under --storage.
 """
 
 import argparse
