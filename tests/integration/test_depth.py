@@ -1,4 +1,4 @@
-"""The depth study on Ray: two workers teach four layers by eight; the teacher has random weights, and is called so."""
+"""The depth study on Ray: a teacher is trained on a student's ids, two workers teach four layers by its eight."""
 
 import dataclasses
 from pathlib import Path
@@ -25,14 +25,18 @@ TRAINING = {"epochs": 2, "batch_size": 64, "patience": 0}
 
 @pytest.fixture
 def settings(fixture_data: Path, tmp_path: Path) -> Settings:
-    """A project with prepared data, a student whose item vectors are the ids, and a teacher of eight layers."""
+    """A project with prepared data and, of random weights, a student whose item vectors are the ids and a teacher."""
     made = from_dict(
         Settings,
         {
             "name": "random-teacher",
             "storage": str(tmp_path),
             "tracking": {"uri": "none"},
-            "teacher": {"model": {"kind": "e4srec", "ids_from": "ids", "width": 8, "heads": 1, "layers": 8}},
+            "teacher": {
+                "model": {"kind": "e4srec", "ids_from": "ids", "width": 8, "heads": 1, "layers": 8},
+                "training": TRAINING,
+                "scaling": {"workers": 1, "cpus": 0.5},
+            },
             "students": {
                 "ids": {"model": {"kind": "sasrec", "width": 8, "heads": 1}},
                 "middle": {"model": {"kind": "slmrec", "every": 2}},
@@ -60,6 +64,7 @@ def settings(fixture_data: Path, tmp_path: Path) -> Settings:
 
 @pytest.mark.ray
 def test_study(ray_session: None, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_teacher.run(settings)["epochs"] == 2
     study = depth.run(settings)
     printed = capsys.readouterr().out
     assert [(row["depth"], row["way"]) for row in study["rows"] if not row["compressed"]] == [
