@@ -162,9 +162,10 @@ class SLMRecObjective(NextItemObjective):
         if self.deep:
             losses["teacher"] = 1.0, softmax_loss(expected, targets)
             expected = CatalogueScores(expected.logits_PN.detach())
-        theirs, ours = [state.detach().float() for state in deep_states], [state.float() for state in states]
+        theirs, ours = [state.detach().float() for state in deep_states], states
         if self.projections:
-            ours = [project(state) for project, state in zip(self.projections, ours, strict=True)]
+            ours = [project(state) for project, state in zip(self.projections, states, strict=True)]
+        ours = [state.float() for state in ours]
         if config.cosine:
             losses["cosine_alignment"] = config.cosine, cosine_alignment(ours, theirs, config.form)
         if config.norm:
