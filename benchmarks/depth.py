@@ -7,7 +7,8 @@ Both are E4SRec models from scratch with random weights, for what was learned do
 the best ten. Training compares whole optimiser steps on the same batches: of the teacher, of the student taught by it
 (SLMRec, the frozen teacher's pass over the batch included: `train_speedup`), of the student taught by a teacher of 8
 layers as in the paper (`train_speedup_taught_by_8`) and of the student alone. All take turns, in rounds; times are
-medians on one thread.
+medians on one thread. `compressed` is the student with int8 weights and with a quarter of the rank of its feed-forward
+matrices, nothing retrained.
 """
 
 import argparse
@@ -27,6 +28,8 @@ def body(options: Options) -> dict[str, Any]:
 
     from recsys.evaluation.latency import single_request_latency
     from recsys.evaluation.ranking import model_scorer
+    from recsys.teachers.compression import int8, low_rank, numbers_and_bytes
+    from recsys.teachers.config import LowRankConfig
 
     torch.set_num_threads(1)
     width, items, batch = (16, 100, 4) if options.quick else (options.args.width, options.args.items, 32)
@@ -54,7 +57,16 @@ def body(options: Options) -> dict[str, Any]:
     }
     seconds = in_turns(tasks, options)
     requests = 5 if options.quick else 50
-    single = single_request_latency(scorers, dataset, dataset.rows("test"), requests=requests)
+    smaller = {"int8": int8(student), "low-rank": low_rank(student, LowRankConfig(layers=1.0))}
+    every = scorers | {name: model_scorer(model) for name, model in smaller.items()}
+    single = single_request_latency(every, dataset, dataset.rows("test"), requests=requests)
+    compressed = {
+        name: {
+            "layers_mb": round(numbers_and_bytes(model.decoder.layers)[1] / 1e6, 3),
+            "one_history_ms": round(single[name]["median_ms"], 3),
+        }
+        for name, model in {"student": student, **smaller}.items()
+    }
     times = {name: statistics.median(taken) for name, taken in seconds.items()}
     ranked = times["rank teacher"] / times["rank student"]
     return {
@@ -66,6 +78,7 @@ def body(options: Options) -> dict[str, Any]:
         "train_speedup_taught_by_8": round(times["train teacher"] / times["train taught by 8"], 2),
         "train_speedup_alone": round(times["train teacher"] / times["train alone"], 2),
         **shares,
+        "compressed": compressed,
         "seconds": {name: round(value, 4) for name, value in times.items()},
         "rounds": len(seconds["rank teacher"]),
         "width": width,
