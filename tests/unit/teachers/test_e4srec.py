@@ -123,6 +123,20 @@ def test_every_family_of_decoders_is_read_and_cut(dataset: PreparedDataset, tmp_
     assert AutoConfig.from_pretrained(tmp_path / "plain").num_hidden_layers == 2
 
 
+def test_a_fresh_start_is_the_pretrained_layers(tmp_path: Path) -> None:
+    model = build(llm=base_model(tmp_path / "base", "llama"), instruction="given history")
+    untouched = model.cut(2)
+    with torch.no_grad():
+        for parameter in model.llm.parameters():
+            parameter.add_(1.0)
+    fresh = model.fresh(2)
+    for name, tensor in untouched.llm.state_dict().items():
+        assert torch.equal(fresh.llm.state_dict()[name], tensor), name
+    assert torch.equal(fresh.ids, model.ids) and fresh.config.llm_config == untouched.config.llm_config
+    with pytest.raises(UserError, match="a pretrained decoder keeps its width"):
+        model.fresh(2, width=32)
+
+
 def test_adapters_train_alone_and_are_merged_when_saved(dataset: PreparedDataset, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     plain = build(llm=base_model(tmp_path / "base", "llama"), instruction="given history")

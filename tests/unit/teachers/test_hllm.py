@@ -104,6 +104,23 @@ def test_a_pretrained_decoder_is_needed_once(dataset: PreparedDataset, tmp_path:
     assert torch.equal(load_checkpoint(tmp_path / "teacher").model.hidden(items), model.hidden(items))
 
 
+def test_a_pretrained_decoder_is_cut_and_begins_afresh(dataset: PreparedDataset, tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaModel
+
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    LlamaModel(LlamaConfig(vocab_size=50, bos_token_id=None, eos_token_id=None, **sizes)).save_pretrained(
+        tmp_path / "b"
+    )
+    model = build(dataset, user_model=str(tmp_path / "b"))
+    cut, fresh = model.cut([1, 3]), model.fresh([1, 3])
+    assert cut.depth == fresh.depth == 2 and cut.config.user_config == fresh.config.user_config
+    assert torch.equal(fresh.user.layers[1].mlp.up_proj.weight, model.user.layers[2].mlp.up_proj.weight)
+    assert torch.equal(fresh.text, model.text)
+    save_checkpoint(str(tmp_path / "cut"), cut, dataset)
+    items = torch.randint(1, 61, (4, 8))
+    assert torch.equal(load_checkpoint(tmp_path / "cut").model.hidden(items), cut.hidden(items))
+
+
 def test_it_learns_a_cycle(random_dataset: Callable[..., PreparedDataset]) -> None:
     model = build(random_dataset(), dropout=0.0).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
