@@ -29,7 +29,6 @@ from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.depth import METRIC, print_study, recommend, write_pictures
 from recsys.losses.alignment import common_blocks
 from recsys.students.config import SLMRecConfig
-from recsys.teachers.config import LowRankConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,16 +149,15 @@ def key(settings: Settings, cells: list[Cell]) -> str:
     config = settings.evaluation
     inputs = [[cell.name, cli.required(cell.uri, cell.name, "depth").content_hash] for cell in cells]
     shown = [config.mask_seen, config.latency_requests, config.sampled and to_dict(config.sampled)]
-    return digest([inputs, shown, settings.depth.tolerance, to_dict(settings.depth.low_rank)])
+    return digest([inputs, shown, settings.depth.tolerance, to_dict(settings.depth.low_rank), settings.depth.neurons])
 
 
 def _measure_all(settings: Settings, cells: list[Cell]) -> dict[str, Any]:
     layout, config = settings.layout, settings.evaluation
-    low = settings.depth.low_rank
     asked = {"num_cpus": config.cpus, "num_gpus": config.gpus}
     print(f"depth: ranking by {len(cells)} models", flush=True)
-    rows = _get([_rank.options(**asked).remote(cell, layout, config, low) for cell in cells])
-    latency = _get([_time.options(**asked).remote(cells, layout, config, low)])[0]  # after the rest, alone
+    rows = _get([_rank.options(**asked).remote(cell, layout, config, settings.depth) for cell in cells])
+    latency = _get([_time.options(**asked).remote(cells, layout, config, settings.depth)])[0]  # after the rest, alone
     rows = [{**row, "latency": latency[cell.name]} for row, cell in zip(rows, cells, strict=True)]
     dataset = PreparedDataset.load(layout.dataset)
     return {
@@ -181,14 +179,14 @@ def _measure_all(settings: Settings, cells: list[Cell]) -> dict[str, Any]:
 
 
 @ray.remote
-def _rank(cell: Cell, layout: Layout, config: EvaluationConfig, low: LowRankConfig) -> dict[str, Any]:
+def _rank(cell: Cell, layout: Layout, config: EvaluationConfig, study: DepthConfig) -> dict[str, Any]:
     """In a worker: one model ranks the test rows."""
     from recsys.evaluation.metrics import metrics_from_ranks
     from recsys.evaluation.ranking import model_scorer, rank_targets
     from recsys.evaluation.sampled import sampled_metrics
     from recsys.teachers.compression import numbers_and_bytes
 
-    dataset, model = PreparedDataset.load(layout.dataset), _load(cell, config, low)
+    dataset, model = PreparedDataset.load(layout.dataset), _load(cell, config, study)
     score, rows = model_scorer(model), dataset.rows("test")
     options: dict[str, Any] = {"batch_size": config.batch_size, "device": _device(config)}
     served, size = numbers_and_bytes(model)
@@ -206,20 +204,20 @@ def _rank(cell: Cell, layout: Layout, config: EvaluationConfig, low: LowRankConf
 
 @ray.remote
 def _time(
-    cells: list[Cell], layout: Layout, config: EvaluationConfig, low: LowRankConfig
+    cells: list[Cell], layout: Layout, config: EvaluationConfig, study: DepthConfig
 ) -> dict[str, dict[str, float]]:
     """In a worker: every model in one process, in turn."""
     from recsys.evaluation.latency import single_request_latency
     from recsys.evaluation.ranking import model_scorer
 
     dataset = PreparedDataset.load(layout.dataset)
-    scorers = {cell.name: model_scorer(_load(cell, config, low)) for cell in cells}
+    scorers = {cell.name: model_scorer(_load(cell, config, study)) for cell in cells}
     return single_request_latency(
         scorers, dataset, dataset.rows("test"), requests=config.latency_requests, device=_device(config)
     )
 
 
-def _load(cell: Cell, config: EvaluationConfig, low: LowRankConfig) -> Any:
+def _load(cell: Cell, config: EvaluationConfig, study: DepthConfig) -> Any:
     """The model, a `LayeredTeacher`."""
     from recsys.teachers import compression
 
@@ -228,7 +226,9 @@ def _load(cell: Cell, config: EvaluationConfig, low: LowRankConfig) -> Any:
         model = model.cut(cell.layers)
     if cell.compressed == "int8":
         return compression.int8(model)
-    return compression.low_rank(model, low) if cell.compressed == "low-rank" else model
+    if cell.compressed == "low-rank":
+        return compression.low_rank(model, study.low_rank)
+    return compression.pruned(model, study.neurons) if cell.compressed == "pruned" else model
 
 
 def _device(config: EvaluationConfig) -> str:

@@ -112,8 +112,8 @@ class DepthConfig:
             without its teacher; `distilled` with it, by `alignment` (its blocks lowered where they do not divide).
         start, rows: of the cut models (`recsys.students.config.SLMRecConfig`).
         tolerance: percent of the whole teacher's NDCG@10 that the recommended depth may lose.
-        compress: measure the whole teacher and every trained depth with int8 weights or with some of rank `low_rank`
-            as well, nothing retrained.
+        compress: measure the whole teacher and every trained depth with int8 weights, with some matrices of low rank
+            (`low_rank`) or with a share of the feed-forward neurons (`neurons`) as well, nothing retrained.
     """
 
     depths: tuple[int, ...] = ()
@@ -124,8 +124,9 @@ class DepthConfig:
     training: TrainingConfig = TrainingConfig()
     scaling: WorkersConfig = WorkersConfig()
     tolerance: float = Field(default=1.0, ge=0)
-    compress: tuple[Literal["int8", "low-rank"], ...] = ()
+    compress: tuple[Literal["int8", "low-rank", "pruned"], ...] = ()
     low_rank: LowRankConfig = LowRankConfig()
+    neurons: float = Field(default=0.5, gt=0, le=1)
 
 
 def _halves() -> dict[Arm, float]:

@@ -1,4 +1,4 @@
-"""Smaller weights after training: int8, or low rank. Neither learns anything; both leave depth as it is.
+"""Smaller weights after training: int8, low rank, fewer neurons. None learns anything; all leave depth as it is.
 
 They act on the linear layers of the decoder and combine with any cut. Compressed models are measured and served from
 memory; a checkpoint stays what was trained.
@@ -53,6 +53,38 @@ def low_rank(model: M, config: LowRankConfig) -> M:
                 parent, _, last = name.rpartition(".")
                 setattr(layer.get_submodule(parent), last, _reduced(module, config.rank))
     return made
+
+
+def pruned(model: M, neurons: float) -> M:
+    """A copy that keeps this share of each feed-forward layer's neurons (structured pruning by magnitude).
+
+    The output is a sum over neurons, of row i of the gate and the up projection and column i of the down projection;
+    those with the largest product of the three norms stay.
+
+    Raises:
+        UserError: the decoder's feed-forward layers are not gated as Llama's are.
+    """
+    made = copy.deepcopy(model)
+    for layer in made.decoder.layers:
+        gate, up, down = (_linear(getattr(layer.mlp, name, None)) for name in ("gate_proj", "up_proj", "down_proj"))
+        strength = gate.weight.norm(dim=1) * up.weight.norm(dim=1) * down.weight.norm(dim=0)
+        kept = strength.topk(max(1, round(neurons * len(strength)))).indices.sort().values
+        for linear in (gate, up):
+            linear.weight = nn.Parameter(linear.weight.detach()[kept].clone())
+            if linear.bias is not None:
+                linear.bias = nn.Parameter(linear.bias.detach()[kept].clone())
+            linear.out_features = len(kept)
+        down.weight = nn.Parameter(down.weight.detach()[:, kept].clone())
+        down.in_features = len(kept)
+    return made
+
+
+def _linear(module: Any) -> nn.Linear:
+    """The linear layer itself; one from scratch has dropout behind it."""
+    found = module[0] if isinstance(module, nn.Sequential) else module
+    if not isinstance(found, nn.Linear):
+        raise UserError("only gated feed-forward layers can be pruned; leave pruned out of depth.compress")
+    return found
 
 
 def _reduced(linear: nn.Linear, share: float) -> nn.Module:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from recsys.teachers.compression import int8, low_rank, numbers_and_bytes
+from recsys.teachers.compression import int8, low_rank, numbers_and_bytes, pruned
 from recsys.teachers.config import E4SRecConfig, LowRankConfig
 from recsys.teachers.e4srec import E4SRec
 
@@ -56,3 +56,19 @@ def test_the_whole_rank_changes_nothing_and_keeps_its_form(model: E4SRec) -> Non
     assert numbers_and_bytes(same) == numbers_and_bytes(model)
     with torch.inference_mode():
         torch.testing.assert_close(same.hidden(ITEMS), model.hidden(ITEMS), atol=1e-4, rtol=1e-4)
+
+
+def test_pruning_drops_the_weakest_neurons(model: E4SRec) -> None:
+    weak = [1, 4, 7]
+    with torch.no_grad():
+        for layer in model.decoder.layers:
+            layer.mlp.up_proj.weight[weak] = 0
+    size = model.decoder.layers[0].mlp.up_proj.out_features
+    small = pruned(model, (size - len(weak)) / size)
+    kept = [number for number in range(size) if number not in weak]
+    for whole, reduced in zip(model.decoder.layers, small.decoder.layers, strict=True):
+        assert torch.equal(reduced.mlp.gate_proj.weight, whole.mlp.gate_proj.weight[kept])
+        assert torch.equal(reduced.mlp.down_proj[0].weight, whole.mlp.down_proj[0].weight[:, kept])
+    with torch.inference_mode():
+        torch.testing.assert_close(small.hidden(ITEMS), model.hidden(ITEMS), atol=1e-5, rtol=1e-4)
+    assert numbers_and_bytes(model)[0] - numbers_and_bytes(small)[0] == 4 * 3 * 3 * 32
