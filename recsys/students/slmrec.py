@@ -96,7 +96,8 @@ class SLMRecObjective(NextItemObjective):
         self.projections = nn.ModuleList()
         if alignment is None:
             return
-        check_blocks(model.depth, teacher.depth if teacher else model.depth, alignment.blocks)
+        deepest = teacher.depth if teacher and alignment.teaches else model.depth
+        check_blocks(model.depth, deepest, alignment.blocks)
         if alignment.supervision:
             self.adapters.extend(_identity(model.width) for _ in range(alignment.blocks - 1))
         if alignment.teaches:
