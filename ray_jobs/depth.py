@@ -19,7 +19,7 @@ from typing import Any
 import ray
 
 from ray_jobs import cli, distill
-from ray_jobs.settings import Layout, Settings, StudentSettings
+from ray_jobs.settings import DepthConfig, Layout, Settings, StudentSettings
 from recsys import environment, storage, tracking
 from recsys.checkpoint import load_checkpoint
 from recsys.config import digest, to_dict

@@ -87,7 +87,6 @@ def test_study(ray_session: None, settings: Settings, capsys: pytest.CaptureFixt
     curve = student.info["training"]["curve"]
     parts = {"recommendation_loss", "cosine_alignment_loss", "norm_alignment_loss", "supervision_loss"}
     assert len(curve) == 2 and parts <= curve[0].keys()
-    assert curve[1]["loss"] < curve[0]["loss"]
 
     assert depth.run(settings) == study
     assert "unchanged, kept" in capsys.readouterr().out
