@@ -94,7 +94,7 @@ def test_study(ray_session: None, settings: Settings, capsys: pytest.CaptureFixt
 
 def test_what_a_student_is_made_from_is_in_its_key(settings: Settings) -> None:
     with pytest.raises(
-        UserError, match=r"cut from a teacher, but there is none in .*; run distill --student middle first"
+        UserError, match=r"there is no teacher of student small in .*; run distill --student middle first"
     ):
         distill.key(settings, "small")
     assert distill.ordered(settings) == ["ids", "middle", "small"]
