@@ -1,4 +1,4 @@
-"""The depth study on Ray: a teacher is trained on a student's ids, two workers teach four layers by its eight."""
+"""The depth study on Ray: two workers teach four layers by eight; the teacher has random weights, and is called so."""
 
 import dataclasses
 from pathlib import Path
@@ -49,7 +49,8 @@ def settings(fixture_data: Path, tmp_path: Path) -> Settings:
                 "training": TRAINING,
                 "scaling": {"workers": 2, "cpus": 0.5},
             },
-            "evaluation": {"latency_requests": 5, "sampled": {"negatives": 20}},
+            # Four cores a task: one after the other, in one process that has everything imported.
+            "evaluation": {"latency_requests": 5, "sampled": {"negatives": 20}, "cpus": 4},
         },
     )
     dataset = prepare(DataConfig(path=str(fixture_data), max_history=10), "random-teacher")
@@ -64,7 +65,6 @@ def settings(fixture_data: Path, tmp_path: Path) -> Settings:
 
 @pytest.mark.ray
 def test_study(ray_session: None, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train_teacher.run(settings)["epochs"] == 2
     study = depth.run(settings)
     printed = capsys.readouterr().out
     assert [(row["depth"], row["way"]) for row in study["rows"] if not row["compressed"]] == [
@@ -90,6 +90,16 @@ def test_study(ray_session: None, settings: Settings, capsys: pytest.CaptureFixt
 
     assert depth.run(settings) == study
     assert "unchanged, kept" in capsys.readouterr().out
+
+
+@pytest.mark.ray
+@pytest.mark.full
+def test_a_teacher_is_trained_on_the_ids(ray_session: None, settings: Settings) -> None:
+    assert train_teacher.run(settings)["epochs"] == 2
+    teacher = load_checkpoint(settings.layout.teacher).model
+    ids = load_checkpoint(settings.layout.student("ids")).model
+    assert torch.equal(teacher.item_vectors(), ids.item_vectors())
+    assert train_teacher.run(settings) == {}, "unchanged, kept"
 
 
 def test_what_a_student_is_made_from_is_in_its_key(settings: Settings) -> None:
