@@ -49,8 +49,8 @@ def settings(fixture_data: Path, tmp_path: Path) -> Settings:
                 "training": TRAINING,
                 "scaling": {"workers": 2, "cpus": 0.5},
             },
-            # Four cores a task: one after the other, in one process that has everything imported.
-            "evaluation": {"latency_requests": 5, "sampled": {"negatives": 20}, "cpus": 4},
+            # Three of four cores a task: one after the other, in one process that has everything imported.
+            "evaluation": {"latency_requests": 5, "sampled": {"negatives": 20}, "cpus": 3},
         },
     )
     dataset = prepare(DataConfig(path=str(fixture_data), max_history=10), "random-teacher")
