@@ -68,6 +68,20 @@ def test_read_outs_are_the_cut_models(teacher: LayeredTeacher) -> None:
         assert all(state.shape == (4, 8, 16) for state in states.values())
 
 
+def test_states_keep_their_gradients_under_checkpointing() -> None:
+    model = e4srec().train()
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        sum(state.square().sum() for state in model.states(ITEMS, [2, 4]).values()).backward()
+        return [parameter.grad.clone() for parameter in model.llm.parameters()]
+
+    whole = gradients()
+    model.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for ours, theirs in zip(gradients(), whole, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("layers", [2, [2, 4], [1, 2, 3, 4]])
 def test_cut_and_save_is_cut_in_memory(
     teacher: LayeredTeacher, dataset: PreparedDataset, tmp_path: Path, layers: int | list[int]
