@@ -23,6 +23,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from harness import FIXTURE, ROOT, Options, main, progress, scratch
+from pydantic import TypeAdapter
 
 from ray_jobs.settings import Settings, StudentSettings
 from recsys.config import digest, from_dict, load_config, to_dict
@@ -58,26 +59,30 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """Digest of what the cell depends on, wherever the data lies and however training is spread."""
-        settings = to_dict(self.settings)
-        data = {k: v for k, v in settings["data"].items() if k not in ("path", "items_path", "cache", "download")}
-        parts: list[Any] = [data, self.model, self.seed]
+        """Digest of what the cell depends on, wherever the data lies and however training is spread.
+
+        Settings at their defaults do not count, so that a setting which is new leaves finished cells as they are.
+        """
+        settings = self.settings
+        parts: list[Any] = [_without(settings.data, "path", "items_path", "cache", "download"), self.model, self.seed]
         if self.column == "baseline":
-            evaluation = {k: v for k, v in settings["evaluation"].items() if k != "sampled"}
-            parts.append({**evaluation, **dict.fromkeys(_WITHOUT_EFFECT)})
+            parts.append(_without(settings.evaluation, *_WITHOUT_EFFECT))
         if self.column in ("teacher", "distilled"):
-            parts.append({**settings["teacher"], "scaling": None})
+            parts.append([settings.teacher.model.kind, _without(settings.teacher, "scaling")])
         if self.column == "distilled":
-            parts.append({name: settings["signals"][name] for name in ("k", "mask_history", "dtype")})
+            parts.append({name: getattr(settings.signals, name) for name in ("k", "mask_history", "dtype")})
         if self.kind:
-            student = settings["students"][self.model]
-            # Cells made before students could be aligned stay what they are.
-            student = student if student["alignment"] else {k: v for k, v in student.items() if k != "alignment"}
-            parts.append({**student, "scaling": None})
+            parts.append([self.kind, _without(settings.students[self.model], "scaling")])
         return digest(parts)
 
 
-_WITHOUT_EFFECT = ("mask_seen", "batch_size", "latency_requests", "bootstrap_samples", "cpus", "gpus")
+def _without(config: Any, *names: str) -> dict[str, Any]:
+    """What a configuration says beyond the defaults, some of its fields left out."""
+    said = TypeAdapter(type(config)).dump_python(config, mode="json", exclude_defaults=True)
+    return {name: value for name, value in said.items() if name not in names}
+
+
+_WITHOUT_EFFECT = ("mask_seen", "batch_size", "latency_requests", "bootstrap_samples", "cpus", "gpus", "sampled")
 
 
 class OutOfTimeError(Exception):
