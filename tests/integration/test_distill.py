@@ -24,7 +24,7 @@ from recsys.students.config import SASRecConfig
 from recsys.tracking import Run
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import train
-from recsys.training.objective import Batch, Objective
+from recsys.training.objective import Batch, NextItemObjective, Objective
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -65,7 +65,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
     return uri
 
 
-class Mortal(Objective):
+class Mortal(NextItemObjective):
     """An objective whose process is killed once, in the middle of the third epoch of rank 1."""
 
     marker: Path
@@ -150,7 +150,7 @@ def test_the_job_leaves_a_checkpoint_that_recommends_and_is_kept(
     ("student", "message"),
     [
         ({"distillation": {}}, "no set of teacher signals .* run infer_teacher"),
-        ({"scaling": {"workers": 1, "gpus": 1}}, "need more than the cluster's 0 GPU"),
+        ({"scaling": {"workers": 1, "gpus": 1}, "training": {"epochs": 1}}, "need more than the cluster's 0 GPU"),
     ],
 )
 @pytest.mark.ray
