@@ -39,7 +39,7 @@ _HEARTBEAT_SECONDS = 10
 _CHATTER = re.compile(
     r"has constructor arguments in the object store"
     r"|Found multiple active Ray instances"
-    r"|Runtime env is setting up|Running entrypoint for job|Reporting training result"
+    r"|Runtime env is setting up|Running entrypoint for job"
     r"|Proxy actor re(adiness check|ported not ready)|ServeController.graceful_shutdown failed"
 )
 

@@ -5,6 +5,7 @@ checkpoint, started with another configuration it begins afresh. Workers load th
 shared between nodes. Progress travels through a queue to the driver, which prints it and records it in MLflow.
 """
 
+import logging
 import os
 import tempfile
 import threading
@@ -123,6 +124,7 @@ def describe(progress: Progress) -> dict[str, Any]:
 def _work(config: dict[str, Any]) -> dict[str, Any]:
     """One worker."""
     torch.set_num_threads(config["threads"])
+    logging.getLogger().setLevel(logging.WARNING)  # a part of Ray Train tells every report through the root logger
     checkpoint = ray.train.get_checkpoint()
     try:
         objective, dataset, training = config["build"]()
