@@ -23,10 +23,9 @@ from statistics import mean, stdev
 from typing import Any
 
 from harness import FIXTURE, ROOT, Options, main, progress, scratch
-from pydantic import TypeAdapter
 
 from ray_jobs.settings import Settings, StudentSettings
-from recsys.config import digest, from_dict, load_config, to_dict
+from recsys.config import beyond_defaults, digest, from_dict, load_config, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 
@@ -78,8 +77,7 @@ class Cell:
 
 def _without(config: Any, *names: str) -> dict[str, Any]:
     """What a configuration says beyond the defaults, some of its fields left out."""
-    said = TypeAdapter(type(config)).dump_python(config, mode="json", exclude_defaults=True)
-    return {name: value for name, value in said.items() if name not in names}
+    return {name: value for name, value in beyond_defaults(config).items() if name not in names}
 
 
 _WITHOUT_EFFECT = ("mask_seen", "batch_size", "latency_requests", "bootstrap_samples", "cpus", "gpus", "sampled")

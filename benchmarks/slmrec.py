@@ -20,7 +20,7 @@ from typing import Any
 
 from harness import FIXTURE, ROOT, Options, main, progress, scratch
 
-from recsys.config import digest, from_dict, to_dict
+from recsys.config import beyond_defaults, digest, from_dict
 from recsys.losses.config import AlignmentConfig, RecommendationLossConfig
 from recsys.students.config import SASRecConfig, SLMRecConfig
 from recsys.teachers.config import E4SRecConfig
@@ -109,8 +109,8 @@ def body(options: Options) -> dict[str, Any]:
 def key(model: Model, seed: int) -> str:
     """Digest of what a cell depends on, the settings of what it is made from included."""
     above = [key(model.made_from, 0)] if model.made_from else []
-    aligned = model.alignment and to_dict(model.alignment)
-    return digest([to_dict(model.config), to_dict(model.training), aligned, seed, above])
+    said = [model.config.kind, beyond_defaults(model.config), beyond_defaults(model.training)]
+    return digest([*said, model.alignment and beyond_defaults(model.alignment), seed, above])
 
 
 def read(store: Path, model: Model, seed: int) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from recsys.errors import UserError
 
-__all__ = ["Field", "configuration", "digest", "from_dict", "load_config", "set_value", "to_dict"]
+__all__ = ["Field", "beyond_defaults", "configuration", "digest", "from_dict", "load_config", "set_value", "to_dict"]
 
 T = TypeVar("T")
 
@@ -70,6 +70,14 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
 def to_dict(config: Any) -> dict[str, Any]:
     """The configuration as plain JSON values."""
     return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def beyond_defaults(config: Any) -> dict[str, Any]:
+    """What a configuration says beyond its defaults: a digest of it survives the arrival of new settings.
+
+    The `kind` of a component is a default too; where it matters it has to be added.
+    """
+    return TypeAdapter(type(config)).dump_python(config, mode="json", exclude_defaults=True)
 
 
 def digest(value: Any) -> str:
