@@ -16,8 +16,10 @@ limit is the processor's arithmetic, most of it spent on reading prompts (`prefi
 """
 
 import argparse
+import multiprocessing
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -26,10 +28,11 @@ from harness import FIXTURE, Options, PeakMemory, main, progress, scratch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ray_jobs.settings import Settings
+from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
 from recsys.data.prepared import PreparedDataset
-from recsys.teachers.bigrec.bigrec import BIGRec
+from recsys.teachers.bigrec.bigrec import BIGRec, TitlePass
 from recsys.teachers.bigrec.config import BIGRecConfig
 from recsys.teachers.config import HLLMConfig, SignalsConfig
 from recsys.teachers.engine import TeacherEngine
@@ -41,15 +44,19 @@ from recsys.training.engine import build_engine
 
 BEAMS, BATCH, NEW_TOKENS, K = 4, 8, 128, 20
 CLOSED = 0.95
+_actor: list[tuple[TitlePass, PreparedDataset]] = []
 
 
 def body(options: Options) -> dict[str, Any]:
     with scratch() as folder, PeakMemory() as memory:
         dataset = data(options)
         model, closed = train(dataset, folder, options)
+        # Before the engines convert the model in place.
+        ratio = None if options.quick else two_actor_time_ratio(model, dataset, folder)
         figures = {"closed": closed, **bigrec(model, dataset, options), **hllm(dataset, options)}
     return {
         **figures,
+        "two_actor_time_ratio": ratio,
         "rows_in_data": len(dataset.rows("train")) + len(dataset.rows("valid")) + len(dataset.rows("test")),
         "items": dataset.num_items,
         "parameters": sum(parameter.numel() for parameter in model.lm.parameters()),
@@ -104,6 +111,38 @@ def closed_share(model: BIGRec, chosen: list[list[int]]) -> float:
     return sum(tokens[-1] in model.prompts.closing for tokens in written) / len(written)
 
 
+def two_actor_time_ratio(model: BIGRec, dataset: PreparedDataset, folder: str) -> float:
+    """Time of two processes, one thread each, for the rows of one, after their start: they share nothing but disk."""
+    dataset.write(f"{folder}/dataset")
+    save_checkpoint(f"{folder}/teacher", model, dataset)
+    rows = dataset.rows("test")[:512]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, context, initializer=start_actor, initargs=(folder,)) as actors:
+        list(actors.map(act, [rows[:64]] * 2))
+        began = time.perf_counter()
+        actors.submit(act, rows).result()
+        one = time.perf_counter() - began
+        began = time.perf_counter()
+        list(actors.map(act, [rows[::2], rows[1::2]]))
+        two = time.perf_counter() - began
+    progress(f"{len(rows)} rows: one process {one:.1f} s, two {two:.1f} s")
+    return round(two / one, 3)
+
+
+def start_actor(folder: str) -> None:
+    """In a process of its own: what an actor of the teacher pass holds."""
+    torch.set_num_threads(1)
+    dataset = PreparedDataset.load(f"{folder}/dataset")
+    model = load_checkpoint(f"{folder}/teacher").model
+    assert isinstance(model, BIGRec)
+    _actor.append((model.ready(SignalsConfig(k=K, dtype="fp32"), "cpu"), dataset))
+
+
+def act(rows: np.ndarray) -> int:
+    ready, dataset = _actor[0]
+    return len(ready.rank(dataset, rows).rows)
+
+
 def bigrec(model: BIGRec, dataset: PreparedDataset, options: Options) -> dict[str, Any]:
     rows = dataset.rows("test")[: 24 if options.quick else 512]
     limit = 0 if options.quick else options.seconds_left / 2
@@ -130,6 +169,7 @@ def bigrec(model: BIGRec, dataset: PreparedDataset, options: Options) -> dict[st
     return {
         "speedup": round(plain_seconds / seconds, 2),
         "same_text": round(agreement(own, texts), 4),
+        "distinct_texts": len(set(texts)),
         "same_top1": round(agreement(ranked.items[:, 0].tolist(), plain_items), 4),
         "rows_per_second": round(len(rows) / seconds, 2),
         "published_rows_per_second": round(len(rows) / plain_seconds, 2),

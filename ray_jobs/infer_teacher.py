@@ -6,9 +6,10 @@
     python -m ray_jobs.infer_teacher --config ray_jobs/configs/demo.yaml --estimate     # what it will cost
 
 A Ray Data pipeline carries shard numbers to a pool of actors. Each actor loads the dataset and the teacher once,
-behind a DeepSpeed inference engine, ranks the rows of a shard by causal passes over windows of the sequences
-(`recsys.teachers.ranking`) and writes the shard itself; only counts travel back. Nothing but the storage root is
-shared, so actors may live on any node.
+behind a DeepSpeed inference engine, ranks the rows of a shard and writes the shard itself; only counts travel back.
+Teachers that score by dot products rank by causal passes over windows of the sequences (`recsys.teachers.ranking`),
+BIGRec by writing titles (`recsys.teachers.bigrec`). Nothing but the storage root is shared, so actors may live on any
+node.
 
 A killed pass started again does only what is missing. A change of the teacher, of the dataset or of what the rankings
 depend on (`signals.k`, `splits`, `train_rows`, `mask_history`, `rows_per_shard`, `dtype`) starts afresh; actors and
@@ -65,16 +66,14 @@ def key(settings: Settings) -> str:
 
 def run(settings: Settings, *, force: bool = False) -> None:
     """Make the signals of `settings.layout.signals`, unless they are there."""
-    layout, config, work_key = settings.layout, settings.signals, key(settings)
+    layout, work_key = settings.layout, key(settings)
     if not force and cli.is_current(layout.signals, work_key):
         print(f"signals: {layout.signals} is up to date", flush=True)
         return
     dataset = PreparedDataset.load(layout.dataset)
     checkpoint = _load_teacher(layout.teacher, dataset)
-    if config.train_rows is None:
-        config = dataclasses.replace(config, train_rows=_teacher(checkpoint).default_train_rows)
-        settings = dataclasses.replace(settings, signals=config)
-    plan = ShardPlan.of(dataset, config.splits, config.rows_per_shard, train_rows=config.train_rows)
+    settings = _covered(settings, checkpoint)
+    config, plan = settings.signals, _plan(settings.signals, dataset)
     from recsys.teachers.ranking import check_k
 
     check_k(dataset, plan.rows, config.k, config.mask_history)
@@ -109,11 +108,21 @@ def estimate(settings: Settings) -> None:
     """Print what the pass will cost; nothing is written."""
     key(settings)  # says what is missing
     dataset = PreparedDataset.load(settings.layout.dataset)
-    config = settings.signals
-    train_rows = config.train_rows or _teacher(_load_teacher(settings.layout.teacher, dataset)).default_train_rows
-    plan = ShardPlan.of(dataset, config.splits, config.rows_per_shard, train_rows=train_rows)
-    for line in estimate_pass.run(settings, plan):
+    settings = _covered(settings, _load_teacher(settings.layout.teacher, dataset))
+    for line in estimate_pass.run(settings, _plan(settings.signals, dataset)):
         print(line, flush=True)
+
+
+def _covered(settings: Settings, checkpoint: Checkpoint) -> Settings:
+    """The settings with the number of training rows that this kind of teacher ranks where none is configured."""
+    config = settings.signals
+    if config.train_rows is None:
+        config = dataclasses.replace(config, train_rows=_teacher(checkpoint).default_train_rows)
+    return dataclasses.replace(settings, signals=config)
+
+
+def _plan(config: SignalsConfig, dataset: PreparedDataset) -> ShardPlan:
+    return ShardPlan.of(dataset, config.splits, config.rows_per_shard, train_rows=config.train_rows)
 
 
 def _rank_shards(settings: Settings, plan: ShardPlan, writer: SignalsWriter, missing: list[int]) -> None:
@@ -166,7 +175,7 @@ class RankShard:
         torch.set_num_threads(max(1, round(config.cpus)))
         self._config = config
         self._dataset = PreparedDataset.load(dataset_uri)
-        self._plan = ShardPlan.of(self._dataset, config.splits, config.rows_per_shard, train_rows=config.train_rows)
+        self._plan = _plan(config, self._dataset)
         self._writer = SignalsWriter(signals_uri, key=key, k=config.k)
         self._uris = teacher_uris
         self._folds = len(teacher_uris) - 1

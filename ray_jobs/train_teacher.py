@@ -116,7 +116,7 @@ def _train(
             name: tensor for name, tensor in objective.model.state_dict().items() if name in given
         }
         assert isinstance(objective.model, Teacher)
-        state = objective.model.finished(state)
+        state = objective.model.finished(state, dataset)
         info = {"training": train_runs.describe(result.progress), "settings": to_dict(teacher)}
         save_checkpoint(uri, objective.model, dataset, state=state, key=work, info=info)
         recorded.log_metrics({"best": result.progress.best, "best_epoch": result.progress.best_epoch})

@@ -39,7 +39,6 @@ class TeacherEngine:
         """
         self.device = torch.device(device)
         self.dtype = resolve_dtype(dtype, self.device)
-        deepspeed = import_deepspeed(self.device)
         model = model.to(self.device).float().eval()
         with torch.inference_mode():
             self.vectors = model.item_vectors()
@@ -47,13 +46,27 @@ class TeacherEngine:
             raise UserError(
                 "the teacher's item vectors are not all finite; its checkpoint is not usable, train it again"
             )
-        self._engine: Any = deepspeed.init_inference(_Hidden(model), dtype=self.dtype, replace_with_kernel_inject=False)
+        self._engine = inference_engine(_Hidden(model), self.dtype, self.device)
         self._inputs = self.vectors.to(self.dtype)
 
     @torch.inference_mode()
     def hidden(self, items: Tensor) -> Tensor:
         """[B, L, D] float32 from [B, L] int64 padded with 0 on the right; times `vectors.T` they are the logits."""
         return self._engine(items.to(self.device), self._inputs).float()
+
+
+def inference_engine(module: nn.Module, dtype: torch.dtype, device: torch.device) -> Any:
+    """`module` behind DeepSpeed's inference engine, converted in place.
+
+    Its buffers stay as they are: rotary frequencies in bf16 would turn late positions by a wrong angle.
+    """
+    deepspeed = import_deepspeed(device)
+    buffers = dict(module.named_buffers())
+    engine = deepspeed.init_inference(module, dtype=dtype, replace_with_kernel_inject=False)
+    for name, buffer in buffers.items():
+        owner, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(owner), leaf, buffer)
+    return engine
 
 
 class _Hidden(nn.Module):

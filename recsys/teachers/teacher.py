@@ -112,7 +112,7 @@ class Teacher(SequentialRecommender):
         """
         raise NotImplementedError
 
-    def finished(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def finished(self, state: dict[str, Tensor], dataset: PreparedDataset) -> dict[str, Tensor]:  # noqa: ARG002
         """What the checkpoint holds, given the trained weights: a teacher that keeps something derived from them
         computes it here."""
         return state

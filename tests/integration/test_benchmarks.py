@@ -42,6 +42,15 @@ def test_quality(project_root: Path, tmp_path: Path) -> None:
     assert figures["missing"] == 2
 
 
+def test_teacher_inference(project_root: Path, tmp_path: Path) -> None:
+    figures = last_figures(project_root, tmp_path, "teacher_inference")
+    assert figures["closed"] >= 0.95
+    assert figures["same_text"] >= 0.95 and figures["same_top1"] >= 0.95
+    expected = figures["rows_per_second"] / figures["published_rows_per_second"]
+    assert figures["speedup"] == pytest.approx(expected, rel=0.01)
+    assert {"bf16_speedup", "hllm_speedup", "flop_share", "peak_gb"} <= figures.keys()
+
+
 def test_an_unknown_benchmark_is_named(project_root: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(project_root / "benchmarks"), "speed"], capture_output=True, text=True, timeout=60

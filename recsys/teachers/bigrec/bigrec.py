@@ -19,14 +19,15 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional
 
 from recsys import storage
 from recsys.config import digest
 from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.errors import UserError
+from recsys.evaluation.metrics import metrics_from_ranks
+from recsys.evaluation.ranking import rank_targets
 from recsys.teachers.bigrec.config import FROM_SCRATCH, BIGRecConfig
-from recsys.teachers.bigrec.grounding import embed, nearest
+from recsys.teachers.bigrec.grounding import embed, nearest, smallest
 from recsys.teachers.bigrec.language_model import (
     base_config,
     load_weights,
@@ -37,22 +38,25 @@ from recsys.teachers.bigrec.language_model import (
 from recsys.teachers.bigrec.prompts import Prompts
 from recsys.teachers.bigrec.trie import TitleTrie
 from recsys.teachers.config import SignalsConfig
-from recsys.teachers.engine import resolve_dtype
+from recsys.teachers.engine import inference_engine, resolve_dtype
 from recsys.teachers.item_encoder import load_tokenizer
 from recsys.teachers.teacher import Progress, Rankings, Teacher
-from recsys.training.engine import import_deepspeed
 
 if TYPE_CHECKING:
     from recsys.teachers.bigrec.generation import TitleGenerator
     from recsys.training.objective import Objective
 
 _TOKENIZER = "tokenizer"
+_GAMMAS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)
+_ROWS = 256
 
 
 class BIGRec(Teacher):
-    """Scores are 2 q·e − |e|², which order the items like the negative distance |q − e| and are a dot product of
-    [2q, −1] and [e, |e|²]; vectors are taken relative to the catalogue's mean, which changes no distance and rounds
-    less."""
+    """Scores are −w (|q − e|² − m), m the smallest squared distance of a query and w an item's weight: 1, or less the
+    more popular the item is. They are the dot product of [2q, −1, m − |q|²] and [w e, w |e|², w], and without weights
+    they order items like the negative distance. Vectors are relative to the catalogue's mean, which changes no distance
+    and rounds less.
+    """
 
     kind: ClassVar[str] = "bigrec"
     Config: ClassVar[type] = BIGRecConfig
@@ -63,6 +67,7 @@ class BIGRec(Teacher):
     config: BIGRecConfig
     items: Tensor
     mean: Tensor
+    weights: Tensor
     prompts: Prompts
 
     def __init__(self, config: BIGRecConfig, *, num_items: int) -> None:
@@ -72,6 +77,7 @@ class BIGRec(Teacher):
         self.width = self.lm.get_input_embeddings().weight.shape[1]
         self.register_buffer("items", torch.zeros(num_items + 1, self.width))
         self.register_buffer("mean", torch.zeros(self.width))
+        self.register_buffer("weights", torch.ones(num_items + 1))
         self._stale = False  # the item table is of other weights
         self._generator: TitleGenerator | None = None
 
@@ -149,11 +155,36 @@ class BIGRec(Teacher):
         self._stale |= mode and self.config.lora is None
         return super().train(mode)
 
-    def finished(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def finished(self, state: dict[str, Tensor], dataset: PreparedDataset) -> dict[str, Tensor]:
         self.load_state_dict(state)
+        self.eval()
         if self.config.lora is None:
             self.embed_titles()
+        if self.config.popularity:
+            self._weigh(dataset)
         return self.state_dict()
+
+    @torch.inference_mode()
+    def _weigh(self, dataset: PreparedDataset) -> None:
+        """Weights (1 + c)^(−γ) of the γ with the best NDCG@10 on the sample of validation rows."""
+        rows = dataset.sample("valid", self.config.valid_rows, seed=0)
+        items, lengths = dataset.histories(rows)
+        queries = self.query(torch.from_numpy(items), torch.from_numpy(lengths))
+        counts = torch.from_numpy(dataset.catalogue.train_counts[1:]).double()
+        popularity = (counts - counts.min()) / (counts.max() - counts.min()).clamp_min(1)
+        found: list[tuple[float, float, Tensor]] = []
+        for gamma in _GAMMAS:
+            self.weights[1:] = ((1 + popularity) ** -gamma).float()
+            batches, vectors = iter(queries.split(_ROWS)), self.item_vectors()
+            ranks = rank_targets(
+                lambda *_, batches=batches, vectors=vectors: next(batches) @ vectors.T,
+                dataset,
+                rows,
+                mask_seen=True,
+                batch_size=_ROWS,
+            )
+            found.append((metrics_from_ranks(ranks)["ndcg@10"], -gamma, self.weights.clone()))
+        self.weights.copy_(max(found, key=lambda one: one[:2])[2])
 
     def embed_titles(self) -> None:
         """Fill the item table with the vectors of the titles as the language model gives them now."""
@@ -178,26 +209,28 @@ class BIGRec(Teacher):
             self.lm.train(training)
 
     def item_vectors(self) -> Tensor:
-        """[N+1, W+1]: [e, |e|²], row 0 zero."""
-        if self._stale:
-            self.embed_titles()
-        items = self.items.float()
-        return functional.pad(items, (0, 1)) + functional.pad(
-            items.square().sum(dim=1, keepdim=True), (items.shape[1], 0)
-        )
+        """[N+1, W+2]: [w e, w |e|², w], row 0 zero."""
+        items = self.item_embeddings()
+        vectors = torch.cat([items, items.square().sum(dim=1, keepdim=True), torch.ones_like(items[:, :1])], dim=1)
+        vectors *= self.weights.float()[:, None]
+        vectors[0] = 0
+        return vectors
 
     def item_embeddings(self) -> Tensor:
         """[N+1, W] e alone."""
-        return self.item_vectors()[:, :-1]
+        if self._stale:
+            self.embed_titles()
+        return self.items.float()
 
     @torch.no_grad()
     def query(self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """[B, W+1]: [2q, −1], q the vector of the title that is written for each history."""
+        """[B, W+2]: [2q, −1, m − |q|²], q the vector of the title that is written for each history."""
         if self._generator is None:
             self._generator = self.generator(self.lm)
         histories = [row[:length] for row, length in zip(items.tolist(), lengths.tolist(), strict=True)]
         q = self.ground(self.write(self._generator, histories))
-        return torch.cat([2 * q, -torch.ones(len(q), 1, device=q.device)], dim=1)
+        offset = smallest(q, self.items.float()) - q.square().sum(dim=1, keepdim=True)
+        return torch.cat([2 * q, -torch.ones_like(offset), offset], dim=1)
 
     def generator(self, forward: Callable[..., Any], *, batch_size: int = 64) -> "TitleGenerator":
         """What writes titles by `forward`, the language model or an engine around it."""
@@ -206,7 +239,7 @@ class BIGRec(Teacher):
         prompts = self.prompts
         trie = None
         if self.config.constrained:
-            trie = TitleTrie([*prompts.title(item), prompts.end] for item in prompts.index.values())
+            trie = TitleTrie([[*prompts.title(item), prompts.end] for item in prompts.index.values()])
         return TitleGenerator(
             forward,
             prefix=prompts.prefix,
@@ -256,13 +289,12 @@ class TitlePass:
         self._model, self._config = model.eval(), config
         device = torch.device(device)
         dtype = resolve_dtype(config.dtype, device)
-        deepspeed = import_deepspeed(device)
         model.to(device)
         if not bool(torch.isfinite(model.items).all()):
             raise UserError(
                 "the teacher's item vectors are not all finite; its checkpoint is not usable, train it again"
             )
-        engine = deepspeed.init_inference(model.lm, dtype=dtype, replace_with_kernel_inject=False)
+        engine = inference_engine(model.lm, dtype, device)
         self._generator = model.generator(engine, batch_size=config.batch_size)
 
     def rank(self, dataset: PreparedDataset, rows: np.ndarray) -> Rankings:
@@ -275,6 +307,7 @@ class TitlePass:
                 f"the teacher's text cannot be embedded for {int(bad.sum())} of {len(rows)} rows, the first is row "
                 f"{rows[bad][0]}; its checkpoint is not usable, train it again"
             )
+        weights = model.weights if model.config.popularity else None
         items, distances = [], []
         for begin in range(0, len(rows), config.batch_size):
             chunk = slice(begin, begin + config.batch_size)
@@ -282,7 +315,7 @@ class TitlePass:
             if config.mask_history:
                 which, seen = dataset.past(rows[chunk])
                 excluded = (torch.from_numpy(which).to(queries.device), torch.from_numpy(seen).to(queries.device))
-            found, distance = nearest(queries[chunk], model.items, config.k, excluded)
+            found, distance = nearest(queries[chunk], model.items, config.k, excluded=excluded, weights=weights)
             items.append(found.cpu())
             distances.append(distance.cpu())
         targets = model.items[torch.from_numpy(dataset.targets(rows).astype(np.int64)).to(queries.device)]

@@ -40,6 +40,8 @@ class BIGRecConfig:
         constrained: write titles of the catalogue only.
         pooling: what stands for a text: the last token's vector, the mean over its tokens, or the last token of a
             prompt that asks for one word (PromptEOL, arXiv 2307.16645).
+        popularity: rank by (1 + c)^(−γ) · d, c the items' popularity in training and d their distance, each scaled to
+            0..1; γ is chosen once, on the validation rows, after training.
     """
 
     kind: Literal["bigrec"] = "bigrec"
@@ -62,6 +64,7 @@ class BIGRecConfig:
     beams: int = Field(default=4, ge=1)
     constrained: bool = False
     pooling: Literal["last", "mean", "prompt_eol"] = "last"
+    popularity: bool = False
 
     def __post_init__(self) -> None:
         if self.base != FROM_SCRATCH:

@@ -3,7 +3,7 @@
 It gives what transformers' `generate` gives (same beams, same scores, same stop), with less work:
 
 - the common beginning of all prompts is computed once, its keys and values are copied into every batch;
-- prompts are batched by length, and a prompt that is done leaves its batch;
+- prompts are batched by length and read in parts that fit the processor's cache; one that is done leaves its batch;
 - a prompt is computed once, not once a beam: the beams of a prompt are positions of one sequence, which see the prompt
   and their own ancestors alone (a tree of tokens in one cache), so that no cache is reordered or copied either;
 - a quotation mark closes a title. What a trained model writes next is the end of the text; that is taken for certain
@@ -23,6 +23,8 @@ from transformers import Cache, DynamicCache, DynamicLayer
 from recsys.teachers.bigrec.trie import TitleTrie
 
 _NEVER = -1e9  # what transformers adds to the score of what must not be chosen
+_TOKENS = {"cpu": 1024}  # of prompts read at a time: few, so that what is computed stays in the processor's cache
+_MANY_TOKENS = 16384
 _SHRINK = 0.75  # a batch is made smaller when fewer of its prompts than this are still being written
 
 
@@ -126,23 +128,35 @@ class TitleGenerator:
             padded[row, : len(prompt)] = torch.tensor(prompt)
         last = padded.gather(1, lengths[:, None])
         total = prefix + width + 1 + self._beams * self._new_tokens
-        cache = Cache(layers=[_Room(keys, values, size, total) for keys, values in self._shared])
-        ids = padded[:, :width]
-        columns = torch.arange(prefix + width)
-        inside = columns < prefix + lengths[:, None]  # [B, P-1]
-        if width:
-            causal = columns <= columns[prefix:, None]
-            self._forward(
-                input_ids=ids.to(self._device),
-                attention_mask=self._mask((inside[:, None] & causal).to(self._device)),
-                position_ids=columns[prefix:].expand(size, -1).to(self._device),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+        rooms = [_Room.beginning(keys, values, size, total) for keys, values in self._shared]
+        inside = torch.arange(prefix + width) < prefix + lengths[:, None]  # [B, P-1]
+        step = max(1, _TOKENS.get(self._device.type, _MANY_TOKENS) // max(1, width))
+        for begin in range(0, size, step):
+            rows = slice(begin, begin + step)
+            last_slot = prefix + int(lengths[rows].max())
+            slots = torch.arange(last_slot)
+            seen = inside[rows, None, :last_slot] & (slots <= slots[prefix:, None])
+            if last_slot > prefix:
+                self._forward(
+                    input_ids=padded[rows, : last_slot - prefix].to(self._device),
+                    attention_mask=self._mask(seen.to(self._device)),
+                    position_ids=slots[prefix:].expand(len(seen), -1).to(self._device),
+                    past_key_values=Cache(layers=[room.of_rows(rows) for room in rooms]),
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+            for room in rooms:
+                room.blank(rows, last_slot, prefix + width)
+        for room in rooms:
+            room.show(prefix + width)
         visible = torch.zeros(size, 1, total, dtype=torch.bool)
         visible[:, 0, : prefix + width] = inside
-        return cache, visible.to(self._device), last.to(self._device), (prefix + lengths).to(self._device)
+        return (
+            Cache(layers=[*rooms]),
+            visible.to(self._device),
+            last.to(self._device),
+            (prefix + lengths).to(self._device),
+        )
 
     @torch.inference_mode()
     def _prefix_layers(self) -> list[tuple[Tensor, Tensor]]:
@@ -255,14 +269,35 @@ class _Search:
 
 
 class _Room(DynamicLayer):
-    """Keys and values of one layer in memory taken once, beginning with those of a prefix that all rows share."""
+    """Keys and values of one layer in memory taken once: two tensors [B, heads, S, width of a head]."""
 
-    def __init__(self, keys: Tensor, values: Tensor, rows: int, slots: int) -> None:
+    def __init__(self, rooms: list[Tensor], used: int) -> None:
         super().__init__()
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-        self._rooms = [states.new_empty(rows, states.shape[1], slots, states.shape[3]) for states in (keys, values)]
-        self._used = 0
-        self.update(keys, values)
+        self.dtype, self.device, self.is_initialized = rooms[0].dtype, rooms[0].device, True
+        self._rooms = rooms
+        self.show(used)
+
+    @classmethod
+    def beginning(cls, keys: Tensor, values: Tensor, rows: int, slots: int) -> "_Room":
+        """Room for some rows that all begin with the same keys and values."""
+        made = cls([one.new_empty(rows, one.shape[1], slots, one.shape[3]) for one in (keys, values)], 0)
+        made.update(keys, values)
+        return made
+
+    def of_rows(self, rows: slice) -> "_Room":
+        """The room of some rows, in the same memory."""
+        return _Room([room[rows] for room in self._rooms], self._used)
+
+    def blank(self, rows: slice, begin: int, end: int) -> None:
+        """Zeros where nothing is written: masked or not, what is read must be finite."""
+        for room in self._rooms:
+            room[rows, :, begin:end] = 0
+
+    def show(self, used: int) -> tuple[Tensor, Tensor]:
+        self._used = used
+        keys, values = (room[:, :, :used] for room in self._rooms)
+        self.keys, self.values = keys, values
+        return keys, values
 
     def update(
         self,
@@ -271,16 +306,11 @@ class _Room(DynamicLayer):
         *args: Any,  # noqa: ARG002
         **kwargs: Any,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor]:
-        begin, self._used = self._used, self._used + key_states.shape[2]
+        used = self._used + key_states.shape[2]
         for room, states in zip(self._rooms, (key_states, value_states), strict=True):
-            room[:, :, begin : self._used] = states
-        return self._show()
+            room[:, :, self._used : used] = states
+        return self.show(used)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         self._rooms = [room[indices] for room in self._rooms]
-        self._show()
-
-    def _show(self) -> tuple[Tensor, Tensor]:
-        keys, values = (room[:, :, : self._used] for room in self._rooms)
-        self.keys, self.values = keys, values
-        return keys, values
+        self.show(self._used)

@@ -43,29 +43,48 @@ def embed(model: Any, texts: Sequence[Sequence[int]], pooling: Literal["last", "
 
 @torch.inference_mode()
 def nearest(
-    queries: Tensor, items: Tensor, k: int, excluded: tuple[Tensor, Tensor] | None = None, *, chunk: int = _ITEMS
+    queries: Tensor,
+    items: Tensor,
+    k: int,
+    *,
+    excluded: tuple[Tensor, Tensor] | None = None,
+    weights: Tensor | None = None,
+    chunk: int = _ITEMS,
 ) -> tuple[Tensor, Tensor]:
-    """The k items nearest to each query: their indices and distances, [B, K] each, nearest first.
+    """The k items nearest to each query, their indices and their distances, [B, K] each, nearest first.
 
-    Memory: B · chunk distances, whatever the catalogue. The order is that of |e|² − 2 q·e; the distances of what is
+    Memory: B · chunk distances, whatever the catalogue. Items are found by |e|² − 2 q·e; the distances of what is
     returned are computed anew, because that difference is inexact where they are small.
 
     Args:
         queries: [B, W]; items: [N+1, W], row 0 is left out.
-        excluded: (rows, items) pairs that must not be returned, items ascending or not.
+        excluded: pairs (rows, items) that must not be returned.
+        weights: [N+1]; then the order is that of weight · (squared distance − the smallest of the row).
     """
+    offset = torch.zeros(len(queries), 1, device=items.device)
+    if weights is not None:
+        offset = queries.square().sum(dim=1, keepdim=True) - smallest(queries, items, chunk=chunk)
     best = torch.empty(len(queries), 0, device=items.device)
     index = torch.empty(len(queries), 0, dtype=torch.int64, device=items.device)
     for begin in range(1, len(items), chunk):
         part = items[begin : begin + chunk]
-        squared = part.square().sum(dim=1) - 2 * (queries @ part.T)
+        order_by = offset + part.square().sum(dim=1) - 2 * (queries @ part.T)
+        if weights is not None:
+            order_by *= weights[begin : begin + chunk]
         if excluded is not None:
             inside = (excluded[1] >= begin) & (excluded[1] < begin + len(part))
-            squared[excluded[0][inside], excluded[1][inside] - begin] = torch.inf
-        values, found = squared.topk(min(k, len(part)), dim=1, largest=False)
+            order_by[excluded[0][inside], excluded[1][inside] - begin] = torch.inf
+        values, found = order_by.topk(min(k, len(part)), dim=1, largest=False)
         best, order = torch.cat([best, values], dim=1).sort(dim=1, stable=True)
         index = torch.cat([index, found + begin], dim=1).gather(1, order)[:, :k]
         best = best[:, :k]
     distances = torch.stack([(items[row] - query).norm(dim=1) for row, query in zip(index, queries, strict=True)])
-    distances, order = distances.sort(dim=1, stable=True)
-    return index.gather(1, order), distances
+    if weights is None:
+        distances, order = distances.sort(dim=1, stable=True)
+        index = index.gather(1, order)
+    return index, distances
+
+
+def smallest(queries: Tensor, items: Tensor, *, chunk: int = _ITEMS) -> Tensor:
+    """[B, 1]: each query's squared distance to the item nearest to it."""
+    return nearest(queries, items, 1, chunk=chunk)[1].square()

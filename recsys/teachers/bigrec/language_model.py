@@ -11,6 +11,7 @@ from torch import nn
 from recsys import storage
 from recsys.config import digest
 from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
 from recsys.teachers.bigrec.config import FROM_SCRATCH, BIGRecConfig
 from recsys.teachers.bigrec.prompts import texts_of
 from recsys.teachers.item_encoder import load_transformers_config, offline, one_line
@@ -18,9 +19,20 @@ from recsys.teachers.lora import add_adapters
 
 
 def base_config(config: BIGRecConfig, tokenizer: Any) -> dict[str, Any]:
-    """The transformers configuration of the language model."""
+    """The transformers configuration of the language model.
+
+    Raises:
+        UserError: it is not there, or looks back less far than prompts may be long (`TitleGenerator` attends to all).
+    """
     if config.base != FROM_SCRATCH:
-        return load_transformers_config(config.base).to_dict()
+        values = load_transformers_config(config.base).to_dict()
+        window = values.get("sliding_window") if values.get("use_sliding_window", True) else None
+        if window is not None and window < config.max_tokens:
+            raise UserError(
+                f"model {config.base!r} attends to the latest {window} tokens only; set teacher.model.max_tokens to "
+                f"{window} or less (it is {config.max_tokens})"
+            )
+        return values
     from transformers import LlamaConfig
 
     return LlamaConfig(

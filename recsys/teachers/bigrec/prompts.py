@@ -26,6 +26,7 @@ _INSTRUCTION = (
     "The user has {verb} the following {plural} before:"
 )
 _SEPARATOR = ", "
+_BLOCK = 4096  # titles
 _RESPONSE = "\n\n### Response:\n"
 _ONE_WORD = 'This sentence : "{text}" means in one word:"'
 
@@ -73,9 +74,12 @@ class Prompts:
         self._response = self._tokens(_RESPONSE) + self._quote
         vocabulary = tokenizer.get_vocab()
         self.closing = sorted(token for text, token in vocabulary.items() if QUOTE in text or text == "<0x22>")
-        cut = [self._cut(name) for name in names(catalogue, config)]
-        self.names = [name for name, _ in cut]
-        self.titles = [tokens for _, tokens in cut]
+        whole = names(catalogue, config)
+        self.titles: list[list[int]] = []
+        for begin in range(0, len(whole), _BLOCK):
+            tokens = tokenizer(whole[begin : begin + _BLOCK], add_special_tokens=False)["input_ids"]
+            self.titles += map(self._cut, tokens)
+        self.names = [self._decode(tokens).strip() for tokens in self.titles]
         self.index = {name: item for item, name in reversed(list(enumerate(self.names))) if item}
         fixed = len(self.prefix) + len(self._response) + config.title_tokens + len(self._quote) + 1
         self._room = config.max_tokens - fixed
@@ -116,15 +120,13 @@ class Prompts:
         tokens = self._tokens(_ONE_WORD.format(text=text) if self._config.pooling == "prompt_eol" else text)
         return (self._begin + tokens) or [self.end]
 
-    def _cut(self, name: str) -> tuple[str, list[int]]:
-        """A name and its tokens, cut where it is too long, between characters."""
-        tokens = self._tokens(name)
-        if len(tokens) <= self._config.title_tokens:
-            return name, tokens
-        tokens = tokens[: self._config.title_tokens]
-        while self._decode(tokens).endswith("\ufffd"):
-            tokens = tokens[:-1]
-        return self._decode(tokens).strip(), tokens
+    def _cut(self, tokens: list[int]) -> list[int]:
+        """Not more tokens than a title may have, cut between characters."""
+        if len(tokens) > self._config.title_tokens:
+            tokens = tokens[: self._config.title_tokens]
+            while self._decode(tokens).endswith("\ufffd"):
+                tokens = tokens[:-1]
+        return tokens
 
     def _tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -52,6 +52,17 @@ def test_every_row_is_in_exactly_one_shard(dataset: PreparedDataset, plan: Shard
     assert ShardPlan.of(dataset, ("test",), 5).rows.tolist() == dataset.rows("test").tolist()
 
 
+def test_training_rows_may_be_a_sample(dataset: PreparedDataset) -> None:
+    plan = ShardPlan.of(dataset, SPLITS, 50, train_rows=20)
+    train = plan.rows[np.isin(plan.rows, dataset.rows("train"))]
+    assert len(train) == 20
+    assert len(plan.rows) == 20 + len(dataset.rows("valid")) + len(dataset.rows("test"))
+    assert np.array_equal(plan.rows, ShardPlan.of(dataset, SPLITS, 50, train_rows=20).rows)
+    assert np.array_equal(
+        ShardPlan.of(dataset, SPLITS, 50, train_rows=10**6).rows, ShardPlan.of(dataset, SPLITS, 50).rows
+    )
+
+
 def test_what_is_written_is_read(dataset: PreparedDataset, plan: ShardPlan, tmp_path: Path) -> None:
     uri = str(tmp_path / "signals")
     writer = SignalsWriter(uri, key="k1", k=K)

@@ -54,7 +54,7 @@ def teacher(objective: Callable[..., TitleObjective]) -> Callable[..., BIGRec]:
     return build
 
 
-def save_base(folder: Path, family: str, tokenizer: object, vocabulary: int) -> str:
+def save_base(folder: Path, family: str, tokenizer: object, vocabulary: int, **options: object) -> str:
     """A tiny causal language model of a family with random weights, saved as a user's base model would be."""
     import transformers
 
@@ -62,6 +62,7 @@ def save_base(folder: Path, family: str, tokenizer: object, vocabulary: int) -> 
         "vocab_size": vocabulary, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 512,
         "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0,
+        **options,
     }  # fmt: skip
     config = getattr(transformers, f"{family}{'Text' if family == 'Gemma3' else ''}Config")(**size)
     torch.manual_seed(2)

@@ -18,7 +18,7 @@ from recsys.teachers.bigrec.language_model import train_tokenizer
 from recsys.teachers.bigrec.training import PromptBatches, TitleObjective
 from recsys.teachers.config import HLLMConfig, SignalsConfig
 from recsys.teachers.item_encoder import load_tokenizer
-from recsys.training.config import TrainingConfig
+from recsys.training.config import DeepSpeedConfig, TrainingConfig
 from recsys.training.loop import train_local
 from tests.unit.teachers.bigrec.conftest import SMALL, save_base
 
@@ -43,8 +43,8 @@ def test_dot_products_order_items_by_their_distance(
     written = model.embed_texts(texts)
     titles = model.embed_texts(model.prompts.names[1:])
     distance = torch.cdist(written.double(), titles.double())
-    squared = written.double().sub(model.mean).square().sum(dim=1, keepdim=True)
-    torch.testing.assert_close((squared - scores[:, 1:].double()), distance.square(), atol=1e-3, rtol=1e-3)
+    expected = distance.square().min(dim=1, keepdim=True).values - distance.square()
+    torch.testing.assert_close(scores[:, 1:].double(), expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("constrained", [False, True])
@@ -65,6 +65,35 @@ def test_a_checkpoint_recommends_what_the_teacher_did(
     ranked = model.ready(signals, "cpu").rank(dataset, dataset.rows("test"))
     expected = [named(dataset, row.tolist()) for row in ranked.items]
     assert recommender.recommend(shown, k=5, mask_seen=False) == expected
+
+
+def test_popularity_weighs_distances_by_the_gamma_that_validates_best(
+    dataset: PreparedDataset, teacher: Callable[..., BIGRec], tmp_path: Path
+) -> None:
+    counts = np.arange(61)[::-1].copy()
+    counts[0] = 0
+    targets = dataset.items.copy()
+    targets[dataset.rows("valid")] = 1  # the most popular item
+    dataset = dataclasses.replace(
+        dataset, items=targets, catalogue=dataclasses.replace(dataset.catalogue, train_counts=counts), fingerprint=""
+    )
+    plain, weighed = teacher(dataset), teacher(dataset, popularity=True)
+    state = weighed.finished(weighed.state_dict(), dataset)
+    gamma = -torch.log2(weighed.weights[1])
+    assert float(gamma) > 1
+    popularity = torch.from_numpy(counts[1:] / 59).float()
+    torch.testing.assert_close(weighed.weights[1:], (1 + popularity) ** -gamma)
+    save_checkpoint(str(tmp_path / "teacher"), weighed, dataset, state=state)
+    shown = [named(dataset, history) for history in histories(dataset)]
+    answers = Recommender.load(tmp_path / "teacher").recommend(shown, k=5, mask_seen=False)
+    config = SignalsConfig(k=5, dtype="fp32", mask_history=False)
+    ranked = weighed.ready(config, "cpu").rank(dataset, dataset.rows("test"))
+    # A written title has distance 0, which a dot product gives but to rounding: neighbours may change places.
+    shared = [len(set(a) & set(named(dataset, b.tolist()))) / 5 for a, b in zip(answers, ranked.items, strict=True)]
+    assert np.mean(shared) > 0.9
+    unweighed = plain.ready(config, "cpu").rank(dataset, dataset.rows("test"))
+    assert counts[ranked.items].mean() > counts[unweighed.items].mean()
+    assert np.array_equal(ranked.target_distance, unweighed.target_distance)
 
 
 def test_the_pass_equals_each_row_alone(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
@@ -178,7 +207,7 @@ def test_every_family_trains_and_recommends(dataset: PreparedDataset, tmp_path: 
     made = BIGRec.objective(config, dataset, inputs, seed=0)
     training = TrainingConfig(epochs=1, batch_size=4, learning_rate=0.01)
     result = train_local(made, dataset, training, tmp_path / "run")
-    state = made.model.finished(result.state)
+    state = made.model.finished(result.state, dataset)
     save_checkpoint(str(tmp_path / "teacher"), made.model, dataset, state=state)
     before = made.model.eval().item_vectors()
     for file in (tmp_path / "base").iterdir():
@@ -222,6 +251,18 @@ def test_adapters_alone_learn_and_titles_keep_the_vectors_of_the_base(
     wrong = dataclasses.replace(config, lora=BIGRecLoRAConfig(targets=("nothing",)))
     with pytest.raises(UserError, match=r"lora\.targets nothing: .*not found in the base model"):
         BIGRec.objective(wrong, dataset, inputs, seed=0)
+
+
+def test_what_cannot_work_is_refused(
+    dataset: PreparedDataset, objective: Callable[..., TitleObjective], tmp_path: Path, cache: str
+) -> None:
+    zero = TrainingConfig(deepspeed=DeepSpeedConfig(zero_stage=3))
+    with pytest.raises(UserError, match=r"set teacher\.training\.deepspeed\.zero_stage to 2 or less"):
+        objective(dataset).batches(dataset, zero, rank=0, world=1)
+    tokenizer = load_tokenizer(train_tokenizer(BIGRecConfig(**SMALL), dataset, cache))
+    base = save_base(tmp_path / "base", "Mistral", tokenizer, len(tokenizer), sliding_window=300)
+    with pytest.raises(UserError, match=r"latest 300 tokens only; set teacher\.model\.max_tokens to 300 or less"):
+        BIGRec.objective(BIGRecConfig(base=base), dataset, {}, seed=0)
 
 
 def test_configuration(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,10 +7,21 @@ import torch
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from recsys.data.prepared import PreparedDataset
+from recsys.teachers.bigrec import generation
 from recsys.teachers.bigrec.bigrec import BIGRec
+from recsys.teachers.bigrec.config import BIGRecConfig
 from recsys.teachers.bigrec.generation import TitleGenerator
+from recsys.teachers.bigrec.language_model import train_tokenizer
+from recsys.teachers.item_encoder import load_tokenizer
+from tests.unit.teachers.bigrec.conftest import SMALL, save_base
 
 CLOSING = list(range(5, 300, 11))  # so many that random models close their texts at various lengths
+
+
+@pytest.fixture(autouse=True)
+def few_tokens_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that even small batches are read in parts of different widths."""
+    monkeypatch.setattr(generation, "_TOKENS", {"cpu": 300})
 
 
 class EndsAfterQuote(LogitsProcessor):
@@ -63,6 +75,18 @@ def test_it_writes_what_generate_writes(dataset: PreparedDataset, teacher: Calla
     assert written == [published(model, prompt, beams) for prompt in prompts]
     assert len({len(tokens) for tokens in written}) > 1, "all texts are equally long: the test shows little"
     assert any(tokens[-1] in CLOSING for tokens in written)
+
+
+@pytest.mark.parametrize("family", ["Qwen2", "Qwen3", "Mistral", "Gemma", "Gemma3"])
+def test_other_families_write_what_generate_writes(
+    dataset: PreparedDataset, tmp_path: Path, cache: str, family: str
+) -> None:
+    tokenizer = load_tokenizer(train_tokenizer(BIGRecConfig(**SMALL), dataset, cache))
+    base = save_base(tmp_path / "base", family, tokenizer, len(tokenizer), initializer_range=0.5)
+    model = BIGRec.objective(BIGRecConfig(base=base, max_tokens=400), dataset, {}, seed=0).model.eval()
+    prompts = prompts_of(model, dataset, 6)
+    written = generator(model, beams=2, batch_size=4).generate(prompts)
+    assert written == [published(model, prompt, 2) for prompt in prompts]
 
 
 def test_the_prefix_cache_changes_nothing(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:

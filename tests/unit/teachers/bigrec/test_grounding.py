@@ -11,7 +11,7 @@ def test_nearest_equals_a_naive_loop() -> None:
     queries[0] = items[7]
     excluded = torch.tensor([0, 0, 3, 8]), torch.tensor([9, 40, 1, 12])
     for chunk in (1, 3, 40, 100):
-        found, distances = nearest(queries, items, 6, excluded, chunk=chunk)
+        found, distances = nearest(queries, items, 6, excluded=excluded, chunk=chunk)
         for row, query in enumerate(queries):
             barred = set(excluded[1][excluded[0] == row].tolist())
             pairs = sorted((float((query - items[item]).norm()), item) for item in range(1, 41) if item not in barred)[
@@ -20,6 +20,19 @@ def test_nearest_equals_a_naive_loop() -> None:
             assert found[row].tolist() == [item for _, item in pairs]
             np.testing.assert_allclose(distances[row], [distance for distance, _ in pairs], rtol=1e-6)
     assert distances[0, 0] == 0
+
+
+def test_weights_bend_the_order() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, items = torch.randn(4, 5, generator=generator), torch.randn(41, 5, generator=generator)
+    weights = torch.rand(41, generator=generator) + 0.1
+    for chunk in (7, 100):
+        found, distances = nearest(queries, items, 6, weights=weights, chunk=chunk)
+        for row, query in enumerate(queries):
+            distance = (items - query).norm(dim=1)
+            key = weights * (distance.square() - distance[1:].min().square())
+            assert found[row].tolist() == (key[1:].argsort()[:6] + 1).tolist()
+            torch.testing.assert_close(distances[row], distance[found[row]])
 
 
 def test_embeddings_equal_those_of_each_text_alone() -> None:
