@@ -40,7 +40,7 @@ from recsys.teachers.bigrec.trie import TitleTrie
 from recsys.teachers.config import SignalsConfig
 from recsys.teachers.engine import inference_engine, resolve_dtype
 from recsys.teachers.item_encoder import load_tokenizer
-from recsys.teachers.teacher import Progress, Rankings, Teacher
+from recsys.teachers.teacher import Progress, Rankings, Teacher, finite_only
 
 if TYPE_CHECKING:
     from recsys.teachers.bigrec.generation import TitleGenerator
@@ -301,12 +301,6 @@ class TitlePass:
         model, config = self._model, self._config
         histories = [dataset.seen(int(row))[-dataset.max_history :].tolist() for row in rows]
         queries = model.ground(model.write(self._generator, histories))
-        bad = ~torch.isfinite(queries).all(dim=1).cpu().numpy()
-        if bad.any():
-            raise UserError(
-                f"the teacher's text cannot be embedded for {int(bad.sum())} of {len(rows)} rows, the first is row "
-                f"{rows[bad][0]}; its checkpoint is not usable, train it again"
-            )
         weights = model.weights if model.config.popularity else None
         items, distances = [], []
         for begin in range(0, len(rows), config.batch_size):
@@ -319,9 +313,10 @@ class TitlePass:
             items.append(found.cpu())
             distances.append(distance.cpu())
         targets = model.items[torch.from_numpy(dataset.targets(rows).astype(np.int64)).to(queries.device)]
-        return Rankings(
+        rankings = Rankings(
             rows=rows,
             items=torch.cat(items).numpy().astype(np.int32),
             scores=torch.cat(distances).numpy(),
             target_distance=(queries - targets).norm(dim=1).cpu().numpy(),
         )
+        return finite_only(rankings, dataset)

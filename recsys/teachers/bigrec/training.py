@@ -54,19 +54,28 @@ class TitleObjective(Objective):
         """The prefix that all prompts share is computed once a step, its gradient is that of all of them."""
         from transformers import DynamicCache
 
+        lm, prefix = self.model.lm, self.model.prompts.prefix
         tokens, inside, labels = batch["tokens"], batch["inside"], batch["labels"]
-        prefix = torch.tensor([self.model.prompts.prefix], device=tokens.device)
-        shared = DynamicCache()
-        self.model.lm(input_ids=prefix, past_key_values=shared, use_cache=True, logits_to_keep=1)
-        shared.batch_repeat_interleave(len(tokens))
+        begin = torch.tensor([prefix], device=tokens.device)
+        positions = (len(prefix) + inside.cumsum(dim=1) - 1).clamp_min(0)
+        shared = None
         wanted = int((labels != _IGNORED).any(dim=0).nonzero()[0])  # scores of what lies before it are not computed
-        logits = self.model.lm(
+        keep = tokens.shape[1] - wanted + 1
+        if lm.is_gradient_checkpointing:  # which knows no keys and values from before
+            tokens = torch.cat([begin.expand(len(tokens), -1), tokens], dim=1)
+            first = torch.arange(len(prefix), device=tokens.device).expand(len(tokens), -1)
+            positions = torch.cat([first, positions], dim=1)
+        else:
+            shared = DynamicCache()
+            lm(input_ids=begin, past_key_values=shared, use_cache=True, logits_to_keep=1)
+            shared.batch_repeat_interleave(len(tokens))
+        logits = lm(
             input_ids=tokens,
-            attention_mask=functional.pad(inside, (prefix.shape[1], 0), value=1),
-            position_ids=(prefix.shape[1] + inside.cumsum(dim=1) - 1).clamp_min(0),
+            attention_mask=functional.pad(inside, (len(prefix), 0), value=1),
+            position_ids=positions,
             past_key_values=shared,
-            use_cache=True,
-            logits_to_keep=tokens.shape[1] - wanted + 1,
+            use_cache=shared is not None,
+            logits_to_keep=keep,
         ).logits
         loss = functional.cross_entropy(
             logits[:, :-1].flatten(0, 1).float(), labels[:, wanted:].flatten(), ignore_index=_IGNORED, reduction="sum"

@@ -19,6 +19,7 @@ from recsys.teachers.bigrec.training import PromptBatches, TitleObjective
 from recsys.teachers.config import HLLMConfig, SignalsConfig
 from recsys.teachers.item_encoder import load_tokenizer
 from recsys.training.config import DeepSpeedConfig, TrainingConfig
+from recsys.training.engine import build_engine
 from recsys.training.loop import train_local
 from tests.unit.teachers.bigrec.conftest import SMALL, save_base
 
@@ -121,7 +122,7 @@ def test_a_poisoned_row_is_named(dataset: PreparedDataset, teacher: Callable[...
         model.ready(SignalsConfig(k=4, dtype="fp32"), "cpu")
     with torch.no_grad():
         model.lm.model.norm.weight.fill_(torch.nan)
-    with pytest.raises(UserError, match=r"cannot be embedded for 1 of 1 rows, the first is row 1"):
+    with pytest.raises(UserError, match=r"not finite for 1 of 1 rows, the first is row 1 \(user 'u0'\)"):
         ready.rank(dataset, np.array([1]))
 
 
@@ -251,6 +252,19 @@ def test_adapters_alone_learn_and_titles_keep_the_vectors_of_the_base(
     wrong = dataclasses.replace(config, lora=BIGRecLoRAConfig(targets=("nothing",)))
     with pytest.raises(UserError, match=r"lora\.targets nothing: .*not found in the base model"):
         BIGRec.objective(wrong, dataset, inputs, seed=0)
+
+
+def test_gradient_checkpointing_changes_nothing(
+    dataset: PreparedDataset, objective: Callable[..., TitleObjective]
+) -> None:
+    made = objective(dataset)
+    batch, total = next(made.batches(dataset, TrainingConfig(batch_size=5), rank=0, world=1).epoch(0))
+    losses = []
+    for checkpointing in (False, True):
+        config = TrainingConfig(checkpointing=checkpointing, accumulation=2)
+        engine = build_engine(objective(dataset), config, torch.device("cpu"))
+        losses.append([float(engine.step(batch, total, 1e-2)["loss"]) for _ in range(2)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_what_cannot_work_is_refused(
