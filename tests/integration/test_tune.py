@@ -150,6 +150,7 @@ def test_a_sweep_with_stopping_and_a_trial_that_diverges(
     with pytest.raises(UserError, match=r"8 of 9 trials ended.*--resume"):
         tune.run(settings, "weights", more)
     assert tune.run(settings, "weights", more, resume=True)[:TRIALS] == records
+    assert len(children(settings, "weights-small")) == TRIALS + 1
     assert before.items() <= {p.name: p.stat().st_mtime_ns for p in (folder / "trials").iterdir()}.items()
 
 
