@@ -111,7 +111,6 @@ def room(config: SweepConfig) -> int:
 def run_trials(
     config: SweepConfig,
     student: StudentSettings,
-    layout: Layout,
     inputs: "ray.ObjectRef[_Inputs]",
     search: Search,
     ledger: Ledger,

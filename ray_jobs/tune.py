@@ -30,7 +30,7 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation import results
 from recsys.signals.signals import TeacherSignals
-from recsys.tuning.config import IntRange, LogUniform, SweepConfig, Uniform, candidate, check, defaults, grid
+from recsys.tuning.config import LogUniform, SweepConfig, Uniform, candidate, check, combinations, defaults, grid
 from recsys.tuning.records import Record, Started, TrialStore, best
 
 SPACES = Path(__file__).parent / "configs" / "spaces"
@@ -122,19 +122,28 @@ class Sweep:
         layout = self.settings.layout
         dataset = PreparedDataset.load(layout.dataset)
         signals = TeacherSignals.load(layout.signals, dataset) if self.student.distillation else None
-        for parameters in self._structures():
-            try:
-                distill.assemble(self.candidate(parameters), dataset, signals, layout)
-            except UserError as error:
-                which = ", ".join(f"{key}={value}" for key, value in parameters.items()) or "as configured"
-                raise UserError(f"a student of the space cannot be built ({which}): {error}") from None
+        self._check_buildable(dataset, signals)
         return dataset, signals
 
-    def _structures(self) -> list[dict[str, Any]]:
-        """Parameters that may not fit the data, which real numbers hardly can."""
-        whole = {k: p for k, p in self.config.parameters.items() if not isinstance(p, Uniform | LogUniform)}
-        ends = {k: p.samples() if isinstance(p, IntRange) else p.grid() for k, p in whole.items()}
-        return [{}, *({key: value} for key, values in ends.items() for value in values)]
+    def _check_buildable(self, dataset: PreparedDataset, signals: TeacherSignals | None) -> None:
+        """Every choice and end of a whole range must go together with some of the others'; real numbers always fit."""
+        values: dict[str, list[Any]] = {}
+        for key, parameter in self.config.parameters.items():
+            real = isinstance(parameter, Uniform | LogUniform)
+            values[key] = parameter.samples()[:1] if real else parameter.samples()
+        proven: set[tuple[str, str]] = set()
+        for key, value in ((key, value) for key in values for value in values[key]):
+            problem = None
+            for parameters in combinations({**values, key: [value]}):
+                if (key, repr(value)) in proven:
+                    break
+                try:
+                    distill.assemble(self.candidate(parameters), dataset, signals, self.settings.layout)
+                    proven |= {(k, repr(v)) for k, v in parameters.items()}
+                except UserError as error:
+                    problem = error
+            if (key, repr(value)) not in proven:
+                raise UserError(f"no student of the space with {key}={value} can be built: {problem}")
 
 
 def run(
@@ -228,7 +237,6 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
         trials.run_trials(
             config,
             sweep.trial_student,
-            settings.layout,
             inputs,
             search,
             ledger,
