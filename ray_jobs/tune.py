@@ -13,6 +13,7 @@ alone; test rows are ranked once, for the winner, where --retrain N trains it an
 """
 
 import argparse
+import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -34,6 +35,7 @@ from recsys.tuning.config import LogUniform, SweepConfig, Uniform, candidate, ch
 from recsys.tuning.records import Record, Started, TrialStore, best
 
 SPACES = Path(__file__).parent / "configs" / "spaces"
+_BUILT = 64  # students, before a value is said to go together with nothing
 # What may change from one part of a sweep to the next.
 _WITHOUT_EFFECT = {"trials", "minutes", "concurrent", "cpus", "gpus", "restarts", "retrain"}
 
@@ -132,9 +134,9 @@ class Sweep:
             real = isinstance(parameter, Uniform | LogUniform)
             values[key] = parameter.samples()[:1] if real else parameter.samples()
         proven: set[tuple[str, str]] = set()
-        for key, value in ((key, value) for key in values for value in values[key]):
+        for key, value in [(key, value) for key, tried in values.items() for value in tried]:
             problem = None
-            for parameters in combinations({**values, key: [value]}):
+            for parameters in itertools.islice(combinations({**values, key: [value]}), _BUILT):
                 if (key, repr(value)) in proven:
                     break
                 try:
