@@ -13,6 +13,8 @@ alone; test rows are ranked once, for the winner, where --retrain N trains it an
 """
 
 import argparse
+import itertools
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,10 +31,11 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation import results
 from recsys.signals.signals import TeacherSignals
-from recsys.tuning.config import IntRange, LogUniform, SweepConfig, Uniform, candidate, check, defaults, grid
+from recsys.tuning.config import LogUniform, SweepConfig, Uniform, candidate, check, combinations, defaults, grid
 from recsys.tuning.records import Record, Started, TrialStore, best
 
 SPACES = Path(__file__).parent / "configs" / "spaces"
+_BUILT = 64  # students, before a value is said to go together with nothing
 # What may change from one part of a sweep to the next.
 _WITHOUT_EFFECT = {"trials", "minutes", "concurrent", "cpus", "gpus", "restarts", "retrain"}
 
@@ -63,6 +66,12 @@ class Sweep:
         self.settings, self.config = settings, config
         self.name = f"{name}-{config.student}"
         self.student = distill.find(settings, config.student)
+        taught = [key for key in config.parameters if key.startswith("distillation.")]
+        if taught and self.student.distillation is None:
+            raise UserError(
+                f"parameters.{taught[0]}: student {config.student} has no distillation; give it one, or name another "
+                "student (--student)"
+            )
         check(self.student, config.parameters)
         training = replace(self.student.training, epochs=config.epochs or self.student.training.epochs)
         self.trial_student = replace(self.student, training=training)
@@ -91,19 +100,19 @@ class Sweep:
             storage.delete(self.uri)
         plan = storage.join(self.uri, "sweep.json")
         known = results.read_json_if_whole(plan)
-        if isinstance(known, dict):
-            ended = len(self.store.records())
-            if known["key"] != self.key:
-                raise UserError(
-                    f"sweep {self.name} in {self.uri} was made with another space, student or data ({ended} trials); "
-                    "--force throws them away and starts anew"
-                )
-            if not resume and ended < self.trials:
-                raise UserError(
-                    f"sweep {self.name} was begun ({ended} of {self.trials} trials ended); "
-                    "continue with --resume, or throw them away with --force"
-                )
-        else:
+        ended = len(self.store.records())
+        begun = ended + len(self.store.interrupted())
+        if isinstance(known, dict) and known["key"] != self.key and begun:
+            raise UserError(
+                f"sweep {self.name} in {self.uri} was made with another space, student or data ({ended} trials); "
+                "--force throws them away and starts anew"
+            )
+        if begun and ended < self.trials and not resume:
+            raise UserError(
+                f"sweep {self.name} was begun ({ended} of {self.trials} trials ended); "
+                "continue with --resume, or throw them away with --force"
+            )
+        if not isinstance(known, dict) or known["key"] != self.key:
             storage.write_json(plan, {"key": self.key, "sweep": to_dict(self.config), "student": to_dict(self.student)})
 
     def load(self) -> tuple[PreparedDataset, TeacherSignals | None]:
@@ -114,22 +123,29 @@ class Sweep:
         """
         layout = self.settings.layout
         dataset = PreparedDataset.load(layout.dataset)
-        # A parameter may switch distillation on.
-        distilled = any(key.startswith("distillation") for key in self.config.parameters)
-        signals = TeacherSignals.load(layout.signals, dataset) if self.student.distillation or distilled else None
-        for parameters in self._structures():
-            try:
-                distill.assemble(self.candidate(parameters), dataset, signals, layout)
-            except UserError as error:
-                which = ", ".join(f"{key}={value}" for key, value in parameters.items()) or "as configured"
-                raise UserError(f"a student of the space cannot be built ({which}): {error}") from None
+        signals = TeacherSignals.load(layout.signals, dataset) if self.student.distillation else None
+        self._check_buildable(dataset, signals)
         return dataset, signals
 
-    def _structures(self) -> list[dict[str, Any]]:
-        """Parameters that may not fit the data, which real numbers hardly can."""
-        whole = {k: p for k, p in self.config.parameters.items() if not isinstance(p, Uniform | LogUniform)}
-        ends = {k: p.samples() if isinstance(p, IntRange) else p.grid() for k, p in whole.items()}
-        return [{}, *({key: value} for key, values in ends.items() for value in values)]
+    def _check_buildable(self, dataset: PreparedDataset, signals: TeacherSignals | None) -> None:
+        """Every choice and end of a whole range must go together with some of the others'; real numbers always fit."""
+        values: dict[str, list[Any]] = {}
+        for key, parameter in self.config.parameters.items():
+            real = isinstance(parameter, Uniform | LogUniform)
+            values[key] = parameter.samples()[:1] if real else parameter.samples()
+        proven: set[tuple[str, str]] = set()
+        for key, value in [(key, value) for key, tried in values.items() for value in tried]:
+            problem = None
+            for parameters in itertools.islice(combinations({**values, key: [value]}), _BUILT):
+                if (key, repr(value)) in proven:
+                    break
+                try:
+                    distill.assemble(self.candidate(parameters), dataset, signals, self.settings.layout)
+                    proven |= {(k, repr(v)) for k, v in parameters.items()}
+                except UserError as error:
+                    problem = error
+            if (key, repr(value)) not in proven:
+                raise UserError(f"no student of the space with {key}={value} can be built: {problem}")
 
 
 def run(
@@ -160,6 +176,8 @@ def run(
 def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
     config, settings = sweep.config, sweep.settings
     dataset, signals = sweep.load()
+    # What a trial has to say is in its record; Ray reads this when it is imported.
+    os.environ.setdefault("RAY_LOG_TO_DRIVER", "0")
     from ray_jobs import runtime, trials
     from recsys.tuning.ledger import Ledger
     from recsys.tuning.search import Search
@@ -186,6 +204,7 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
         settings.layout.mlflow,
         settings.name,
         f"sweep {sweep.name}",
+        id=(results.read_json_if_whole(storage.join(sweep.uri, "run.json")) or {}).get("id", ""),
         params={key: value for key, value in to_dict(config).items() if key not in _WITHOUT_EFFECT},
         tags={"student": config.student, "dataset": fingerprint, "sweep": sweep.key},
     ) as recorded:
@@ -290,6 +309,9 @@ def _retrain(sweep: Sweep, settings: Settings) -> dict[str, Any]:
     names = _tuned_names(sweep)
     for name in names:
         distill.run(settings, name)
+    if recorded := results.read_json_if_whole(storage.join(sweep.uri, "run.json")):
+        checkpoint = storage.local_copy(settings.layout.student(names[0]), "checkpoint")
+        tracking.Run(**recorded).register(checkpoint, f"{settings.name}.{names[0]}")
     winners = replace(settings, students={name: settings.students[name] for name in names})
     subjects = [subject for subject in evaluate.subjects(winners) if subject.name in names]
     missing = [s for s in subjects if not results.is_current(settings.layout.results, s.name, s.key)]

@@ -124,6 +124,24 @@ class Run:
 
         self._record(f"artefact {Path(path).name}", write)
 
+    def register(self, path: str | Path, model: str) -> None:
+        """Copy a checkpoint's directory into the run and make it the newest version of a registered model, once."""
+
+        def write() -> None:
+            from mlflow.exceptions import MlflowException
+
+            if any(version.name == model for version in self._client.search_model_versions(f"run_id = '{self.id}'")):
+                return
+            self._client.log_artifacts(self.id, str(path), "model")
+            try:
+                self._client.create_registered_model(model)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            self._client.create_model_version(model, source=f"runs:/{self.id}/model", run_id=self.id)
+
+        self._record(f"model {model}", write)
+
     @property
     def _client(self) -> "MlflowClient":
         return _client(self.uri)
@@ -165,6 +183,7 @@ def start_run(
     project: str,
     step: str,
     *,
+    id: str = "",
     params: Mapping[str, Any] | None = None,
     tags: Mapping[str, Any] | None = None,
 ) -> Iterator[Run]:
@@ -177,11 +196,12 @@ def start_run(
         store: URI of the directory of the default store (`Layout.mlflow`).
         project: name of the experiment where the configuration names none.
         step: name of the run.
+        id: of a run that was started before and is to be continued, whatever became of it.
 
     Raises:
         UserError: the outermost run cannot be started; a child that cannot is said in one line and not recorded.
     """
-    run = _start(config, store, project, step, params or {}, tags or {}, _parent())
+    run = _start(config, store, project, step, params or {}, tags or {}, _parent(), id)
     with _active(run, lambda: run):
         yield run
 
@@ -224,9 +244,7 @@ def start_child(
     Args:
         id: of a run that was started before and is to be continued, whatever became of it.
     """
-    if id and parent.uri:
-        return Run(parent.uri, id)
-    return _start(config, store, project, step, params or {}, tags or {}, parent)
+    return _start(config, store, project, step, params or {}, tags or {}, parent, id)
 
 
 @contextmanager
@@ -259,6 +277,7 @@ def _start(
     params: Mapping[str, Any],
     tags: Mapping[str, Any],
     outer: Run | None,
+    id: str = "",
 ) -> Run:
     if (config.uri or "").lower() == "none" or (outer is not None and not outer.uri):
         return Run()
@@ -266,6 +285,8 @@ def _start(
 
     uri, artifacts = _location(config, store)
     try:
+        if id and (run := _reopen(uri, id)):
+            return run
         return _open(uri, artifacts, config.experiment or project, step, params, tags, outer)
     except (MlflowException, OSError) as error:
         problem = f"MLflow store {uri} cannot be used: {_one_line(error)}"
@@ -329,6 +350,19 @@ def _open(
     run = Run(uri, created.info.run_id)
     run.log_params(params)
     return run
+
+
+def _reopen(uri: str, id: str) -> Run | None:
+    """The run of that id, or None where the store has none."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        _client(uri).update_run(id, status="RUNNING")
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return Run(uri, id)
 
 
 def _experiment(client: "MlflowClient", name: str, artifacts: str | None) -> str:

@@ -14,7 +14,7 @@ would refuse, before anything is started.
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from recsys.config import Field, configuration, from_dict, set_value, to_dict
@@ -216,8 +216,12 @@ def candidate(base: T, parameters: Mapping[str, Any]) -> T:
 
 def grid(parameters: Mapping[str, Parameter]) -> list[dict[str, Value]]:
     """Every combination, the last parameter changing fastest."""
-    values = [parameter.grid() for parameter in parameters.values()]
-    return [dict(zip(parameters, combination, strict=True)) for combination in itertools.product(*values)]
+    return list(combinations({key: parameter.grid() for key, parameter in parameters.items()}))
+
+
+def combinations(values: Mapping[str, Sequence[Value]]) -> Iterator[dict[str, Value]]:
+    """One value of each key, in every way."""
+    return (dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values()))
 
 
 def check(base: Any, parameters: Mapping[str, Parameter]) -> None:

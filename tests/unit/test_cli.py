@@ -118,6 +118,7 @@ def test_the_page_needs_recorded_runs(tmp_path: Path, command: Command) -> None:
     [
         (["--space", "nothing"], "there is no space 'nothing': neither a file, nor one of dllm2rec-weights,"),
         (["--student", "nobody"], "the configuration has no student 'nobody'; it has: sasrec,"),
+        (["--student", "sasrec"], "parameters.distillation.ranking.weight: student sasrec has no distillation"),
         (["--student", "sasrec", "--trials", "0"], "trials: should be greater than or equal to 1"),
         (["students.sasrec-distilled.model.heads=3"], "width 16 is not divisible by heads 3"),
     ],

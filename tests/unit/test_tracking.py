@@ -143,7 +143,12 @@ def test_remote_storage_needs_a_server(tmp_path: Path) -> None:
 
 def test_a_child_that_others_work_on(store: str) -> None:
     config = TrackingConfig()
-    with tracking.start_run(config, store, "children", "sweep") as sweep:
+    with tracking.start_run(config, store, "children", "sweep") as begun:
+        pass
+    with tracking.start_run(config, store, "children", "gone", id="0" * 32) as other:
+        assert other.id != "0" * 32, "a run that is not there is begun anew"
+    with tracking.start_run(config, store, "children", "sweep", id=begun.id) as sweep:
+        assert sweep == begun and client(store).get_run(sweep.id).info.status == "RUNNING"
         child = tracking.start_child(config, store, "children", "trial 0", parent=sweep, params={"model.width": 8})
         assert tracking.start_child(config, store, "children", "trial 0", parent=sweep, id=child.id) == child
         child.log_curve([{"epoch": 1, "valid_ndcg@10": 0.1, "nan": float("nan")}, {"epoch": 2, "valid_ndcg@10": 0.3}])
@@ -157,3 +162,16 @@ def test_a_child_that_others_work_on(store: str) -> None:
     nowhere = tracking.start_child(TrackingConfig(uri="none"), store, "children", "trial", parent=tracking.Run())
     nowhere.log_curve([{"epoch": 1, "loss": 1.0}])
     nowhere.finish("FINISHED")
+
+
+def test_a_model_is_registered_once(store: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for _ in range(2):
+        with tracking.start_run(TrackingConfig(), store, "models", "sweep") as run:
+            run.register(tmp_path, "p.small-tuned")
+            run.register(tmp_path, "p.small-tuned")
+    versions = client(store).search_model_versions("name = 'p.small-tuned'")
+    assert sorted(int(version.version) for version in versions) == [1, 2], "a run gives one version"
+    files = {client(store).get_run(version.run_id).info.artifact_uri for version in versions}
+    assert len(files) == 2
+    assert all((Path(uri.removeprefix("file://")) / "model" / "config.json").exists() for uri in files)

@@ -24,13 +24,16 @@ def sweep(parameters: dict[str, Any], **values: Any) -> SweepConfig:
     return from_dict(SweepConfig, {"student": "s", "parameters": parameters, **values})
 
 
-@pytest.mark.parametrize("space", sorted(file.stem for file in SPACES.glob("*.yaml")))
-def test_the_packaged_spaces_fit_the_demo(space: str) -> None:
-    settings = load_config(Settings, ROOT / "ray_jobs" / "configs" / "demo.yaml")
+@pytest.mark.parametrize(
+    ("space", "project"), [("dllm2rec-weights", "demo"), ("student-baseline", "demo"), ("slmrec-depth", "depth")]
+)
+def test_the_packaged_spaces_fit_the_packaged_projects(space: str, project: str) -> None:
+    settings = load_config(Settings, ROOT / "ray_jobs" / "configs" / f"{project}.yaml")
     name, config = load_space(space)
-    assert name == space
+    assert name == space and (SPACES / f"{space}.yaml").exists()
     check(settings.students[config.student], config.parameters)
-    assert defaults(settings.students[config.student], config.parameters) is not None, "what is known is tried too"
+    if project == "demo":
+        assert defaults(settings.students[config.student], config.parameters), "what is known is tried too"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,7 @@ def test_what_is_no_space_is_refused(values: dict[str, Any], message: str) -> No
 
 
 def test_a_space_that_is_not_there_is_named_with_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no space 'nothing'.*dllm2rec-weights, student-baseline"):
+    with pytest.raises(UserError, match=r"no space 'nothing'.*dllm2rec-weights, slmrec-depth, student-baseline"):
         load_space("nothing")
     file = tmp_path / "mine.yaml"
     file.write_text("student: a\nparameters:\n  model.blocks: {kind: int, low: 1, high: 2}\n")
