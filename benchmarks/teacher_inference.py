@@ -79,7 +79,7 @@ def train(dataset: PreparedDataset, folder: str, options: Options) -> tuple[BIGR
     config = BIGRecConfig(beams=BEAMS, **size)
     objective = BIGRec.objective(config, dataset, BIGRec.prepare(config, dataset, cache=folder, student=str), seed=0)
     model: BIGRec = objective.model
-    learning = TrainingConfig(batch_size=16 if options.quick else 32, gradient_clipping=1.0)
+    learning = TrainingConfig(batch_size=16 if options.quick else 32, gradient_clipping=1.0, precision="bf16")
     engine = build_engine(objective, learning, torch.device("cpu"))
     until = time.monotonic() + (5 if options.quick else 20 * options.minutes)
     batches = objective.batches(dataset, learning, rank=0, world=1)
