@@ -10,7 +10,7 @@ page counted once) with two trials at a time is compared with that of one at a t
 Keys: `overhead_share`, of the places for trials times the sweep's seconds, what was not training or validation;
 `trial_start_seconds`, what a trial takes beside its epochs, median of those after the first of their process, and
 `first_start_seconds`; `epochs_share` of what all trials to their end would take; `memory_ratio_two_trials`, with
-`one_trial_gb`, `two_trials_gb` and `shared_gb`. In a `--quick` run everything is tiny and shares one Ray.
+`one_trial_gb`, `two_trials_gb` and `shared_gb`. A `--quick` run leaves memory out (null).
 """
 
 import argparse
@@ -44,22 +44,21 @@ BYTES = 132  # of an interaction in the object store: dataset 20, signals 12 + 4
 def body(options: Options) -> dict[str, Any]:
     torch.set_num_threads(1)
     cores = len(os.sched_getaffinity(0))
-    gigabytes = 0.01 if options.quick else options.args.gigabytes
+    gigabytes = 0.0 if options.quick else options.args.gigabytes
     with scratch() as folder:
         settings = project(options, folder)
         started = time.monotonic()
         with a_ray(cores, gigabytes):
-            figures = overhead(options, settings, cores, started)
-            if options.quick:
-                peaks = [memory(gigabytes, trials, folder) for trials in (1, 2)]
-        if not options.quick:
-            peaks = []
-            for trials in (1, 2):
-                with a_ray(2, gigabytes):
-                    peaks.append(memory(gigabytes, trials, folder))
-    (one, shared), (two, _) = peaks
-    figures |= {"memory_ratio_two_trials": two / one, "one_trial_gb": one, "two_trials_gb": two, "shared_gb": shared}
-    return {name: round(value, 4) for name, value in figures.items()}
+            figures: dict[str, Any] = overhead(options, settings, cores, started)
+        peaks = []
+        for trials in () if options.quick else (1, 2):
+            with a_ray(2, gigabytes):
+                peaks.append(memory(gigabytes, trials, folder))
+    memories: dict[str, Any] = dict.fromkeys(("memory_ratio_two_trials", "one_trial_gb", "two_trials_gb", "shared_gb"))
+    if peaks:
+        (one, shared), (two, _) = peaks
+        memories = dict(zip(memories, (two / one, one, two, shared), strict=True))
+    return {name: value and round(value, 4) for name, value in (figures | memories).items()}
 
 
 @contextmanager
@@ -107,7 +106,7 @@ def overhead(options: Options, settings: Settings, cores: int, started: float) -
     from ray_jobs import tune
 
     epochs = settings.students["sasrec"].training.epochs
-    trials = 4 if options.quick else options.args.trials
+    trials = 3 if options.quick else options.args.trials
     name, space = tune.load_space("student-baseline", trials=trials, minutes=0.6 * options.minutes)
     records = tune.run(settings, name, space)
     seconds = time.monotonic() - started

@@ -217,7 +217,7 @@ def test_a_killed_sweep_continues_without_repeating(driver: Any, settings: Setti
 
     without = driver()
     assert without.wait(120) == 2
-    assert f"{len(ended)} of {TRIALS} trials ended; continue with --resume" in (tmp_path / "log-1").read_text()
+    assert f"{len(ended)} of {TRIALS} trials ended); continue with --resume" in (tmp_path / "log-1").read_text()
     assert driver("--resume").wait(240) == 0, (tmp_path / "log-2").read_text()
     records = {record.digest: record for record in store.records()}
     assert sorted(record.number for record in records.values()) == list(range(TRIALS)), "all are accounted for"
