@@ -70,6 +70,13 @@ def sweep(parameters: dict[str, Any], **values: Any) -> SweepConfig:
     return from_dict(SweepConfig, {**standard, "parameters": parameters, **values})
 
 
+KILLED = sweep(
+    {"distillation.ranking.weight": {"kind": "loguniform", "low": 0.01, "high": 1}},
+    search="random",
+    stopping={"kind": "none"},
+)
+
+
 def children(settings: Settings, kind: str) -> list[Any]:
     """The MLflow runs of a sweep's trials."""
     from mlflow import MlflowClient
@@ -179,8 +186,7 @@ def test_what_cannot_be_built_is_said_before_anything_starts(settings: Settings)
 def driver(ray_session: None, settings: Settings, tmp_path: Path) -> Iterator[Any]:
     """Starts `python -m ray_jobs.tune` on the shared Ray."""
     space = tmp_path / "killed.yaml"
-    parameters = {"distillation.ranking.weight": {"kind": "loguniform", "low": 0.01, "high": 1}}
-    space.write_text(yaml.safe_dump(to_dict(sweep(parameters, search="random", stopping={"kind": "none"}))))
+    space.write_text(yaml.safe_dump(to_dict(KILLED)))
     file = tmp_path / "project.yaml"
     file.write_text(yaml.safe_dump(to_dict(settings)))
     address = ray.get_runtime_context().gcs_address
@@ -215,10 +221,9 @@ def test_a_killed_sweep_continues_without_repeating(driver: Any, settings: Setti
     begun = {started.digest: started for started in store.interrupted()}
     assert 3 <= len(ended) < TRIALS and begun
 
-    without = driver()
-    assert without.wait(120) == 2
-    assert f"{len(ended)} of {TRIALS} trials ended); continue with --resume" in (tmp_path / "log-1").read_text()
-    assert driver("--resume").wait(240) == 0, (tmp_path / "log-2").read_text()
+    with pytest.raises(UserError, match=rf"{len(ended)} of {TRIALS} trials ended\); continue with --resume"):
+        tune.run(settings, "killed", KILLED)
+    assert driver("--resume").wait(240) == 0, (tmp_path / "log-1").read_text()
     records = {record.digest: record for record in store.records()}
     assert sorted(record.number for record in records.values()) == list(range(TRIALS)), "all are accounted for"
     assert {digest: records[digest] for digest in ended} == ended, "what had ended was not touched"
