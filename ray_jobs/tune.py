@@ -265,6 +265,8 @@ def _conclude(sweep: Sweep, records: list[Record]) -> None:
     from recsys.tuning.report import spent
 
     found = best(records)
+    if not records:
+        raise UserError(f"no trial of sweep {sweep.name} ended in time; continue with --resume and more --minutes")
     if found is None:
         reasons = sorted({record.reason for record in records})
         raise UserError(f"no trial of sweep {sweep.name} finished an epoch: {'; '.join(reasons)[:500]}")
