@@ -82,7 +82,7 @@ def local_ray(num_cpus: int | None = None, environment: dict[str, str] | None = 
     marker = secrets.token_hex(16)
     try:
         (folder / _PID_FILE).write_text(
-            json.dumps({"pid": os.getpid(), "start": _start_time(os.getpid()), "marker": marker})
+            json.dumps({"pid": os.getpid(), "start": start_time(os.getpid()), "marker": marker})
         )
         yield _start(folder, marker, num_cpus or 2 * len(os.sched_getaffinity(0)), environment or {})
     finally:
@@ -108,7 +108,7 @@ def end_abandoned() -> list[str]:
             pid, start, marker = int(owner["pid"]), int(owner["start"]), str(owner["marker"])
         except (OSError, ValueError, KeyError):
             continue  # somebody else's, or being written
-        if _start_time(pid) == start:
+        if start_time(pid) == start:
             continue  # its owner is alive
         ended = end_processes(marker)
         shutil.rmtree(file.parent, ignore_errors=True)
@@ -227,7 +227,7 @@ def _marked(marker: str) -> set[int]:
     return found
 
 
-def _start_time(pid: int) -> int | None:
+def start_time(pid: int) -> int | None:
     """When a living process started, in clock ticks since boot; tells it from a later one of the same number."""
     try:
         state, *others = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ray_jobs.cli import QUIET
+from ray_jobs.local_ray import start_time
 
 MARKER = "RECSYS_TEST_SESSION"
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,11 +34,19 @@ def pytest_configure(config: pytest.Config) -> None:
     tempfile.tempdir = None
     os.environ.update(QUIET)
     os.environ.update({"TMPDIR": temporary, "RAY_AUTH_MODE": "disabled"})
-    if MARKER not in os.environ:
-        os.environ[MARKER] = uuid.uuid4().hex
-    for line in _marked_processes():  # of a worker that hung and was ended, whose place this one takes
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(line.split()[0]), signal.SIGKILL)
+    session = os.environ.get(MARKER, uuid.uuid4().hex).partition(":")[0]
+    os.environ[MARKER] = f"{session}:{os.getpid()}"
+    for pid, owner in _processes_of(session).items():  # left by a worker that hung and was ended
+        if start_time(int(owner)) is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share expensive things stay together on one of pytest-xdist's workers."""
+    for item in items:
+        group = item.path.stem
+        item.add_marker(pytest.mark.xdist_group("demo" if group in ("test_demo", "test_jobs") else group))
     for inherited in ("RAY_ADDRESS", "RECSYS_STORAGE", "RECSYS_DATA"):
         os.environ.pop(inherited, None)
 
@@ -108,16 +117,26 @@ def _wait_for_exit() -> None:
 
 
 def _marked_processes() -> list[str]:
-    marker = f"{MARKER}={os.environ[MARKER]}".encode()
+    """What this process started, itself or through others."""
+    session, _, own = os.environ[MARKER].partition(":")
     found = []
+    for pid, owner in _processes_of(session).items():
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            command = Path("/proc", str(pid), "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if owner == own and command:  # empty: a zombie, already dead
+                found.append(f"{pid} {command[:150]}")
+    return found
+
+
+def _processes_of(session: str) -> dict[int, str]:
+    """Process → the process of this test session that started it, itself or through others."""
+    prefix = f"{MARKER}={session}:".encode()
+    found = {}
     for process in Path("/proc").iterdir():
         if not process.name.isdigit() or int(process.name) == os.getpid():
             continue
-        try:
-            if marker in (process / "environ").read_bytes():
-                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if command:  # empty: a zombie, already dead
-                    found.append(f"{process.name} {command[:150]}")
-        except OSError:
-            continue  # it ended meanwhile, or belongs to someone else
+        with contextlib.suppress(OSError):  # it ended meanwhile, or belongs to someone else
+            for entry in (process / "environ").read_bytes().split(b"\0"):
+                if entry.startswith(prefix):
+                    found[int(process.name)] = entry[len(prefix) :].decode()
     return found

@@ -95,12 +95,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def processes(entry: str) -> set[str]:
-    """Ids of the processes in whose environment `NAME=value` is."""
+def processes(*entries: str) -> set[str]:
+    """Ids of the processes in whose environment every `NAME=value` is, or begins so."""
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if entry.encode() in (process / "environ").read_bytes().split(b"\0"):
+            environment = (process / "environ").read_bytes().split(b"\0")
+            if all(any(given.startswith(entry.encode()) for given in environment) for entry in entries):
                 found.add(process.name)
         except OSError:
             continue  # it ended meanwhile, or belongs to someone else

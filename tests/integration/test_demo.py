@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_jobs import local_ray
 from tests.integration.commands import DemoRuns, Make, free_port, processes
 
 MARKER = "RECSYS_TEST_SESSION"  # in the environment of whatever this session starts (tests/conftest.py)
@@ -62,7 +63,8 @@ def test_runs_are_children_of_one_pipeline_that_was_continued(demo: DemoRuns) ->
 def test_ctrl_c_leaves_nothing_running(make: Make, tmp_path: Path) -> None:
     def left() -> set[str]:
         folders = {str(path) for path in Path(tempfile.gettempdir()).glob("recsys-ray-*")}
-        return folders | processes(f"{MARKER}={os.environ[MARKER]}")
+        # Not those of the Ray that other tests share, whose workers come and go.
+        return folders | processes(f"{MARKER}={os.environ[MARKER]}", f"{local_ray.MARKER}=")
 
     before = left()
     command = make.start("demo", "DATA=fixture", f"STORAGE={tmp_path}")

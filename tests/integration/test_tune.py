@@ -206,6 +206,7 @@ def driver(ray_session: None, settings: Settings, tmp_path: Path) -> Iterator[An
             process.wait()
 
 
+@pytest.mark.full
 @pytest.mark.faults
 def test_a_killed_sweep_continues_without_repeating(driver: Any, settings: Settings, tmp_path: Path) -> None:
     folder = Path(settings.layout.sweep("killed-small"))

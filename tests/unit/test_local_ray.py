@@ -17,7 +17,7 @@ def abandon(root: Path, owner: subprocess.Popen[bytes]) -> tuple[Path, subproces
     """A folder of `owner` and one process of its Ray."""
     folder = root / "recsys-ray-1"
     folder.mkdir()
-    start = local_ray._start_time(owner.pid)
+    start = local_ray.start_time(owner.pid)
     (folder / "owner.json").write_text(json.dumps({"pid": owner.pid, "start": start, "marker": "of-this-test"}))
     return folder, subprocess.Popen(SLEEP, env={**os.environ, local_ray.MARKER: "of-this-test"})
 
