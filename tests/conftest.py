@@ -42,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share expensive things stay together on one of pytest-xdist's workers."""
     for item in items:
