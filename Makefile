@@ -65,10 +65,10 @@ ui: $(INSTALLED) ## open the recorded runs in MLflow's page until Ctrl-C
 	@$(PY) -m ray_jobs.ui $(WHERE) $(ARGS)
 
 test: $(INSTALLED) ## all tests but the long proofs, under 12 minutes on 2 cores
-	@$(PY) -m pytest -n 2 --dist loadgroup -m "not full"
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not full"
 
 test-full: $(INSTALLED) ## all tests
-	@$(PY) -m pytest -n 2 --dist loadgroup
+	@$(PY) -m pytest -n 2 --dist loadfile
 
 check: $(INSTALLED) ## format, lint, types
 	@$(PY) -m ruff format --check .

@@ -34,22 +34,14 @@ def pytest_configure(config: pytest.Config) -> None:
     tempfile.tempdir = None
     os.environ.update(QUIET)
     os.environ.update({"TMPDIR": temporary, "RAY_AUTH_MODE": "disabled"})
+    for inherited in ("RAY_ADDRESS", "RECSYS_STORAGE", "RECSYS_DATA"):
+        os.environ.pop(inherited, None)
     session = os.environ.get(MARKER, uuid.uuid4().hex).partition(":")[0]
     os.environ[MARKER] = f"{session}:{os.getpid()}"
     for pid, owner in _processes_of(session).items():  # left by a worker that hung and was ended
         if start_time(int(owner)) is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share expensive things stay together on one of pytest-xdist's workers."""
-    for item in items:
-        group = item.path.stem
-        item.add_marker(pytest.mark.xdist_group("demo" if group in ("test_demo", "test_jobs") else group))
-    for inherited in ("RAY_ADDRESS", "RECSYS_STORAGE", "RECSYS_DATA"):
-        os.environ.pop(inherited, None)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -1,16 +1,23 @@
-"""`make demo`: killed and continued, kept, interrupted; and the commands of README.md on what it made."""
+"""`make demo`: killed and continued, kept, interrupted; the commands of README.md on what it made; jobs through Ray's real
+job API, on a Ray with token authentication."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ray_jobs import local_ray
+from ray_jobs.demo import submit
+from ray_jobs.local_ray import MARKER as RAY_MARKER
+from ray_jobs.local_ray import LocalRay, local_ray
 from tests.integration.commands import DemoRuns, Make, free_port, processes
 
 MARKER = "RECSYS_TEST_SESSION"  # in the environment of whatever this session starts (tests/conftest.py)
@@ -64,7 +71,7 @@ def test_ctrl_c_leaves_nothing_running(make: Make, tmp_path: Path) -> None:
     def left() -> set[str]:
         folders = {str(path) for path in Path(tempfile.gettempdir()).glob("recsys-ray-*")}
         # Not those of the Ray that other tests share, whose workers come and go.
-        return folders | processes(f"{MARKER}={os.environ[MARKER]}", f"{local_ray.MARKER}=")
+        return folders | processes(f"{MARKER}={os.environ[MARKER]}", f"{RAY_MARKER}=")
 
     before = left()
     command = make.start("demo", "DATA=fixture", f"STORAGE={tmp_path}")
@@ -104,3 +111,44 @@ def test_readme_serving(demo: DemoRuns, make: Make, readme: dict[str, list[str]]
 def test_readme_demo_command_is_what_was_run(readme: dict[str, list[str]]) -> None:
     (command,) = readme["demo"]
     assert command.partition("#")[0].strip() == "make demo DATA=fixture"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LocalRay]:
+    with local_ray() as ray:
+        assert submit(ray, "true") == 0  # waits until the agent that starts drivers is there
+        yield ray
+
+
+def test_readme_jobs(
+    server: LocalRay, demo: DemoRuns, make: Make, readme: dict[str, list[str]], tmp_path: Path
+) -> None:
+    """The commands of README.md on the tiny data set, where all but the last step is kept."""
+    shutil.copytree(demo.storage, tmp_path / "runs")
+    (commands,) = readme["jobs"]
+    commands = commands.replace("demo.yaml", "fixture.yaml").replace("/shared/runs", str(tmp_path / "runs"))
+    variables = " ".join(f"{name}={value}" for name, value in server.environment.items())
+    command = make.shell(f"export {variables}\n{commands}")
+    assert command.end() == 0, command.output
+    assert command.output.count("succeeded") == 2
+    assert "items of the user's past ranked as well" in command.output
+
+
+def test_a_users_mistake_is_one_line_and_its_exit_status(server: LocalRay, capsys: pytest.CaptureFixture[str]) -> None:
+    assert submit(server, "python -m ray_jobs.evaluate --storage /nowhere/runs") == 2
+    assert submit(server, "python -m ray_jobs.prepare_data --config ray_jobs/configs/fixture.yaml") == 2
+    lines = [line for line in capsys.readouterr().out.splitlines() if line]
+    assert lines[0].startswith("error: there is no prepared dataset in /nowhere/runs/demo/dataset")
+    assert lines[1].startswith("error: storage 'runs' lies in the job's own folder, which vanishes")
+    assert len(lines) == 2
+
+
+def test_nobody_without_the_token_is_let_in(server: LocalRay) -> None:
+    url = f"{server.address}/api/jobs/"
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(url, timeout=10)
+    assert refused.value.code == 401
+    with urllib.request.urlopen(urllib.request.Request(url, headers=server.headers), timeout=10) as answer:
+        assert answer.status == 200
+    assert (server.folder / "token").stat().st_mode & 0o777 == 0o600
+    assert server.folder.stat().st_mode & 0o777 == 0o700
