@@ -1,4 +1,4 @@
-"""`make demo`: killed and continued, kept, interrupted; the commands of README.md on what it made; jobs through Ray's real
+"""`make demo`: killed and continued, kept, interrupted; the commands of README.md on what it made; jobs through the real
 job API, on a Ray with token authentication."""
 
 import json
