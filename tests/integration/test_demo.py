@@ -1,5 +1,4 @@
-"""`make demo`: killed and continued, kept, interrupted; the commands of README.md on what it made; jobs through the real
-job API, on a Ray with token authentication."""
+"""`make demo` killed and continued, kept, interrupted; README.md's commands on what it made; jobs by the real job API."""
 
 import json
 import os
