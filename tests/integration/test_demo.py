@@ -1,4 +1,4 @@
-"""`make demo` killed and continued, kept, interrupted; README.md's commands on what it made; jobs by the real job API."""
+"""`make demo` killed, continued, kept, interrupted; README.md's commands on what it made; jobs by the real job API."""
 
 import json
 import os
