@@ -44,6 +44,12 @@ def pytest_configure(config: pytest.Config) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The file that takes longest comes first, or one process would still be at it when the other has nothing left."""
+    items.sort(key=lambda item: item.path.stem != "test_demo")
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Fail the session when a process or a temporary file outlives it."""
     temporary = session.config.stash[_TEMPORARY]

@@ -42,6 +42,7 @@ def test_quality(project_root: Path, tmp_path: Path) -> None:
     assert figures["missing"] == 2
 
 
+@pytest.mark.full
 def test_teacher_inference(project_root: Path, tmp_path: Path) -> None:
     figures = last_figures(project_root, tmp_path, "teacher_inference")
     assert figures["closed"] >= 0.95
@@ -59,6 +60,7 @@ def test_an_unknown_benchmark_is_named(project_root: Path) -> None:
     assert "no benchmark speed; there are" in done.stderr
 
 
+@pytest.mark.full
 def test_tune(project_root: Path, tmp_path: Path) -> None:
     figures = last_figures(project_root, tmp_path, "tune")
     assert 0 < figures["overhead_share"] < 1
@@ -66,6 +68,7 @@ def test_tune(project_root: Path, tmp_path: Path) -> None:
     assert "memory_ratio_two_trials" in figures
 
 
+@pytest.mark.full
 def test_depth(project_root: Path, tmp_path: Path) -> None:
     figures = last_figures(project_root, tmp_path, "depth")
     assert figures["layer_ratio"] == 8 and figures["parameter_share"] == 0.125
@@ -78,6 +81,7 @@ def test_depth(project_root: Path, tmp_path: Path) -> None:
         assert figures[key] == pytest.approx(seconds[slow] / seconds[fast], rel=0.05)
 
 
+@pytest.mark.full
 def test_slmrec(project_root: Path, tmp_path: Path) -> None:
     figures = last_figures(project_root, tmp_path, "slmrec")
     for name in ("sasrec", "e4srec-8", "4from8"):

@@ -64,6 +64,7 @@ def settings(fixture_data: Path, tmp_path: Path) -> Settings:
 
 
 @pytest.mark.ray
+@pytest.mark.full
 def test_study(ray_session: None, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     study = depth.run(settings)
     printed = capsys.readouterr().out
