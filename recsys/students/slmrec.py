@@ -29,9 +29,7 @@ from recsys.losses.scores import CatalogueScores
 from recsys.students.config import SLMRecConfig
 from recsys.teachers.layered import LayeredTeacher
 from recsys.teachers.lora import add_adapters
-from recsys.training.config import TrainingConfig
-from recsys.training.objective import Batch, Batches, NextItemObjective, RankingTeacher
-from recsys.training.windows import Windows
+from recsys.training.objective import Batch, NextItemObjective, RankingTeacher
 
 
 def cut_student(config: SLMRecConfig, teacher: LayeredTeacher) -> LayeredTeacher:
@@ -89,7 +87,7 @@ class SLMRecObjective(NextItemObjective):
         """
         super().__init__(model, loss, dataset, rankings)
         self.alignment = alignment
-        self._one_a_user = rows == "one-a-user"
+        self.one_a_user = rows == "one-a-user"
         self._frozen: tuple[LayeredTeacher, ...] = ()  # a tuple keeps it out of parameters, state and training mode
         self.deep: LayeredTeacher | None = None
         self.adapters = nn.ModuleList()
@@ -108,17 +106,6 @@ class SLMRecObjective(NextItemObjective):
                 self._frozen = (teacher.requires_grad_(False).eval(),)
             if teacher.width != model.width and (alignment.cosine or alignment.norm):
                 self.projections.extend(nn.Linear(model.width, teacher.width) for _ in range(alignment.blocks))
-
-    def batches(self, dataset: PreparedDataset, config: TrainingConfig, *, rank: int, world: int) -> Batches:
-        return Windows(
-            dataset,
-            max_history=dataset.max_history,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            rank=rank,
-            world=world,
-            one_a_user=self._one_a_user,
-        )
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         if self.alignment is None:

@@ -43,6 +43,7 @@ class Objective(nn.Module):
     """
 
     model: SequentialRecommender
+    one_a_user: bool = False  # see `Windows`
 
     def batches(self, dataset: PreparedDataset, config: "TrainingConfig", *, rank: int, world: int) -> Batches:
         """By default windows over the training sequences, every position a target."""
@@ -55,6 +56,7 @@ class Objective(nn.Module):
             seed=config.seed,
             rank=rank,
             world=world,
+            one_a_user=self.one_a_user,
         )
 
     def validation_rows(self, dataset: PreparedDataset) -> np.ndarray:
