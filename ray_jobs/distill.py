@@ -20,6 +20,7 @@ from recsys.config import digest, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.signals.signals import TeacherSignals
+from recsys.signals.states import StoredStates
 from recsys.students.build import build_student
 from recsys.students.items import with_plain_items
 from recsys.training.config import TrainingConfig
@@ -34,14 +35,17 @@ def key(settings: Settings, name: str) -> str:
     """
     student = find(settings, name)
     inputs = [cli.fingerprint(settings.layout)]
-    if student.distillation is not None:
+    if student.needs_signals:
         inputs.append(cli.required(settings.layout.signals, "set of teacher signals", "infer_teacher").content_hash)
     if student.model.kind == "slmrec":
         uri = teacher_uri(student, settings.layout)
         job = f"distill --student {student.model.teacher}" if student.model.teacher else "train_teacher"
         inputs.append(cli.required(uri, f"teacher of student {name}", job).content_hash)
     # Where workers run does not change what is learned; how many there are changes rounding only.
-    return digest({"student": {**to_dict(student), "scaling": None}, "inputs": inputs})
+    said = to_dict(student)
+    if said["alignment"] and not student.stored:
+        del said["alignment"]["stored"]  # what was trained before there were any is kept
+    return digest({"student": {**said, "scaling": None}, "inputs": inputs})
 
 
 def find(settings: Settings, name: str) -> StudentSettings:
@@ -154,6 +158,7 @@ def ordered(settings: Settings) -> list[str]:
         add(name, ())
     return names
 
+            stored=StoredStates.load(layout.signals, dataset) if student.stored else None,
 
 def main() -> None:
     def body(settings: Settings, args: argparse.Namespace) -> None:

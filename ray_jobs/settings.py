@@ -77,12 +77,24 @@ class StudentSettings:
     @property
     def distilled(self) -> bool:
         """Whether it learns from a teacher's answers or states."""
+        if self.stored and self.model.kind == "slmrec" and self.model.teacher:
+            raise ValueError("alignment.stored reads states of the project's teacher; leave it or model.teacher out")
         return self.distillation is not None or (self.alignment is not None and self.alignment.teaches)
 
     @property
     def needs_teacher(self) -> bool:
         """Whether a teacher is there before it is trained: to learn from, or to be cut from."""
         return self.distilled or self.model.kind == "slmrec"
+    @property
+    def needs_signals(self) -> bool:
+        """Whether the teacher's pass must have been made before it is trained."""
+        return self.distillation is not None or self.stored
+
+    @property
+    def stored(self) -> bool:
+        """Whether it learns from the teacher's stored states."""
+        return self.alignment is not None and self.alignment.stored
+
 
 
 @configuration

@@ -168,8 +168,23 @@ class SignalsConfig:
     train_rows: int | None = Field(default=None, ge=1)
     mask_history: bool = True
     rows_per_shard: int = Field(default=8192, ge=1)
+@configuration
+class StatesConfig:
+    """The teacher's states that the pass stores of the training rows, for students taught block by block.
+
+    Attributes:
+        blocks: after each of so many blocks of layers; it divides the teacher's depth.
+        dtype: as which they are stored; bf16 halves the bytes and rounds.
+    """
+
+    blocks: int = Field(default=4, ge=1)
+    dtype: Literal["fp32", "bf16"] = "bf16"
+
+
     batch_size: int = Field(default=64, ge=1)
     actors: int = Field(default=2, ge=1)
     cpus: float = Field(default=0.9, gt=0)
     gpus: float = Field(default=0, ge=0)
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+        states: store the teacher's hidden states of the training rows as well (e4srec and hllm alone).
+    states: StatesConfig | None = None
