@@ -7,8 +7,8 @@ Both are E4SRec models from scratch with random weights, for what was learned do
 the best ten. Training compares whole optimiser steps on the same batches: of the teacher, of the student taught by it
 (SLMRec, the frozen teacher's pass over the batch included: `train_speedup`), of the student taught by a teacher of 8
 layers as in the paper (`train_speedup_taught_by_8`) and of the student alone. All take turns, in rounds; times are
-medians on one thread. `compressed` is the student with int8 weights and with a quarter of the rank of its feed-forward
-matrices, nothing retrained.
+medians on one thread. `compressed` is the student with int8 and int4 weights, with a quarter of the rank of its
+feed-forward matrices, and pruned, nothing retrained.
 """
 
 import argparse
@@ -28,8 +28,9 @@ def body(options: Options) -> dict[str, Any]:
 
     from recsys.evaluation.latency import single_request_latency
     from recsys.evaluation.ranking import model_scorer
-    from recsys.teachers.compression import int8, low_rank, numbers_and_bytes
-    from recsys.teachers.config import LowRankConfig
+    from recsys.teachers.compression import compressed
+    from recsys.teachers.config import CompressionConfig, LowRankConfig
+    from recsys.teachers.quantised import numbers_and_bytes
 
     torch.set_num_threads(1)
     width, items, batch = (16, 100, 4) if options.quick else (options.args.width, options.args.items, 32)
@@ -57,10 +58,18 @@ def body(options: Options) -> dict[str, Any]:
     }
     seconds = in_turns(tasks, options)
     requests = 5 if options.quick else 50
-    smaller = {"int8": int8(student), "low-rank": low_rank(student, LowRankConfig(layers=1.0))}
+    rank = LowRankConfig(layers=1.0)
+    ways = {
+        "int8": CompressionConfig(weights="int8"),
+        "int4": CompressionConfig(weights="int4"),
+        "low-rank": CompressionConfig(low_rank=rank),
+        "low-rank+int4": CompressionConfig(low_rank=rank, weights="int4"),
+        "half the neurons and heads": CompressionConfig(neurons=0.5, heads=0.5),
+    }
+    smaller = {name: compressed(student, way) for name, way in ways.items()}
     every = scorers | {name: model_scorer(model) for name, model in smaller.items()}
     single = single_request_latency(every, dataset, dataset.rows("test"), requests=requests)
-    compressed = {
+    small = {
         name: {
             "layers_mb": round(numbers_and_bytes(model.decoder.layers)[1] / 1e6, 3),
             "one_history_ms": round(single[name]["median_ms"], 3),
@@ -78,7 +87,7 @@ def body(options: Options) -> dict[str, Any]:
         "train_speedup_taught_by_8": round(times["train teacher"] / times["train taught by 8"], 2),
         "train_speedup_alone": round(times["train teacher"] / times["train alone"], 2),
         **shares,
-        "compressed": compressed,
+        "compressed": small,
         "seconds": {name: round(value, 4) for name, value in times.items()},
         "rounds": len(seconds["rank teacher"]),
         "width": width,
