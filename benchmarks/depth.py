@@ -8,7 +8,8 @@ the best ten. Training compares whole optimiser steps on the same batches: of th
 (SLMRec, the frozen teacher's pass over the batch included: `train_speedup`), of the student taught by a teacher of 8
 layers as in the paper (`train_speedup_taught_by_8`) and of the student alone. All take turns, in rounds; times are
 medians on one thread. `compressed` is the student with int8 and int4 weights, with a quarter of the rank of its
-feed-forward matrices, and pruned, nothing retrained.
+feed-forward matrices, and pruned, nothing retrained. `working_mb` is what ranking a batch or training a step takes
+beside the weights (of training: their gradients and moments too, where they are not there yet).
 """
 
 import argparse
@@ -57,6 +58,7 @@ def body(options: Options) -> dict[str, Any]:
         f"train {name}": step for name, step in steps.items()
     }
     seconds = in_turns(tasks, options)
+    memory = {name: working_megabytes(task) for name, task in tasks.items()}
     requests = 5 if options.quick else 50
     rank = LowRankConfig(layers=1.0)
     ways = {
@@ -88,6 +90,7 @@ def body(options: Options) -> dict[str, Any]:
         "train_speedup_alone": round(times["train teacher"] / times["train alone"], 2),
         **shares,
         "compressed": small,
+        "working_mb": memory,
         "seconds": {name: round(value, 4) for name, value in times.items()},
         "rounds": len(seconds["rank teacher"]),
         "width": width,
@@ -110,6 +113,25 @@ def in_turns(tasks: dict[str, Callable[[], Any]], options: Options) -> dict[str,
                 taken[name].append(time.perf_counter() - started)
         progress(f"round {number + 1} of at most {rounds}" if number >= 0 else "warmed up")
     return taken
+
+
+def working_megabytes(task: Callable[[], Any]) -> float | None:
+    """How much the resident memory rises at most while a task runs; None where this system does not tell."""
+    import ctypes
+    from pathlib import Path
+
+    def now(which: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(which))
+
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier tasks have freed would be taken again unseen
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    except (OSError, AttributeError):
+        return None
+    before = now("VmRSS")
+    task()
+    return round((now("VmHWM") - before) / 1024, 1)
 
 
 def made_models(width: int, items: int) -> dict[int, Any]:
