@@ -38,10 +38,13 @@ from recsys.config import digest, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.signals.signals import SignalsMeta, TeacherSignals
+from recsys.signals.states import DTYPES, StatesMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
 from recsys.teachers.config import SignalsConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from recsys.teachers.teacher import Teacher, TeacherPass
 
 _WITHOUT_EFFECT = {"actors", "cpus", "gpus", "batch_size"}  # on the rankings
@@ -54,6 +57,8 @@ def key(settings: Settings) -> str:
         UserError: the dataset or the teacher is not there yet.
     """
     config = {name: value for name, value in to_dict(settings.signals).items() if name not in _WITHOUT_EFFECT}
+    if config["states"] is None:
+        del config["states"]  # what was made before there were any is kept
     inputs = {
         "dataset": cli.fingerprint(settings.layout),
         "teacher": cli.required(settings.layout.teacher, "teacher", "train_teacher").content_hash,
@@ -77,6 +82,7 @@ def run(settings: Settings, *, force: bool = False) -> None:
     from recsys.teachers.ranking import check_k
 
     check_k(dataset, plan.rows, config.k, config.mask_history)
+    states = states_meta(config, _teacher(checkpoint))
     writer = SignalsWriter(layout.signals, key=work_key, k=config.k)
     if force:
         storage.delete(writer.work)
@@ -89,11 +95,14 @@ def run(settings: Settings, *, force: bool = False) -> None:
         started = time.perf_counter()
         if len(missing) < len(plan):
             print(f"signals: {len(plan) - len(missing)} of {len(plan)} shards are already there", flush=True)
+        if states:
+            print(describe_states(states, dataset, plan), flush=True)
         if missing:
             runtime.connect()
-            _rank_shards(settings, plan, writer, missing)
+            _rank_shards(settings, plan, writer, missing, states)
         seconds = time.perf_counter() - started
-        meta = _finalise(settings, dataset, checkpoint, plan, writer, seconds, sum(len(plan.shard(n)) for n in missing))
+        ranked = sum(len(plan.shard(n)) for n in missing)
+        meta = _finalise(settings, dataset, checkpoint, plan, writer, seconds, ranked, states)
         record.log_metrics({name: float(v) for name, v in meta.cost.items() if isinstance(v, int | float)})
     if aside := meta.cost["rows_set_aside"]:
         print(f"signals: {aside:,} rows were set aside, their prediction is not finite; students take them as they are")
@@ -108,9 +117,45 @@ def estimate(settings: Settings) -> None:
     """Print what the pass will cost; nothing is written."""
     key(settings)  # says what is missing
     dataset = PreparedDataset.load(settings.layout.dataset)
-    settings = _covered(settings, _load_teacher(settings.layout.teacher, dataset))
-    for line in estimate_pass.run(settings, _plan(settings.signals, dataset)):
+    checkpoint = _load_teacher(settings.layout.teacher, dataset)
+    settings = _covered(settings, checkpoint)
+    plan = _plan(settings.signals, dataset)
+    if states := states_meta(settings.signals, _teacher(checkpoint)):
+        print(describe_states(states, dataset, plan), flush=True)
+    for line in estimate_pass.run(settings, plan):
         print(line, flush=True)
+
+
+def states_meta(config: SignalsConfig, teacher: "Teacher") -> StatesMeta | None:
+    """Which states the pass stores, None for none.
+
+    Raises:
+        UserError: the teacher has no layers to speak of, or not so many blocks of them.
+    """
+    if config.states is None:
+        return None
+    from recsys.losses.alignment import block_ends, common_blocks
+    from recsys.teachers.layered import LayeredTeacher
+
+    if not isinstance(teacher, LayeredTeacher):
+        raise UserError(
+            f"signals.states needs a teacher of kind e4srec or hllm, but this one is of kind {teacher.kind}"
+        )
+    if teacher.depth % config.states.blocks:
+        possible = ", ".join(map(str, common_blocks(teacher.depth, teacher.depth)))
+        raise UserError(
+            f"signals.states.blocks is {config.states.blocks}, which does not divide the teacher's {teacher.depth} "
+            f"layers; possible: {possible}"
+        )
+    layers = block_ends(teacher.depth, config.states.blocks)
+    return StatesMeta(layers=layers, width=teacher.width, dtype=config.states.dtype)
+
+
+def describe_states(states: StatesMeta, dataset: PreparedDataset, plan: ShardPlan) -> str:
+    rows = int(np.isin(dataset.rows("train"), plan.rows).sum())
+    layers = ", ".join(map(str, states.layers))
+    size = states.bytes(rows) / 1e6
+    return f"signals: states after layers {layers} of {rows:,} training rows take {size:,.1f} MB in {states.dtype}"
 
 
 def _covered(settings: Settings, checkpoint: Checkpoint) -> Settings:
@@ -125,7 +170,9 @@ def _plan(config: SignalsConfig, dataset: PreparedDataset) -> ShardPlan:
     return ShardPlan.of(dataset, config.splits, config.rows_per_shard, train_rows=config.train_rows)
 
 
-def _rank_shards(settings: Settings, plan: ShardPlan, writer: SignalsWriter, missing: list[int]) -> None:
+def _rank_shards(
+    settings: Settings, plan: ShardPlan, writer: SignalsWriter, missing: list[int], states: StatesMeta | None
+) -> None:
     config = settings.signals
     # Progress is what this job prints; Ray Data's own bars and plans would only hide it.
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -142,6 +189,7 @@ def _rank_shards(settings: Settings, plan: ShardPlan, writer: SignalsWriter, mis
             "signals_uri": settings.layout.signals,
             "key": writer.key,
             "config": config,
+            "states": states,
         },
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=actors),
@@ -167,13 +215,20 @@ class RankShard:
     """One actor of the pool: ranks the rows of a shard and writes it."""
 
     def __init__(
-        self, *, dataset_uri: str, teacher_uris: list[str], signals_uri: str, key: str, config: SignalsConfig
+        self,
+        *,
+        dataset_uri: str,
+        teacher_uris: list[str],
+        signals_uri: str,
+        key: str,
+        config: SignalsConfig,
+        states: StatesMeta | None = None,
     ) -> None:
         import torch
 
         # Ray gives an actor its cores by this number alone; more threads would only get in each other's way.
         torch.set_num_threads(max(1, round(config.cpus)))
-        self._config = config
+        self._config, self._states = config, states
         self._dataset = PreparedDataset.load(dataset_uri)
         self._plan = _plan(config, self._dataset)
         self._writer = SignalsWriter(signals_uri, key=key, k=config.k)
@@ -199,10 +254,9 @@ class RankShard:
         teacher_of_row = self._teacher_of(rows)
         parts, seconds = [], 0.0
         for teacher in np.unique(teacher_of_row).tolist():
-            if teacher not in self._passes:
-                self._passes[teacher] = load_pass(self._uris[teacher], self._dataset, self._config)
+            ranker = self._pass(teacher)
             started = time.perf_counter()
-            parts.append(self._passes[teacher].rank(self._dataset, rows[teacher_of_row == teacher]))
+            parts.append(ranker.rank(self._dataset, rows[teacher_of_row == teacher]))
             seconds += time.perf_counter() - started
         order = np.argsort(np.concatenate([part.rows for part in parts]))
         ranked, items, scores, distance = (
@@ -210,8 +264,21 @@ class RankShard:
             for name in ("rows", "items", "scores", "target_distance")
         )
         aside = len(rows) - len(ranked)
-        self._writer.write_shard(number, ranked, items, scores, distance, seconds=seconds, aside=aside)
+        states = self._states_of(ranked[np.isin(ranked, self._dataset.rows("train"))])
+        self._writer.write_shard(number, ranked, items, scores, distance, seconds=seconds, aside=aside, states=states)
         return len(rows)
+
+    def _states_of(self, rows: np.ndarray) -> tuple[np.ndarray, "Tensor"] | None:
+        """Rows and their states, which are those of the teacher that students are cut from, whoever ranks the rows."""
+        if self._states is None or not len(rows):
+            return None
+        reader: Any = self._pass(0)  # a `WindowPass`, see `states_meta`
+        return rows, reader.states(self._dataset, rows, self._states.layers, DTYPES[self._states.dtype])
+
+    def _pass(self, teacher: int) -> "TeacherPass":
+        if teacher not in self._passes:
+            self._passes[teacher] = load_pass(self._uris[teacher], self._dataset, self._config)
+        return self._passes[teacher]
 
     def _teacher_of(self, rows: np.ndarray) -> np.ndarray:
         """Which teacher ranks each row: 0 is the one that knows all training rows, f+1 the one without fold f."""
@@ -255,6 +322,7 @@ def _finalise(
     writer: SignalsWriter,
     seconds: float,
     ranked: int,
+    states: StatesMeta | None,
 ) -> SignalsMeta:
     """Seal the signals, and read them back as a student will."""
     import torch
@@ -282,6 +350,7 @@ def _finalise(
             "cpus_per_actor": config.cpus,
             "gpus_per_actor": config.gpus,
         },
+        states=dataclasses.asdict(states) if states else None,
     )
     writer.finalise(plan, meta, item_embeddings, getattr(teacher, "text", None))
     TeacherSignals.load(settings.layout.signals, dataset)

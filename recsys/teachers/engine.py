@@ -3,6 +3,7 @@
 Legend: B batch, L history, N items, D width.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ class TeacherEngine:
             raise UserError(
                 "the teacher's item vectors are not all finite; its checkpoint is not usable, train it again"
             )
+        self._model: Any = model
         self._engine = inference_engine(_Hidden(model), self.dtype, self.device)
         self._inputs = self.vectors.to(self.dtype)
 
@@ -53,6 +55,12 @@ class TeacherEngine:
     def hidden(self, items: Tensor) -> Tensor:
         """[B, L, D] float32 from [B, L] int64 padded with 0 on the right; times `vectors.T` they are the logits."""
         return self._engine(items.to(self.device), self._inputs).float()
+
+    @torch.inference_mode()
+    def states(self, items: Tensor, layers: Sequence[int]) -> Tensor:
+        """[B, L, len(layers), H] of items as in `hidden`: what a `LayeredTeacher` has after each of `layers`."""
+        found = self._model.states(items.to(self.device), layers, self._inputs)
+        return torch.stack([found[layer] for layer in layers], dim=2)
 
 
 def inference_engine(module: nn.Module, dtype: torch.dtype, device: torch.device) -> Any:
