@@ -26,8 +26,9 @@ class DistilledItemTable(ItemTable):
     z_i is the teacher's embedding of the item, frozen and standardised per dimension (language-model embeddings share
     large constant components that carry no preference), then scaled to a length of about 1: Adam moves every weight of
     g by the learning rate, and so g(z) by that times the length of z, which at √Z drowns what b_i learns
-    (docs/experiments.md). g is a learnable projector, b_i a learnable offset. `folded` computes the table once for
-    serving, so that a served student carries no language-model weights.
+    (docs/experiments.md). g is a learnable projector, b_i a learnable offset, zero at first: what is rarely seen stays
+    where the teacher puts it. `folded` computes the table once for serving, so that a served student carries no
+    language-model weights.
 
     Args:
         teacher: [N+1, Z] float32, row 0 padding.
@@ -43,7 +44,8 @@ class DistilledItemTable(ItemTable):
         scaled = (teacher - mean) / deviation.clamp_min(1e-6) * z**-0.5
         scaled[0] = 0
         self.register_buffer("teacher", scaled, persistent=True)
-        # Initial weights that give g(z) the length of b_i, 1.
+        nn.init.zeros_(self.weight)
+        # Initial weights that give g(z) a length of about 1.
         if hidden:
             first, last = nn.Linear(z, hidden), nn.Linear(hidden, width)
             nn.init.normal_(first.weight, std=1.0)
