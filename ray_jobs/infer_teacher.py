@@ -91,7 +91,7 @@ def run(settings: Settings, *, force: bool = False) -> None:
             print(f"signals: {len(plan) - len(missing)} of {len(plan)} shards are already there", flush=True)
         if missing:
             runtime.connect()
-            _rank_shards(settings, plan, writer, missing)
+            _rank_until_whole(settings, plan, writer, missing)
         seconds = time.perf_counter() - started
         meta = _finalise(settings, dataset, checkpoint, plan, writer, seconds, sum(len(plan.shard(n)) for n in missing))
         record.log_metrics({name: float(v) for name, v in meta.cost.items() if isinstance(v, int | float)})
@@ -123,6 +123,22 @@ def _covered(settings: Settings, checkpoint: Checkpoint) -> Settings:
 
 def _plan(config: SignalsConfig, dataset: PreparedDataset) -> ShardPlan:
     return ShardPlan.of(dataset, config.splits, config.rows_per_shard, train_rows=config.train_rows)
+
+
+def _rank_until_whole(settings: Settings, plan: ShardPlan, writer: SignalsWriter, missing: list[int]) -> None:
+    """Ray starts a killed actor again by itself; where it cannot, new actors take what is left, as long as each pool
+    gets on."""
+    while missing:
+        try:
+            _rank_shards(settings, plan, writer, missing)
+        except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as error:
+            before, missing = missing, writer.missing(plan)
+            if len(missing) == len(before):
+                raise
+            reason = str(error).splitlines()[0]
+            print(f"signals: {reason} {len(missing)} of {len(plan)} shards are left", flush=True)
+        else:
+            return
 
 
 def _rank_shards(settings: Settings, plan: ShardPlan, writer: SignalsWriter, missing: list[int]) -> None:
