@@ -13,8 +13,8 @@ node.
 
 A killed pass started again does only what is missing. A change of the teacher, of the dataset or of what the rankings
 depend on (`signals.k`, `splits`, `train_rows`, `mask_history`, `rows_per_shard`, `dtype`) starts afresh; actors and
-batch size may change from run to run. Time is in proportion to interactions · N (scoring), memory per actor to
-`signals.batch_size` · N, whatever the number of rows.
+batch size may change from run to run. Time is in proportion to interactions · N (scoring); memory per actor is that of
+the teacher and its item vectors, and grows with `signals.batch_size` and K, whatever the number of rows.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from ray_jobs import cli, estimate_pass, runtime
 from ray_jobs.settings import Settings
 from recsys import storage, tracking
 from recsys.checkpoint import Checkpoint, load_checkpoint
-from recsys.config import digest, to_dict
+from recsys.config import beyond_defaults, digest, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.signals.signals import SignalsMeta, TeacherSignals
@@ -44,7 +44,8 @@ from recsys.teachers.config import SignalsConfig
 if TYPE_CHECKING:
     from recsys.teachers.teacher import Teacher, TeacherPass
 
-_WITHOUT_EFFECT = {"actors", "cpus", "gpus", "batch_size"}  # on the rankings
+_WITHOUT_EFFECT = {"actors", "max_actors", "cpus", "gpus", "batch_size"}  # on the rankings
+_OPTIONS = {"log_mass"}  # no part of the key where they are not asked for
 
 
 def key(settings: Settings) -> str:
@@ -53,7 +54,9 @@ def key(settings: Settings) -> str:
     Raises:
         UserError: the dataset or the teacher is not there yet.
     """
-    config = {name: value for name, value in to_dict(settings.signals).items() if name not in _WITHOUT_EFFECT}
+    asked = beyond_defaults(settings.signals)
+    without = _WITHOUT_EFFECT | {name for name in _OPTIONS if name not in asked}
+    config = {name: value for name, value in to_dict(settings.signals).items() if name not in without}
     inputs = {
         "dataset": cli.fingerprint(settings.layout),
         "teacher": cli.required(settings.layout.teacher, "teacher", "train_teacher").content_hash,
@@ -77,6 +80,11 @@ def run(settings: Settings, *, force: bool = False) -> None:
     from recsys.teachers.ranking import check_k
 
     check_k(dataset, plan.rows, config.k, config.mask_history)
+    teacher = _teacher(checkpoint)
+    if config.log_mass and teacher.score_meaning != "logit":
+        raise UserError(
+            f"signals.log_mass is of logits, but {teacher.kind} scores by {teacher.score_meaning}; leave it out"
+        )
     writer = SignalsWriter(layout.signals, key=work_key, k=config.k)
     if force:
         storage.delete(writer.work)
@@ -147,8 +155,9 @@ def _rank_shards(settings: Settings, plan: ShardPlan, writer: SignalsWriter, mis
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     actors = min(config.actors, len(missing))
+    most = min(config.max_actors or config.actors, len(missing))
     total = sum(len(plan.shard(n)) for n in missing)
-    print(f"signals: {total:,} rows in {len(missing)} shards on {actors} actors", flush=True)
+    print(f"signals: {total:,} rows in {len(missing)} shards on {_from_to(actors, most)} actors", flush=True)
     shards = ray.data.from_items([{"shard": n} for n in missing], override_num_blocks=len(missing))
     ranked = shards.map_batches(
         RankShard,
@@ -160,7 +169,7 @@ def _rank_shards(settings: Settings, plan: ShardPlan, writer: SignalsWriter, mis
             "config": config,
         },
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=actors),
+        compute=ray.data.ActorPoolStrategy(min_size=actors, max_size=most),
         num_cpus=config.cpus,
         num_gpus=config.gpus,
     )
@@ -169,9 +178,13 @@ def _rank_shards(settings: Settings, plan: ShardPlan, writer: SignalsWriter, mis
         for row in ranked.iter_rows():
             if failure := row["error"]:
                 break  # leaving the loop ends the actors
-            advance(int(row["rows"]))
+            advance(int(row["rows"]), int(row["tokens"]))
     if failure:
         raise UserError(failure)
+
+
+def _from_to(least: int, most: int) -> str:
+    return str(least) if most == least else f"{least} to {most}"
 
 
 def teacher_uris(settings: Settings) -> list[str]:
@@ -199,20 +212,23 @@ class RankShard:
         self._passes: dict[int, TeacherPass] = {}
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Shard numbers → rows written, one each, or the error that ends the pass."""
+        """Shard numbers → rows written and tokens, one each, or the error that ends the pass."""
         counts, errors = [], []
         for number in batch["shard"].tolist():
             try:
                 counts.append(self._rank(number))
                 errors.append("")
             except UserError as error:  # as a value, because Ray Data would bury it under its own
-                counts.append(0)
+                counts.append((0, 0))
                 errors.append(str(error))
-        return {"rows": counts, "error": errors}
+        rows, tokens = zip(*counts, strict=True)
+        return {"rows": list(rows), "tokens": list(tokens), "error": errors}
 
-    def _rank(self, number: int) -> int:
+    def _rank(self, number: int) -> tuple[int, int]:
         rows = self._plan.shard(number)
         teacher_of_row = self._teacher_of(rows)
+        from recsys.teachers.teacher import joined
+
         parts, seconds = [], 0.0
         for teacher in np.unique(teacher_of_row).tolist():
             if teacher not in self._passes:
@@ -220,14 +236,19 @@ class RankShard:
             started = time.perf_counter()
             parts.append(self._passes[teacher].rank(self._dataset, rows[teacher_of_row == teacher]))
             seconds += time.perf_counter() - started
-        order = np.argsort(np.concatenate([part.rows for part in parts]))
-        ranked, items, scores, distance = (
-            np.concatenate([getattr(part, name) for part in parts])[order]
-            for name in ("rows", "items", "scores", "target_distance")
+        ranked = joined(parts)
+        self._writer.write_shard(
+            number,
+            ranked.rows,
+            ranked.items,
+            ranked.scores,
+            ranked.target_distance,
+            seconds=seconds,
+            aside=len(rows) - len(ranked.rows),
+            tokens=ranked.tokens,
+            log_mass=ranked.log_mass,
         )
-        aside = len(rows) - len(ranked)
-        self._writer.write_shard(number, ranked, items, scores, distance, seconds=seconds, aside=aside)
-        return len(rows)
+        return len(rows), ranked.tokens
 
     def _teacher_of(self, rows: np.ndarray) -> np.ndarray:
         """Which teacher ranks each row: 0 is the one that knows all training rows, f+1 the one without fold f."""
@@ -287,6 +308,7 @@ def _finalise(
         higher_is_better=teacher.higher_is_better,
         distance_meaning=teacher.distance_meaning,
         masked_history=config.mask_history,
+        log_mass=config.log_mass,
         rows={split: int(np.isin(dataset.rows(split), plan.rows).sum()) for split in config.splits},
         trained_on=[] if settings.teacher.folds else ["train"],
         settings={"rows_per_shard": config.rows_per_shard, "max_history": dataset.max_history, "dtype": config.dtype}
@@ -295,6 +317,7 @@ def _finalise(
             "seconds_of_last_run": round(seconds, 3),
             "rows_of_last_run": ranked,
             "actors": config.actors,
+            **({"max_actors": config.max_actors} if config.max_actors else {}),
             "cpus_per_actor": config.cpus,
             "gpus_per_actor": config.gpus,
         },
@@ -306,26 +329,30 @@ def _finalise(
 
 @contextmanager
 def _progress(total: int) -> Iterator[Any]:
-    """Print rows, rows a second and the time left, at least every five seconds."""
+    """Print rows, rows and tokens a second and the time left, at least every five seconds."""
     begun = time.perf_counter()
     done, first, since = 0, 0, begun  # the rate counts from the first shard: before it the actors were starting
+    read = first_read = 0
     closed = threading.Event()
 
     def line() -> None:
         now = time.perf_counter()
         rate = (done - first) / (now - since)
-        left = f"{rate:,.0f} rows/s, {(total - done) / rate:.0f} s left" if rate else f"{now - begun:.0f} s"
+        tokens = (read - first_read) / (now - since)
+        left = f"{now - begun:.0f} s"
+        if rate:
+            left = f"{rate:,.0f} rows/s, {tokens:,.0f} tokens/s, {(total - done) / rate:.0f} s left"
         print(f"signals: {done:,} of {total:,} rows, {left}", flush=True)
 
     def tick() -> None:
         while not closed.wait(5):
             line()
 
-    def advance(rows: int) -> None:
-        nonlocal done, first, since
-        done += rows
+    def advance(rows: int, tokens: int) -> None:
+        nonlocal done, read, first, first_read, since
+        done, read = done + rows, read + tokens
         if not first:
-            first, since = rows, time.perf_counter()
+            first, first_read, since = rows, tokens, time.perf_counter()
 
     ticker = threading.Thread(target=tick, daemon=True)
     ticker.start()

@@ -28,6 +28,7 @@ from recsys.signals.signals import SignalsMeta, rankings_table
 _PART = re.compile(r"part-(\d{5,})\.parquet")
 _SECONDS = b"seconds"
 _ASIDE = b"rows_set_aside"
+_TOKENS = b"tokens"
 
 
 @dataclass(frozen=True)
@@ -83,19 +84,21 @@ class SignalsWriter:
         *,
         seconds: float,
         aside: int = 0,
+        tokens: int = 0,
+        log_mass: np.ndarray | None = None,
     ) -> None:
         """Write a shard whole; a shard that is there already is replaced by the same.
 
         Args:
-            rows [S], items [S, K], scores [S, K], target_distance [S]: see `rankings_schema`.
-            seconds: how long the teacher took; summed up in the cost of the pass.
+            rows [S], items [S, K], scores [S, K], target_distance [S], log_mass [S]: see `rankings_schema`.
+            seconds: how long the teacher took; summed up in the cost of the pass, as are
+            tokens: what it read and wrote (`recsys.teachers.teacher.Rankings`).
             aside: planned rows of the shard that the teacher has no ranking for.
         """
-        table = rankings_table(rows, items, scores, target_distance)
+        table = rankings_table(rows, items, scores, target_distance, log_mass)
+        notes = {_SECONDS: repr(seconds).encode(), _ASIDE: str(aside).encode(), _TOKENS: str(tokens).encode()}
         buffer = io.BytesIO()
-        pq.write_table(
-            table.replace_schema_metadata({_SECONDS: repr(seconds).encode(), _ASIDE: str(aside).encode()}), buffer
-        )
+        pq.write_table(table.replace_schema_metadata(notes), buffer)
         storage.write_bytes(self._part(number), buffer.getvalue())
 
     def missing(self, plan: ShardPlan) -> list[int]:
@@ -121,15 +124,18 @@ class SignalsWriter:
         Raises:
             UserError: a shard is damaged or holds other rows than planned.
         """
-        seconds, aside = 0.0, 0
+        seconds, aside, tokens = 0.0, 0, 0
         for number in range(len(plan)):
             metadata = self._check(number, plan.shard(number))
             seconds += float(metadata.get(_SECONDS, b"0"))
             aside += int(metadata.get(_ASIDE, b"0"))
+            tokens += int(metadata.get(_TOKENS, b"0"))
         self._remove_strangers(len(plan))
         meta.cost["rows_set_aside"] = aside
         meta.cost["teacher_seconds"] = round(seconds, 3)
         meta.cost["rows_per_teacher_second"] = round(len(plan.rows) / seconds, 1) if seconds else None
+        meta.cost["tokens"] = tokens
+        meta.cost["tokens_per_teacher_second"] = round(tokens / seconds, 1) if seconds else None
         tensors = {"item_embeddings": item_embeddings.float().contiguous()}
         if text_embeddings is not None:
             tensors["text_embeddings"] = text_embeddings.float().contiguous()

@@ -300,6 +300,7 @@ class TitlePass:
     def rank(self, dataset: PreparedDataset, rows: np.ndarray) -> Rankings:
         model, config = self._model, self._config
         histories = [dataset.seen(int(row))[-dataset.max_history :].tolist() for row in rows]
+        before = self._generator.tokens
         queries = model.ground(model.write(self._generator, histories))
         weights = model.weights if model.config.popularity else None
         items, distances = [], []
@@ -318,5 +319,6 @@ class TitlePass:
             items=torch.cat(items).numpy().astype(np.int32),
             scores=torch.cat(distances).numpy(),
             target_distance=(queries - targets).norm(dim=1).cpu().numpy(),
+            tokens=self._generator.tokens - before,
         )
         return finite_only(rankings, dataset)
