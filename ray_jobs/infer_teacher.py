@@ -33,18 +33,27 @@ import ray.data
 from ray_jobs import cli, estimate_pass, runtime
 from ray_jobs.settings import Settings
 from recsys import storage, tracking
-from recsys.checkpoint import Checkpoint, load_checkpoint
+from recsys.checkpoint import Checkpoint
 from recsys.config import beyond_defaults, digest, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.signals.signals import SignalsMeta, TeacherSignals
 from recsys.signals.writer import ShardPlan, SignalsWriter
 from recsys.teachers.config import SignalsConfig
+from recsys.teachers.replica import load_teacher
 
 if TYPE_CHECKING:
-    from recsys.teachers.teacher import Teacher, TeacherPass
+    from recsys.teachers.teacher import Teacher
 
-_WITHOUT_EFFECT = {"actors", "max_actors", "cpus", "gpus", "batch_size"}  # on the rankings
+_WITHOUT_EFFECT = {
+    "actors",
+    "max_actors",
+    "cpus",
+    "gpus",
+    "batch_size",
+    "tensor_parallel",
+    "kernel_injection",
+}  # on the rankings
 _OPTIONS = {"log_mass"}  # no part of the key where they are not asked for
 
 
@@ -74,7 +83,7 @@ def run(settings: Settings, *, force: bool = False) -> None:
         print(f"signals: {layout.signals} is up to date", flush=True)
         return
     dataset = PreparedDataset.load(layout.dataset)
-    checkpoint = _load_teacher(layout.teacher, dataset)
+    checkpoint = load_teacher(layout.teacher, dataset)
     settings = _covered(settings, checkpoint)
     config, plan = settings.signals, _plan(settings.signals, dataset)
     from recsys.teachers.ranking import check_k
@@ -116,7 +125,7 @@ def estimate(settings: Settings) -> None:
     """Print what the pass will cost; nothing is written."""
     key(settings)  # says what is missing
     dataset = PreparedDataset.load(settings.layout.dataset)
-    settings = _covered(settings, _load_teacher(settings.layout.teacher, dataset))
+    settings = _covered(settings, load_teacher(settings.layout.teacher, dataset))
     for line in estimate_pass.run(settings, _plan(settings.signals, dataset)):
         print(line, flush=True)
 
@@ -170,8 +179,8 @@ def _rank_shards(settings: Settings, plan: ShardPlan, writer: SignalsWriter, mis
         },
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=actors, max_size=most),
-        num_cpus=config.cpus,
-        num_gpus=config.gpus,
+        num_cpus=config.cpus * config.tensor_parallel,
+        num_gpus=config.gpus * config.tensor_parallel,
     )
     failure = ""
     with _progress(total) as advance:
@@ -198,18 +207,15 @@ class RankShard:
     def __init__(
         self, *, dataset_uri: str, teacher_uris: list[str], signals_uri: str, key: str, config: SignalsConfig
     ) -> None:
-        import torch
+        from recsys.teachers.replica import open_replica
 
-        # Ray gives an actor its cores by this number alone; more threads would only get in each other's way.
-        torch.set_num_threads(max(1, round(config.cpus)))
-        self._config = config
+        self._replica = open_replica(dataset_uri, config)
         self._dataset = PreparedDataset.load(dataset_uri)
         self._plan = _plan(config, self._dataset)
         self._writer = SignalsWriter(signals_uri, key=key, k=config.k)
         self._uris = teacher_uris
         self._folds = len(teacher_uris) - 1
         self._fold_of_user = self._dataset.folds(self._folds) if self._folds else None
-        self._passes: dict[int, TeacherPass] = {}
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Shard numbers → rows written and tokens, one each, or the error that ends the pass."""
@@ -231,10 +237,10 @@ class RankShard:
 
         parts, seconds = [], 0.0
         for teacher in np.unique(teacher_of_row).tolist():
-            if teacher not in self._passes:
-                self._passes[teacher] = load_pass(self._uris[teacher], self._dataset, self._config)
+            uri = self._uris[teacher]
+            self._replica.load(uri)
             started = time.perf_counter()
-            parts.append(self._passes[teacher].rank(self._dataset, rows[teacher_of_row == teacher]))
+            parts.append(self._replica.rank(uri, rows[teacher_of_row == teacher]))
             seconds += time.perf_counter() - started
         ranked = joined(parts)
         self._writer.write_shard(
@@ -256,25 +262,6 @@ class RankShard:
             return np.zeros(len(rows), dtype=np.int64)
         fold = self._fold_of_user[self._dataset.users_of(rows)]
         return np.where(np.isin(rows, self._dataset.rows("train")), fold + 1, 0)
-
-
-def _load_teacher(uri: str, dataset: PreparedDataset) -> Checkpoint:
-    checkpoint = load_checkpoint(uri)
-    if checkpoint.fingerprint != dataset.fingerprint:
-        raise UserError(
-            f"teacher {uri} was trained on dataset {checkpoint.fingerprint[:12]}, but dataset {dataset.name!r} is "
-            f"{dataset.fingerprint[:12]}; run train_teacher on this dataset"
-        )
-    return checkpoint
-
-
-def load_pass(uri: str, dataset: PreparedDataset, config: SignalsConfig) -> "TeacherPass":
-    """The teacher of a checkpoint, ready to rank.
-
-    Raises:
-        UserError: it was trained on another dataset, or cannot be read.
-    """
-    return _teacher(_load_teacher(uri, dataset)).ready(config, "cuda" if config.gpus else "cpu")
 
 
 def _teacher(checkpoint: Checkpoint) -> "Teacher":

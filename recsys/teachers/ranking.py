@@ -31,7 +31,13 @@ class WindowPass:
 
     def __init__(self, model: SequentialRecommender, config: SignalsConfig, device: str | torch.device) -> None:
         self._config = config
-        self._engine = TeacherEngine(model, config.dtype, device)
+        self._engine = TeacherEngine(
+            model,
+            config.dtype,
+            device,
+            tensor_parallel=config.tensor_parallel,
+            kernel_injection=config.kernel_injection,
+        )
 
     def rank(self, dataset: PreparedDataset, rows: np.ndarray) -> Rankings:
         config = self._config

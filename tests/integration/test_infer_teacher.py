@@ -130,6 +130,32 @@ def test_each_fold_is_ranked_by_the_teacher_that_did_not_learn_it(
         assert np.array_equal(signals.items[mine], expected.items[mine])
 
 
+@pytest.mark.full
+@pytest.mark.faults
+def test_a_teacher_split_over_two_processes(settings: Settings, dataset: PreparedDataset, ray_session: None) -> None:
+    """One of the two ends in mid-pass; the other can do nothing without it, and both are started again."""
+    settings = dataclasses.replace(settings, signals=dataclasses.replace(settings.signals, tensor_parallel=2))
+    killed: list[int] = []
+
+    def kill() -> None:
+        wait_until(lambda: len(parts(settings)) >= 3)
+        children = [int(pid) for pid in children_of(next(iter(ranking_actors().values())))]
+        names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+        killed.extend(pid for pid, name in names.items() if b"spawn_main" in name)
+        os.kill(killed[1], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    infer_teacher.run(settings)
+    killer.join()
+    assert len(killed) == 2
+    check(settings, dataset)
+
+
+def children_of(pid: int) -> list[str]:
+    return [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+
+
 def test_an_estimate_writes_nothing(settings: Settings, ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:
     infer_teacher.estimate(settings)
     told = capsys.readouterr().out

@@ -289,12 +289,18 @@ class TitlePass:
         self._model, self._config = model.eval(), config
         device = torch.device(device)
         dtype = resolve_dtype(config.dtype, device)
-        model.to(device)
+        if config.kernel_injection:
+            raise UserError(
+                "signals.kernel_injection is not for bigrec, which keeps keys and values itself; leave it out"
+            )
+        if config.tensor_parallel == 1:  # a model that is to be split need not fit the device
+            model.to(device)
         if not bool(torch.isfinite(model.items).all()):
             raise UserError(
                 "the teacher's item vectors are not all finite; its checkpoint is not usable, train it again"
             )
-        engine = inference_engine(model.lm, dtype, device)
+        engine = inference_engine(model.lm, dtype, device, tensor_parallel=config.tensor_parallel)
+        model.to(device)
         self._generator = model.generator(engine, batch_size=config.batch_size)
 
     def rank(self, dataset: PreparedDataset, rows: np.ndarray) -> Rankings:
