@@ -54,10 +54,7 @@ class TeacherEngine:
         model = model.float().eval()
         with torch.inference_mode():
             self.vectors = model.item_vectors().to(self.device)
-        if not bool(torch.isfinite(self.vectors).all()):
-            raise UserError(
-                "the teacher's item vectors are not all finite; its checkpoint is not usable, train it again"
-            )
+        check_finite(self.vectors)
         self._engine = inference_engine(
             _Hidden(model),
             self.dtype,
@@ -71,6 +68,12 @@ class TeacherEngine:
     def hidden(self, items: Tensor) -> Tensor:
         """[B, L, D] float32 from [B, L] int64 padded with 0 on the right; times `vectors.T` they are the logits."""
         return self._engine(items.to(self.device), self._inputs).float()
+
+
+def check_finite(vectors: Tensor) -> None:
+    """Raise a `UserError` where item vectors are not numbers; part by part, for the check takes more than they do."""
+    if not all(bool(torch.isfinite(part).all()) for part in vectors.split(65536)):
+        raise UserError("the teacher's item vectors are not all finite; its checkpoint is not usable, train it again")
 
 
 def inference_engine(

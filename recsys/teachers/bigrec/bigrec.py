@@ -38,7 +38,7 @@ from recsys.teachers.bigrec.language_model import (
 from recsys.teachers.bigrec.prompts import Prompts
 from recsys.teachers.bigrec.trie import TitleTrie
 from recsys.teachers.config import SignalsConfig
-from recsys.teachers.engine import inference_engine, resolve_dtype
+from recsys.teachers.engine import check_finite, inference_engine, resolve_dtype
 from recsys.teachers.item_encoder import load_tokenizer
 from recsys.teachers.teacher import Progress, Rankings, Teacher, finite_only
 
@@ -295,10 +295,7 @@ class TitlePass:
             )
         if config.tensor_parallel == 1:  # a model that is to be split need not fit the device
             model.to(device)
-        if not bool(torch.isfinite(model.items).all()):
-            raise UserError(
-                "the teacher's item vectors are not all finite; its checkpoint is not usable, train it again"
-            )
+        check_finite(model.items)
         engine = inference_engine(model.lm, dtype, device, tensor_parallel=config.tensor_parallel)
         model.to(device)
         self._generator = model.generator(engine, batch_size=config.batch_size)

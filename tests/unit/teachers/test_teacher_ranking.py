@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from recsys import checkpoint
+from recsys.checkpoint import save_checkpoint
 from recsys.data.prepared import SPLITS, PreparedDataset
 from recsys.errors import UserError
 from recsys.teachers.config import HLLMConfig
@@ -146,6 +148,21 @@ def test_the_best_of_chunks_are_the_best_of_all_and_the_rest_is_the_mass_outside
         assert float(outside[row]) == pytest.approx(
             np.log(sum(mass[item] for item in best[6:]) / sum(mass.values())), abs=1e-5
         )
+
+
+def test_large_tables_of_a_checkpoint_stay_in_its_file(
+    random_dataset: Callable[..., PreparedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = random_dataset()
+    model = untrained(dataset)
+    save_checkpoint(str(tmp_path / "t"), model, dataset)
+    monkeypatch.setattr(checkpoint, "_LARGE", 0)
+    loaded = checkpoint.load_checkpoint(tmp_path / "t").model
+    assert isinstance(loaded, HLLM)
+    assert torch.equal(loaded.item_vectors(), model.item_vectors())
+    before = (tmp_path / "t" / "model.safetensors").read_bytes()
+    loaded.text.zero_()
+    assert (tmp_path / "t" / "model.safetensors").read_bytes() == before
 
 
 def test_a_table_in_a_file_is_ranked_like_one_in_memory(tmp_path: Path) -> None:
