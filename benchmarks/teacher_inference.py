@@ -351,7 +351,7 @@ def large_catalogue(folder: str, options: Options) -> dict[str, Any]:
     del model, dataset
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as child:
         peaks = child.submit(peaks_of_large, folder).result()
-    progress(", ".join(f"{what} {gb:.2f} GB" for what, gb in peaks.items() if gb))
+    progress("a million items: " + ", ".join(f"{what} {value:.2f}" for what, value in peaks.items()))
     return {f"million_{what}": round(value, 2) for what, value in peaks.items()}
 
 
