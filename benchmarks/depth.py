@@ -7,8 +7,9 @@ Both are E4SRec models from scratch with random weights, for what was learned do
 the best ten. Training compares whole optimiser steps on the same batches: of the teacher, of the student taught by it
 (SLMRec, the frozen teacher's pass over the batch included: `train_speedup`), of the student taught by a teacher of 8
 layers as in the paper (`train_speedup_taught_by_8`) and of the student alone. All take turns, in rounds; times are
-medians on one thread. `compressed` is the student with int8 weights and with a quarter of the rank of its feed-forward
-matrices, nothing retrained.
+medians on one thread. `compressed` is the student with int8 and int4 weights, with a quarter of the rank of its
+feed-forward matrices, and pruned, nothing retrained. `working_mb` is what ranking a batch or training a step takes
+beside the weights (of training: their gradients and moments too, where they are not there yet).
 """
 
 import argparse
@@ -28,8 +29,9 @@ def body(options: Options) -> dict[str, Any]:
 
     from recsys.evaluation.latency import single_request_latency
     from recsys.evaluation.ranking import model_scorer
-    from recsys.teachers.compression import int8, low_rank, numbers_and_bytes
-    from recsys.teachers.config import LowRankConfig
+    from recsys.teachers.compression import compressed
+    from recsys.teachers.config import CompressionConfig, LowRankConfig
+    from recsys.teachers.quantised import numbers_and_bytes
 
     torch.set_num_threads(1)
     width, items, batch = (16, 100, 4) if options.quick else (options.args.width, options.args.items, 32)
@@ -56,11 +58,20 @@ def body(options: Options) -> dict[str, Any]:
         f"train {name}": step for name, step in steps.items()
     }
     seconds = in_turns(tasks, options)
+    memory = {name: working_megabytes(task) for name, task in tasks.items()}
     requests = 5 if options.quick else 50
-    smaller = {"int8": int8(student), "low-rank": low_rank(student, LowRankConfig(layers=1.0))}
+    rank = LowRankConfig(layers=1.0)
+    ways = {
+        "int8": CompressionConfig(weights="int8"),
+        "int4": CompressionConfig(weights="int4"),
+        "low-rank": CompressionConfig(low_rank=rank),
+        "low-rank+int4": CompressionConfig(low_rank=rank, weights="int4"),
+        "half the neurons and heads": CompressionConfig(neurons=0.5, heads=0.5),
+    }
+    smaller = {name: compressed(student, way) for name, way in ways.items()}
     every = scorers | {name: model_scorer(model) for name, model in smaller.items()}
     single = single_request_latency(every, dataset, dataset.rows("test"), requests=requests)
-    compressed = {
+    small = {
         name: {
             "layers_mb": round(numbers_and_bytes(model.decoder.layers)[1] / 1e6, 3),
             "one_history_ms": round(single[name]["median_ms"], 3),
@@ -78,7 +89,8 @@ def body(options: Options) -> dict[str, Any]:
         "train_speedup_taught_by_8": round(times["train teacher"] / times["train taught by 8"], 2),
         "train_speedup_alone": round(times["train teacher"] / times["train alone"], 2),
         **shares,
-        "compressed": compressed,
+        "compressed": small,
+        "working_mb": memory,
         "seconds": {name: round(value, 4) for name, value in times.items()},
         "rounds": len(seconds["rank teacher"]),
         "width": width,
@@ -101,6 +113,25 @@ def in_turns(tasks: dict[str, Callable[[], Any]], options: Options) -> dict[str,
                 taken[name].append(time.perf_counter() - started)
         progress(f"round {number + 1} of at most {rounds}" if number >= 0 else "warmed up")
     return taken
+
+
+def working_megabytes(task: Callable[[], Any]) -> float | None:
+    """How much the resident memory rises at most while a task runs; None where this system does not tell."""
+    import ctypes
+    from pathlib import Path
+
+    def now(which: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(which))
+
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier tasks have freed would be taken again unseen
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    except (OSError, AttributeError):
+        return None
+    before = now("VmRSS")
+    task()
+    return round((now("VmHWM") - before) / 1024, 1)
 
 
 def made_models(width: int, items: int) -> dict[int, Any]:

@@ -63,6 +63,8 @@ def models(ids_training: TrainingConfig, training: TrainingConfig) -> list[Model
         return Model(name, says, config, training, above, AlignmentConfig(**alignment) if alignment else None)
 
     eight, deep = teacher(8), teacher(32)
+    # Chosen on validation, one seed, among eight ways of weighing the losses (docs/experiments.md).
+    tuned: dict[str, Any] = {"blocks": 4, "cosine": 0, "norm": 0, "supervision": 0, "logits": 1}
     return [
         ids,
         eight,
@@ -70,6 +72,8 @@ def models(ids_training: TrainingConfig, training: TrainingConfig) -> list[Model
         student("4from8", "SLMRec 4←8", 4, eight, blocks=4),
         student("4-alone-start", "4 of the teacher's layers, retrained alone", 4, eight, "teacher"),
         student("4from8-start", "SLMRec 4←8 from the teacher's layers", 4, eight, "teacher", blocks=4),
+        student("4from8-kl", "4←8, teacher's distribution alone (chosen on validation)", 4, eight, **tuned),
+        student("4from8-kl-start", "the same from the teacher's layers", 4, eight, "teacher", **tuned),
         student("4-ms", "4 layers, L_ms alone, no teacher", 4, eight, blocks=4, cosine=0, norm=0),
         student("4from8-logits", "4←8, teacher's distribution and weak D_cos, L_ms", 4, eight, blocks=4, cosine=0.1,
                 norm=0, supervision=0.1, logits=1),

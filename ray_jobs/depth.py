@@ -149,7 +149,8 @@ def key(settings: Settings, cells: list[Cell]) -> str:
     config = settings.evaluation
     inputs = [[cell.name, cli.required(cell.uri, cell.name, "depth").content_hash] for cell in cells]
     shown = [config.mask_seen, config.latency_requests, config.sampled and to_dict(config.sampled)]
-    return digest([inputs, shown, settings.depth.tolerance, to_dict(settings.depth.low_rank), settings.depth.neurons])
+    small = [to_dict(settings.depth.compression(name)) for name in settings.depth.compress]
+    return digest([inputs, shown, settings.depth.tolerance, small])
 
 
 def _measure_all(settings: Settings, cells: list[Cell]) -> dict[str, Any]:
@@ -184,7 +185,7 @@ def _rank(cell: Cell, layout: Layout, config: EvaluationConfig, study: DepthConf
     from recsys.evaluation.metrics import metrics_from_ranks
     from recsys.evaluation.ranking import model_scorer, rank_targets
     from recsys.evaluation.sampled import sampled_metrics
-    from recsys.teachers.compression import numbers_and_bytes
+    from recsys.teachers.quantised import numbers_and_bytes
 
     dataset, model = PreparedDataset.load(layout.dataset), _load(cell, config, study)
     score, rows = model_scorer(model), dataset.rows("test")
@@ -219,16 +220,12 @@ def _time(
 
 def _load(cell: Cell, config: EvaluationConfig, study: DepthConfig) -> Any:
     """The model, a `LayeredTeacher`."""
-    from recsys.teachers import compression
+    from recsys.teachers.compression import compressed
 
     model: Any = load_checkpoint(cell.uri, _device(config)).model
     if cell.layers is not None:
         model = model.cut(cell.layers)
-    if cell.compressed == "int8":
-        return compression.int8(model)
-    if cell.compressed == "low-rank":
-        return compression.low_rank(model, study.low_rank)
-    return compression.pruned(model, study.neurons) if cell.compressed == "pruned" else model
+    return compressed(model, study.compression(cell.compressed)) if cell.compressed else model
 
 
 def _device(config: EvaluationConfig) -> str:

@@ -20,7 +20,9 @@ from recsys.config import digest, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.signals.signals import TeacherSignals
+from recsys.signals.states import StoredStates
 from recsys.students.build import build_student
+from recsys.students.config import CompressedConfig
 from recsys.students.items import with_plain_items
 from recsys.training.config import TrainingConfig
 from recsys.training.objective import Objective, RankingTeacher
@@ -34,14 +36,17 @@ def key(settings: Settings, name: str) -> str:
     """
     student = find(settings, name)
     inputs = [cli.fingerprint(settings.layout)]
-    if student.distillation is not None:
+    if student.needs_signals:
         inputs.append(cli.required(settings.layout.signals, "set of teacher signals", "infer_teacher").content_hash)
-    if student.model.kind == "slmrec":
+    if student.model.kind in ("slmrec", "compressed"):
         uri = teacher_uri(student, settings.layout)
         job = f"distill --student {student.model.teacher}" if student.model.teacher else "train_teacher"
         inputs.append(cli.required(uri, f"teacher of student {name}", job).content_hash)
+    said = to_dict(student)
+    if said["alignment"] and not student.stored:
+        del said["alignment"]["stored"]  # what was trained before there were any is kept
     # Where workers run does not change what is learned; how many there are changes rounding only.
-    return digest({"student": {**to_dict(student), "scaling": None}, "inputs": inputs})
+    return digest({"student": {**said, "scaling": None}, "inputs": inputs})
 
 
 def find(settings: Settings, name: str) -> StudentSettings:
@@ -63,6 +68,8 @@ def run(settings: Settings, name: str, *, force: bool = False) -> dict[str, Any]
     if not force and cli.is_current(layout.student(name), work):
         print(f"student {name}: unchanged, kept", flush=True)
         return {}
+    if student.model.kind == "compressed":
+        return _compress(student.model, name, settings, work)
     from ray_jobs import runtime, train_runs
 
     runtime.connect()
@@ -94,6 +101,41 @@ def run(settings: Settings, name: str, *, force: bool = False) -> dict[str, Any]
     return info["training"]
 
 
+def _compress(model: CompressedConfig, name: str, settings: Settings, work: str) -> dict[str, Any]:
+    """The smaller copy of a trained model; what its checkpoint says of training is the original's."""
+    from recsys.teachers.compression import compressed
+    from recsys.teachers.layered import LayeredTeacher
+    from recsys.teachers.quantised import numbers_and_bytes
+
+    student, layout = find(settings, name), settings.layout
+    source, dataset = load_checkpoint(teacher_uri(student, layout)), PreparedDataset.load(layout.dataset)
+    if not isinstance(source.model, LayeredTeacher):
+        raise UserError(
+            f"students.{name}: only language-model recommenders (e4srec or hllm, and slmrec students) are compressed, "
+            f"but {teacher_uri(student, layout)} is of kind {source.model.kind}"
+        )
+    if source.fingerprint != dataset.fingerprint:
+        raise UserError(
+            f"students.{name}: what it is made from was trained on dataset {source.fingerprint[:12]}, but dataset "
+            f"{dataset.name!r} is {dataset.fingerprint[:12]}; train that on this dataset"
+        )
+    small = compressed(source.model, model.compression)
+    sizes = [numbers_and_bytes(each)[1] for each in (source.model, small)]
+    with tracking.start_run(
+        settings.tracking,
+        layout.mlflow,
+        settings.name,
+        f"compress {name}",
+        params=to_dict(student.model),
+        tags={"student": name, "dataset": dataset.fingerprint, "checkpoint": layout.student(name)},
+    ) as recorded:
+        info = {"training": source.info.get("training", {}), "settings": to_dict(student)}
+        save_checkpoint(layout.student(name), small, dataset, key=work, info=info)
+        recorded.log_metrics({"bytes": float(sizes[1]), "bytes_before": float(sizes[0])})
+    print(f"student {name}: {sizes[0] / 1e6:.2f} MB made {sizes[1] / 1e6:.2f} MB", flush=True)
+    return {}
+
+
 def build(student: StudentSettings, layout: Layout) -> tuple[Objective, PreparedDataset, TrainingConfig]:
     """In a worker: data from storage, the model and its losses."""
     dataset = PreparedDataset.load(layout.dataset)
@@ -116,8 +158,11 @@ def assemble(
             loss=student.loss,
             alignment=student.alignment,
             rankings=RankingTeacher(signals, dataset, ranking) if signals and ranking else None,
+            stored=StoredStates.load(layout.signals, dataset) if student.stored else None,
             seed=student.training.seed,
         )
+    if student.model.kind == "compressed":
+        raise UserError("a student of kind compressed is not trained; name the student that it is made from")
     return build_student(
         student.model,
         dataset,
@@ -129,7 +174,7 @@ def assemble(
 
 
 def teacher_uri(student: StudentSettings, layout: Layout) -> str:
-    """Checkpoint of the teacher that a student of kind slmrec is cut from."""
+    """Checkpoint that a student of kind slmrec is cut from, or one of kind compressed is made from."""
     name = getattr(student.model, "teacher", "")
     return layout.student(name) if name else layout.teacher
 

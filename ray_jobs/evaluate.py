@@ -238,10 +238,14 @@ def _load(subject: Subject, dataset: PreparedDataset, config: EvaluationConfig) 
 
 
 def _parameters(checkpoint: Checkpoint) -> dict[str, int]:
+    from recsys.teachers.quantised import numbers_and_bytes
+
     model = checkpoint.model
+    served, size = numbers_and_bytes(model)
     return {
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "served": sum(tensor.numel() for tensor in model.state_dict().values()),
+        "served": served,
+        "bytes": size,
     }
 
 

@@ -38,11 +38,14 @@ from recsys.config import beyond_defaults, digest, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.signals.signals import SignalsMeta, TeacherSignals
+from recsys.signals.states import StatesMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
 from recsys.teachers.config import SignalsConfig
 from recsys.teachers.replica import load_teacher
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from recsys.teachers.teacher import Teacher
 
 _WITHOUT_EFFECT = {
@@ -54,7 +57,7 @@ _WITHOUT_EFFECT = {
     "tensor_parallel",
     "kernel_injection",
 }  # on the rankings
-_OPTIONS = {"log_mass"}  # no part of the key where they are not asked for
+_OPTIONS = {"log_mass", "states"}  # no part of the key where they are not asked for
 
 
 def key(settings: Settings) -> str:
@@ -94,6 +97,7 @@ def run(settings: Settings, *, force: bool = False) -> None:
         raise UserError(
             f"signals.log_mass is of logits, but {teacher.kind} scores by {teacher.score_meaning}; leave it out"
         )
+    states = states_meta(config, teacher)
     writer = SignalsWriter(layout.signals, key=work_key, k=config.k)
     if force:
         storage.delete(writer.work)
@@ -106,11 +110,14 @@ def run(settings: Settings, *, force: bool = False) -> None:
         started = time.perf_counter()
         if len(missing) < len(plan):
             print(f"signals: {len(plan) - len(missing)} of {len(plan)} shards are already there", flush=True)
+        if states:
+            print(describe_states(states, dataset, plan), flush=True)
         if missing:
             runtime.connect()
-            _rank_until_whole(settings, plan, writer, missing)
+            _rank_until_whole(settings, plan, writer, missing, states)
         seconds = time.perf_counter() - started
-        meta = _finalise(settings, dataset, checkpoint, plan, writer, seconds, sum(len(plan.shard(n)) for n in missing))
+        ranked = sum(len(plan.shard(n)) for n in missing)
+        meta = _finalise(settings, dataset, checkpoint, plan, writer, seconds, ranked, states)
         record.log_metrics({name: float(v) for name, v in meta.cost.items() if isinstance(v, int | float)})
     if aside := meta.cost["rows_set_aside"]:
         print(f"signals: {aside:,} rows were set aside, their prediction is not finite; students take them as they are")
@@ -125,9 +132,45 @@ def estimate(settings: Settings) -> None:
     """Print what the pass will cost; nothing is written."""
     key(settings)  # says what is missing
     dataset = PreparedDataset.load(settings.layout.dataset)
-    settings = _covered(settings, load_teacher(settings.layout.teacher, dataset))
-    for line in estimate_pass.run(settings, _plan(settings.signals, dataset)):
+    checkpoint = load_teacher(settings.layout.teacher, dataset)
+    settings = _covered(settings, checkpoint)
+    plan = _plan(settings.signals, dataset)
+    if states := states_meta(settings.signals, _teacher(checkpoint)):
+        print(describe_states(states, dataset, plan), flush=True)
+    for line in estimate_pass.run(settings, plan):
         print(line, flush=True)
+
+
+def states_meta(config: SignalsConfig, teacher: "Teacher") -> StatesMeta | None:
+    """Which states the pass stores, None for none.
+
+    Raises:
+        UserError: the teacher has no layers to speak of, or not so many blocks of them.
+    """
+    if config.states is None:
+        return None
+    from recsys.losses.alignment import block_ends, common_blocks
+    from recsys.teachers.layered import LayeredTeacher
+
+    if not isinstance(teacher, LayeredTeacher):
+        raise UserError(
+            f"signals.states needs a teacher of kind e4srec or hllm, but this one is of kind {teacher.kind}"
+        )
+    if teacher.depth % config.states.blocks:
+        possible = ", ".join(map(str, common_blocks(teacher.depth, teacher.depth)))
+        raise UserError(
+            f"signals.states.blocks is {config.states.blocks}, which does not divide the teacher's {teacher.depth} "
+            f"layers; possible: {possible}"
+        )
+    layers = block_ends(teacher.depth, config.states.blocks)
+    return StatesMeta(layers=layers, width=teacher.width, dtype=config.states.dtype)
+
+
+def describe_states(states: StatesMeta, dataset: PreparedDataset, plan: ShardPlan) -> str:
+    rows = int(np.isin(dataset.rows("train"), plan.rows).sum())
+    layers = ", ".join(map(str, states.layers))
+    size = states.bytes(rows) / 1e6
+    return f"signals: states after layers {layers} of {rows:,} training rows take {size:,.1f} MB in {states.dtype}"
 
 
 def _covered(settings: Settings, checkpoint: Checkpoint) -> Settings:
@@ -142,12 +185,14 @@ def _plan(config: SignalsConfig, dataset: PreparedDataset) -> ShardPlan:
     return ShardPlan.of(dataset, config.splits, config.rows_per_shard, train_rows=config.train_rows)
 
 
-def _rank_until_whole(settings: Settings, plan: ShardPlan, writer: SignalsWriter, missing: list[int]) -> None:
+def _rank_until_whole(
+    settings: Settings, plan: ShardPlan, writer: SignalsWriter, missing: list[int], states: StatesMeta | None
+) -> None:
     """Ray starts a killed actor again by itself; where it cannot, new actors take what is left, as long as each pool
     gets on."""
     while missing:
         try:
-            _rank_shards(settings, plan, writer, missing)
+            _rank_shards(settings, plan, writer, missing, states)
         except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as error:
             before, missing = missing, writer.missing(plan)
             if len(missing) == len(before):
@@ -158,7 +203,9 @@ def _rank_until_whole(settings: Settings, plan: ShardPlan, writer: SignalsWriter
             return
 
 
-def _rank_shards(settings: Settings, plan: ShardPlan, writer: SignalsWriter, missing: list[int]) -> None:
+def _rank_shards(
+    settings: Settings, plan: ShardPlan, writer: SignalsWriter, missing: list[int], states: StatesMeta | None
+) -> None:
     config = settings.signals
     # Progress is what this job prints; Ray Data's own bars and plans would only hide it.
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -176,6 +223,7 @@ def _rank_shards(settings: Settings, plan: ShardPlan, writer: SignalsWriter, mis
             "signals_uri": settings.layout.signals,
             "key": writer.key,
             "config": config,
+            "states": states,
         },
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=actors, max_size=most),
@@ -205,11 +253,19 @@ class RankShard:
     """One actor of the pool: ranks the rows of a shard and writes it."""
 
     def __init__(
-        self, *, dataset_uri: str, teacher_uris: list[str], signals_uri: str, key: str, config: SignalsConfig
+        self,
+        *,
+        dataset_uri: str,
+        teacher_uris: list[str],
+        signals_uri: str,
+        key: str,
+        config: SignalsConfig,
+        states: StatesMeta | None = None,
     ) -> None:
         from recsys.teachers.replica import open_replica
 
         self._replica = open_replica(dataset_uri, config)
+        self._states = states
         self._dataset = PreparedDataset.load(dataset_uri)
         self._plan = _plan(config, self._dataset)
         self._writer = SignalsWriter(signals_uri, key=key, k=config.k)
@@ -253,8 +309,15 @@ class RankShard:
             aside=len(rows) - len(ranked.rows),
             tokens=ranked.tokens,
             log_mass=ranked.log_mass,
+            states=self._states_of(ranked.rows[np.isin(ranked.rows, self._dataset.rows("train"))]),
         )
         return len(rows), ranked.tokens
+
+    def _states_of(self, rows: np.ndarray) -> tuple[np.ndarray, "Tensor"] | None:
+        """Rows and their states, which are those of the teacher that students are cut from, whoever ranks the rows."""
+        if self._states is None or not len(rows):
+            return None
+        return rows, self._replica.states(self._uris[0], rows, self._states.layers, self._states.dtype)
 
     def _teacher_of(self, rows: np.ndarray) -> np.ndarray:
         """Which teacher ranks each row: 0 is the one that knows all training rows, f+1 the one without fold f."""
@@ -279,6 +342,7 @@ def _finalise(
     writer: SignalsWriter,
     seconds: float,
     ranked: int,
+    states: StatesMeta | None,
 ) -> SignalsMeta:
     """Seal the signals, and read them back as a student will."""
     import torch
@@ -308,6 +372,7 @@ def _finalise(
             "cpus_per_actor": config.cpus,
             "gpus_per_actor": config.gpus,
         },
+        states=dataclasses.asdict(states) if states else None,
     )
     writer.finalise(plan, meta, item_embeddings, getattr(teacher, "text", None))
     TeacherSignals.load(settings.layout.signals, dataset)

@@ -1,7 +1,7 @@
 """The one configuration file of a project: every job reads it whole and uses the sections it needs."""
 
 import os
-from typing import Literal
+from typing import Any, Literal
 
 from recsys import storage
 from recsys.config import Field, configuration
@@ -10,7 +10,7 @@ from recsys.evaluation.config import EvaluationConfig
 from recsys.losses.config import AlignmentConfig, DistillationConfig, RecommendationLossConfig
 from recsys.serving.assignment import ARMS, Arm, check_split
 from recsys.students.config import StudentModelConfig
-from recsys.teachers.config import HLLMConfig, LowRankConfig, SignalsConfig, TeacherConfig
+from recsys.teachers.config import CompressionConfig, HLLMConfig, LowRankConfig, SignalsConfig, TeacherConfig
 from recsys.tracking import TrackingConfig
 from recsys.training.config import TrainingConfig
 
@@ -69,10 +69,16 @@ class StudentSettings:
     scaling: WorkersConfig = WorkersConfig()
 
     def __post_init__(self) -> None:
+        if self.model.kind == "compressed" and self.distillation is not None:
+            raise ValueError(
+                "a compressed student is not trained; leave distillation out, or train it and compress that"
+            )
         if self.model.kind != "slmrec" and self.alignment is not None:
             raise ValueError("alignment compares layers and is for students of kind slmrec alone; leave it out")
         if self.model.kind == "slmrec" and self.distillation is not None and self.distillation.embedding is not None:
             raise ValueError("a student of kind slmrec has its teacher's item vectors; set distillation.embedding=null")
+        if self.stored and self.model.kind == "slmrec" and self.model.teacher:
+            raise ValueError("alignment.stored reads states of the project's teacher; leave it or model.teacher out")
 
     @property
     def distilled(self) -> bool:
@@ -80,9 +86,19 @@ class StudentSettings:
         return self.distillation is not None or (self.alignment is not None and self.alignment.teaches)
 
     @property
+    def needs_signals(self) -> bool:
+        """Whether the teacher's pass must have been made before it is trained."""
+        return self.distillation is not None or self.stored
+
+    @property
+    def stored(self) -> bool:
+        """Whether it learns from the teacher's stored states."""
+        return self.alignment is not None and self.alignment.stored
+
+    @property
     def needs_teacher(self) -> bool:
-        """Whether a teacher is there before it is trained: to learn from, or to be cut from."""
-        return self.distilled or self.model.kind == "slmrec"
+        """Whether a teacher is there before it is made: to learn from, to be cut from, or to be compressed."""
+        return self.distilled or self.model.kind in ("slmrec", "compressed")
 
 
 @configuration
@@ -112,8 +128,9 @@ class DepthConfig:
             without its teacher; `distilled` with it, by `alignment` (its blocks lowered where they do not divide).
         start, rows: of the cut models (`recsys.students.config.SLMRecConfig`).
         tolerance: percent of the whole teacher's NDCG@10 that the recommended depth may lose.
-        compress: measure the whole teacher and every trained depth with int8 weights, with some matrices of low rank
-            (`low_rank`) or with a share of the feed-forward neurons (`neurons`) as well, nothing retrained.
+        compress: measure the whole teacher and every trained depth with smaller weights as well, nothing retrained:
+            `int8` or `int4` weights, some matrices of `low-rank` (`low_rank`), `pruned` to a share of the feed-forward
+            neurons (`neurons`) or of the `heads` (`heads`), or several of them as in `pruned+int4`.
     """
 
     depths: tuple[int, ...] = ()
@@ -124,9 +141,30 @@ class DepthConfig:
     training: TrainingConfig = TrainingConfig()
     scaling: WorkersConfig = WorkersConfig()
     tolerance: float = Field(default=1.0, ge=0)
-    compress: tuple[Literal["int8", "low-rank", "pruned"], ...] = ()
+    compress: tuple[str, ...] = ()
     low_rank: LowRankConfig = LowRankConfig()
-    neurons: float = Field(default=0.5, gt=0, le=1)
+    neurons: float = Field(default=0.5, gt=0, lt=1)
+    heads: float = Field(default=0.5, gt=0, lt=1)
+
+    def __post_init__(self) -> None:
+        for name in self.compress:
+            self.compression(name)
+
+    def compression(self, name: str) -> CompressionConfig:
+        """What one of `compress` means."""
+        parts: dict[str, dict[str, Any]] = {
+            "int8": {"weights": "int8"},
+            "int4": {"weights": "int4"},
+            "low-rank": {"low_rank": self.low_rank},
+            "pruned": {"neurons": self.neurons},
+            "heads": {"heads": self.heads},
+        }
+        asked = name.split("+")
+        if unknown := [part for part in asked if part not in parts]:
+            raise ValueError(f"compress has {unknown[0]!r}; known: {', '.join(parts)}, or several joined by +")
+        if {"int8", "int4"} <= set(asked):
+            raise ValueError(f"compress has {name!r}, but weights are int8 or int4; name one of them")
+        return CompressionConfig(**{key: value for part in asked for key, value in parts[part].items()})
 
 
 def _halves() -> dict[Arm, float]:

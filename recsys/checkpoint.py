@@ -69,6 +69,8 @@ def save_checkpoint(
         },
         **(info or {}),
     }
+    if (compression := getattr(model, "compression", None)) is not None:
+        config["compression"] = to_dict(compression)
     with storage.new_artifact(uri, key=key, attributes={"kind": model.kind}) as directory:
         (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         save_file(state, directory / "model.safetensors")
@@ -97,6 +99,8 @@ def load_checkpoint(uri: str | Path, device: str = "cpu") -> Checkpoint:
         config = json.loads((directory / "config.json").read_text())
         cls = model_class(config["kind"])
         model = cls(from_dict(cls.Config, config["model"]), num_items=config["num_items"])
+        if "compression" in config:
+            _lay_out(model, config["compression"])
         state = load_file(directory / "model.safetensors")
         _map_tables(model, state)
         model.load_state_dict(state, strict=True)
@@ -113,3 +117,10 @@ def load_checkpoint(uri: str | Path, device: str = "cpu") -> Checkpoint:
         hash=manifest.content_hash,
         info=config,
     )
+
+
+def _lay_out(model: Any, compression: dict[str, Any]) -> None:
+    from recsys.teachers.compression import lay_out
+    from recsys.teachers.config import CompressionConfig
+
+    lay_out(model, from_dict(CompressionConfig, compression))

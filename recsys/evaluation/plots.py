@@ -113,6 +113,7 @@ def depth_curves(study: Mapping[str, Any], form: str = "wide") -> "Figure":
         axes.xaxis.set_major_locator(FixedLocator(depths))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.margins(y=0.1)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("layers")
         axes.set_ylabel(label)

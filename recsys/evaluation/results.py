@@ -53,7 +53,8 @@ class Result:
         split, protocol, dataset, fingerprint: what was ranked.
         seed: of the training, None for a baseline.
         checkpoint_hash: content hash, None for a baseline.
-        parameters: "trainable" and "served" (frozen tables included); a baseline serves the numbers it stores.
+        parameters: "trainable" and "served" (frozen tables included) numbers, and "bytes" of what is served; a baseline
+            serves the numbers it stores.
         training: what the checkpoint says of its making (settings, selection, learning curve).
         ranks_sha256: of the file with the ranks.
         sampled: metrics among sampled negatives (`recsys.evaluation.sampled`), where the configuration asks for them.

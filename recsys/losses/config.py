@@ -80,6 +80,8 @@ class AlignmentConfig:
         form: `paper` means over blocks and squares the norm, as printed; `code` sums over blocks and takes the plain
             norm, as the authors' code does.
         online: train the teacher beside the student, on the next item alone; otherwise it is frozen.
+        stored: take the frozen teacher's states from its signals (`signals.states`) instead of computing them at each
+            step.
     """
 
     blocks: int = Field(default=4, ge=1)
@@ -89,8 +91,11 @@ class AlignmentConfig:
     logits: float = Field(default=0.0, ge=0)
     form: Literal["paper", "code"] = "paper"
     online: bool = False
+    stored: bool = False
 
     def __post_init__(self) -> None:
+        if self.stored and (self.online or not self.teaches):
+            raise ValueError("stored reads a frozen teacher's states; set online=false and one of cosine, norm, logits")
         if self.online and not self.teaches:
             raise ValueError("online trains a teacher, but nothing is taken from it; set cosine, norm or logits")
 

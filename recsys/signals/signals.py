@@ -4,6 +4,7 @@
     rankings/part-*.parquet          row, items [K], scores [K], target_distance, and where asked for log_mass_outside
     item_embeddings.safetensors      `item_embeddings` [N+1, D], and `text_embeddings` [N+1, D'] where the teacher
                                      has a text side of its own
+    states/part-*.safetensors        where asked for, the teacher's states (`recsys.signals.states`)
 
 Legend: S rows covered, K candidates, N items, T interactions, D width.
 """
@@ -74,6 +75,7 @@ class SignalsMeta:
         trained_on: splits whose rows the teacher was trained on.
         settings: generation or scoring settings.
         cost: seconds, rows per second and the like.
+        states: what the stored states are (`recsys.signals.states.StatesMeta`), None where there are none.
     """
 
     teacher: str
@@ -89,6 +91,7 @@ class SignalsMeta:
     trained_on: list[str] = field(default_factory=lambda: ["train"])
     settings: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
+    states: dict[str, Any] | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"

@@ -24,11 +24,13 @@ from recsys import storage
 from recsys.data.prepared import PreparedDataset, Split
 from recsys.errors import UserError
 from recsys.signals.signals import SignalsMeta, rankings_table
+from recsys.signals.states import part_uri, write_part
 
-_PART = re.compile(r"part-(\d{5,})\.parquet")
+_PART = re.compile(r"part-(\d{5,})\.(?:parquet|safetensors)")
 _SECONDS = b"seconds"
 _ASIDE = b"rows_set_aside"
 _TOKENS = b"tokens"
+_STATES = b"rows_with_states"
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class SignalsWriter:
         aside: int = 0,
         tokens: int = 0,
         log_mass: np.ndarray | None = None,
+        states: tuple[np.ndarray, Tensor] | None = None,
     ) -> None:
         """Write a shard whole; a shard that is there already is replaced by the same.
 
@@ -94,10 +97,14 @@ class SignalsWriter:
             seconds: how long the teacher took; summed up in the cost of the pass, as are
             tokens: what it read and wrote (`recsys.teachers.teacher.Rankings`).
             aside: planned rows of the shard that the teacher has no ranking for.
+            states: rows of the shard and the teacher's states of them (`recsys.signals.states`).
         """
         table = rankings_table(rows, items, scores, target_distance, log_mass)
         notes = {_SECONDS: repr(seconds).encode(), _ASIDE: str(aside).encode(), _TOKENS: str(tokens).encode()}
         buffer = io.BytesIO()
+        if states is not None:
+            write_part(self.work, number, *states)
+            notes[_STATES] = str(len(states[0])).encode()
         pq.write_table(table.replace_schema_metadata(notes), buffer)
         storage.write_bytes(self._part(number), buffer.getvalue())
 
@@ -153,9 +160,12 @@ class SignalsWriter:
         try:
             with system.open_input_file(path) as file:
                 metadata = pq.read_metadata(file)
-                return metadata.num_rows + int((metadata.metadata or {}).get(_ASIDE, b"0")) == rows
         except (pa.ArrowInvalid, FileNotFoundError):
             return False
+        noted = metadata.metadata or {}
+        if _STATES in noted and not storage.exists(part_uri(self.work, number)):
+            return False
+        return metadata.num_rows + int(noted.get(_ASIDE, b"0")) == rows
 
     def _check(self, number: int, rows: np.ndarray) -> dict[bytes, bytes]:
         """What is noted in a shard that holds exactly `rows`, but for those set aside."""
@@ -179,11 +189,12 @@ class SignalsWriter:
 
     def _remove_strangers(self, shards: int) -> None:
         """Delete what killed writers left half-way, so that the seal covers the shards alone."""
-        system, path = storage.filesystem(storage.join(self.work, "rankings"))
-        for info in system.get_file_info(fs.FileSelector(path, allow_not_found=True)):
-            match = _PART.fullmatch(info.base_name)
-            if not match or int(match[1]) >= shards:
-                system.delete_file(info.path)
+        for folder in ("rankings", "states"):
+            system, path = storage.filesystem(storage.join(self.work, folder))
+            for info in system.get_file_info(fs.FileSelector(path, allow_not_found=True)):
+                match = _PART.fullmatch(info.base_name)
+                if not match or int(match[1]) >= shards:
+                    system.delete_file(info.path)
 
     def _publish(self) -> None:
         """Put the sealed work directory in the place of the signals; killed on the way, a second call finishes."""

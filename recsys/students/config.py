@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from recsys.config import Field, configuration
+from recsys.teachers.config import CompressionConfig
 from recsys.teachers.lora_config import LoRAConfig
 
 
@@ -68,5 +69,22 @@ class SLMRecConfig:
             raise ValueError("trained weights cannot change their width; set start=fresh, or leave width and heads out")
 
 
+@configuration
+class CompressedConfig:
+    """A language-model recommender of this project with smaller weights, nothing trained.
+
+    Its checkpoint is an ordinary one of the kind it is made from.
+
+    Attributes:
+        teacher: the student that it is made from; empty for the project's teacher.
+    """
+
+    kind: Literal["compressed"]
+    teacher: str = ""
+    compression: CompressionConfig
+
+
 SmallModelConfig = SASRecConfig | GRU4RecConfig
-StudentModelConfig = Annotated[SASRecConfig | GRU4RecConfig | SLMRecConfig, Field(discriminator="kind")]
+StudentModelConfig = Annotated[
+    SASRecConfig | GRU4RecConfig | SLMRecConfig | CompressedConfig, Field(discriminator="kind")
+]

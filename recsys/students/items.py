@@ -24,8 +24,11 @@ class DistilledItemTable(ItemTable):
     """Collaborative embedding distillation (DLLM2Rec, arXiv 2405.00338, eq. 12-13): e_i = b_i + mix · g(z_i).
 
     z_i is the teacher's embedding of the item, frozen and standardised per dimension (language-model embeddings share
-    large constant components that carry no preference); g is a learnable projector, b_i a learnable offset. `fold`
-    computes the table once for serving, so that a served student carries no language-model weights.
+    large constant components that carry no preference), then scaled to a length of about 1: Adam moves every weight of
+    g by the learning rate, and so g(z) by that times the length of z, which at √Z drowns what b_i learns
+    (docs/experiments.md). g is a learnable projector, b_i a learnable offset, zero at first: what is rarely seen stays
+    where the teacher puts it. `folded` computes the table once for serving, so that a served student carries no
+    language-model weights.
 
     Args:
         teacher: [N+1, Z] float32, row 0 padding.
@@ -37,18 +40,22 @@ class DistilledItemTable(ItemTable):
     def __init__(self, teacher: Tensor, width: int, *, hidden: int, mix: float) -> None:
         super().__init__(len(teacher) - 1, width)
         deviation, mean = torch.std_mean(teacher[1:], dim=0)
-        standardised = (teacher - mean) / deviation.clamp_min(1e-6)
-        standardised[0] = 0
-        self.register_buffer("teacher", standardised, persistent=True)
         z = teacher.shape[1]
-        self.projector = (
-            nn.Sequential(nn.Linear(z, hidden), nn.GELU(), nn.Linear(hidden, width)) if hidden else nn.Linear(z, width)
-        )
-        self.mix = mix
-        last = self.projector[-1] if isinstance(self.projector, nn.Sequential) else self.projector
-        assert isinstance(last, nn.Linear)
-        nn.init.normal_(last.weight, std=(last.in_features * width) ** -0.5)
+        scaled = (teacher - mean) / deviation.clamp_min(1e-6) * z**-0.5
+        scaled[0] = 0
+        self.register_buffer("teacher", scaled, persistent=True)
+        nn.init.zeros_(self.weight)
+        # Initial weights that give g(z) a length of about 1.
+        if hidden:
+            first, last = nn.Linear(z, hidden), nn.Linear(hidden, width)
+            nn.init.normal_(first.weight, std=1.0)
+            nn.init.normal_(last.weight, std=(hidden * width) ** -0.5)
+            self.projector: nn.Module = nn.Sequential(first, nn.GELU(), last)
+        else:
+            self.projector = last = nn.Linear(z, width)
+            nn.init.normal_(last.weight, std=width**-0.5)
         nn.init.zeros_(last.bias)
+        self.mix = mix
 
     def forward(self) -> Tensor:
         return self.weight + self.mix * self.projector(self.teacher)

@@ -1,8 +1,8 @@
 """SLMRec: a language-model recommender of few layers, taught block by block by a deeper one.
 
 After Xu et al., "SLMRec: Distilling Large Language Models into Small for Sequential Recommendation" (ICLR 2025, arXiv
-2405.17890). The teacher is trained first and frozen (offline) or trained on (online); its states are computed anew in
-every step, so that none is stored and any window of a sequence can be learned from.
+2405.17890). The teacher is trained first and frozen (offline) or trained on (online). Its states are computed anew in
+every step, for the very window that is learned from, or read from its signals (`recsys.signals.states`).
 
 Legend: B batch, L history, P positions with a target, N items, D width of the item vectors, H of the decoder.
 """
@@ -26,6 +26,7 @@ from recsys.losses.alignment import (
 from recsys.losses.config import AlignmentConfig, RecommendationLossConfig
 from recsys.losses.recommendation import softmax_loss
 from recsys.losses.scores import CatalogueScores
+from recsys.signals.states import StoredStates
 from recsys.students.config import SLMRecConfig
 from recsys.teachers.layered import LayeredTeacher
 from recsys.teachers.lora import add_adapters
@@ -77,16 +78,18 @@ class SLMRecObjective(NextItemObjective):
         alignment: AlignmentConfig | None = None,
         teacher: LayeredTeacher | None = None,
         rankings: RankingTeacher | None = None,
+        stored: StoredStates | None = None,
     ) -> None:
         """
         Args:
             teacher: needed where `alignment.teaches`.
+            stored: its states, needed where `alignment.stored`.
 
         Raises:
             UserError: the blocks do not divide the layers.
         """
         super().__init__(model, loss, dataset, rankings)
-        self.alignment = alignment
+        self.alignment, self.stored = alignment, stored
         self.one_a_user = rows == "one-a-user"
         self._frozen: tuple[LayeredTeacher, ...] = ()  # a tuple keeps it out of parameters, state and training mode
         self.deep: LayeredTeacher | None = None
@@ -100,10 +103,12 @@ class SLMRecObjective(NextItemObjective):
             self.adapters.extend(_identity(model.width) for _ in range(alignment.blocks - 1))
         if alignment.teaches:
             assert teacher is not None, "alignment needs a teacher"
+            self.deep_ends = block_ends(teacher.depth, alignment.blocks)
             if alignment.online:
                 self.deep = teacher.train()
             else:
-                self._frozen = (teacher.requires_grad_(False).eval(),)
+                # Where its states are stored, its layers are not needed.
+                self._frozen = ((teacher.cut(1) if stored else teacher).requires_grad_(False).eval(),)
             if teacher.width != model.width and (alignment.cosine or alignment.norm):
                 self.projections.extend(nn.Linear(model.width, teacher.width) for _ in range(alignment.blocks))
 
@@ -127,28 +132,32 @@ class SLMRecObjective(NextItemObjective):
             ]
             extra["supervision"] = config.supervision, multi_supervision(early, targets, config.form)
         if config.teaches:
-            extra |= self._taught(items, chosen, targets, states, scores)
+            extra |= self._taught(batch, chosen, states, scores)
         for name, (weight, value) in extra.items():
             parts[f"{name}_loss"] = value.detach()
             loss = loss + weight * value
         return loss, parts
 
     def _taught(
-        self, items: Tensor, chosen: Tensor, targets: Tensor, states: list[Tensor], scores: CatalogueScores
+        self, batch: Batch, chosen: Tensor, states: list[Tensor], scores: CatalogueScores
     ) -> dict[str, tuple[float, Tensor]]:
         """Name → weight and value of each loss; what is taken from the teacher has no gradient."""
         assert self.alignment is not None
-        config, teacher = self.alignment, self.deep or self._frozen[0].to(items.device)
+        config, teacher = self.alignment, self.deep or self._frozen[0].to(chosen.device)
         losses: dict[str, tuple[float, Tensor]] = {}
+        if self.stored is not None:
+            have, deep_states = self.stored.at(batch["rows"][chosen], self.deep_ends)
+            if not have.all():
+                states, scores = [state[have] for state in states], CatalogueScores(scores.logits_PN[have])
         with nullcontext() if self.deep else torch.no_grad():
             vectors = teacher.item_vectors()
-            ends = block_ends(teacher.depth, config.blocks)
-            found = teacher.states(items, ends, vectors)
-            deep_states = [found[end][chosen] for end in ends]
+            if self.stored is None:
+                found = teacher.states(batch["items"], self.deep_ends, vectors)
+                deep_states = [found[end][chosen] for end in self.deep_ends]
             if config.logits or self.deep:
                 expected = self._scores(teacher.read_out(deep_states[-1], vectors), vectors)
         if self.deep:
-            losses["teacher"] = 1.0, softmax_loss(expected, targets)
+            losses["teacher"] = 1.0, softmax_loss(expected, batch["targets"][chosen])
             expected = CatalogueScores(expected.logits_PN.detach())
         theirs, ours = [state.detach().float() for state in deep_states], states
         if self.projections:
@@ -182,12 +191,17 @@ def build_slmrec(
     loss: RecommendationLossConfig,
     alignment: AlignmentConfig | None = None,
     rankings: RankingTeacher | None = None,
+    stored: StoredStates | None = None,
     seed: int = 0,
 ) -> SLMRecObjective:
     """The objective of a student cut from a teacher's checkpoint.
 
+    Args:
+        stored: the teacher's states, needed where `alignment.stored`.
+
     Raises:
-        UserError: the teacher is of another dataset or kind, or configuration and teacher do not fit each other.
+        UserError: the teacher is of another dataset or kind, configuration and teacher do not fit each other, or the
+            stored states are not this teacher's.
     """
     if teacher.fingerprint != dataset.fingerprint:
         raise UserError(
@@ -203,6 +217,16 @@ def build_slmrec(
     student, deep = cut_student(config, teacher.model), teacher.model
     if alignment is not None and alignment.online and config.start == "fresh":
         deep = deep.fresh(deep.depth)
-    return SLMRecObjective(
-        student, loss, dataset, rows=config.rows, alignment=alignment, teacher=deep, rankings=rankings
+    objective = SLMRecObjective(
+        student,
+        loss,
+        dataset,
+        rows=config.rows,
+        alignment=alignment,
+        teacher=deep,
+        rankings=rankings,
+        stored=stored,
     )
+    if stored is not None:
+        stored.check(teacher.hash, objective.deep_ends, dataset.rows("train"))
+    return objective

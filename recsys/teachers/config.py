@@ -84,6 +84,27 @@ class LowRankConfig:
 
 
 @configuration
+class CompressionConfig:
+    """How the decoder of a trained model is made smaller, nothing retrained; the parts combine.
+
+    Attributes:
+        heads: share of each layer's attention heads that is kept, the strongest.
+        neurons: share of each feed-forward layer's neurons that is kept, the strongest.
+        low_rank: which matrices are replaced by approximations of low rank.
+        weights: as what the linear layers keep their weights; int4 is computed with on processors alone.
+    """
+
+    heads: float = Field(default=1.0, gt=0, le=1)
+    neurons: float = Field(default=1.0, gt=0, le=1)
+    low_rank: LowRankConfig | None = None
+    weights: Literal["fp32", "int8", "int4"] = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.heads == self.neurons == 1 and self.low_rank is None and self.weights == "fp32":
+            raise ValueError("nothing is made smaller; set weights, low_rank, heads or neurons")
+
+
+@configuration
 class E4SRecConfig:
     """Item-id embeddings of a student, projected into a language model (E4SRec, arXiv 2312.02443).
 
@@ -148,6 +169,19 @@ TeacherConfig = Annotated[
 
 
 @configuration
+class StatesConfig:
+    """The teacher's states that the pass stores of the training rows, for students taught block by block.
+
+    Attributes:
+        blocks: after each of so many blocks of layers; it divides the teacher's depth.
+        dtype: as which they are stored; bf16 halves the bytes and rounds.
+    """
+
+    blocks: int = Field(default=4, ge=1)
+    dtype: Literal["fp32", "bf16"] = "bf16"
+
+
+@configuration
 class SignalsConfig:
     """The teacher pass.
 
@@ -167,6 +201,7 @@ class SignalsConfig:
         kernel_injection: DeepSpeed's own GPU kernels, for architectures that it has them for (Llama), of teachers that
             score in one pass.
         dtype: auto is bf16 where the processor has it, otherwise fp32.
+        states: store the teacher's hidden states of the training rows as well (e4srec and hllm alone).
     """
 
     k: int = Field(default=20, ge=1)
@@ -183,6 +218,7 @@ class SignalsConfig:
     tensor_parallel: int = Field(default=1, ge=1)
     kernel_injection: bool = False
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    states: StatesConfig | None = None
 
     def __post_init__(self) -> None:
         if self.max_actors is not None and self.max_actors < self.actors:

@@ -3,6 +3,7 @@
 Legend: B batch, L history, N items, D width.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -55,6 +56,9 @@ class TeacherEngine:
         with torch.inference_mode():
             self.vectors = model.item_vectors().to(self.device)
         check_finite(self.vectors)
+        if tensor_parallel > 1 and getattr(model, "compression", None) is not None:
+            raise UserError("signals.tensor_parallel cannot part the matrices of a compressed teacher; set it to 1")
+        self._model: Any = model
         self._engine = inference_engine(
             _Hidden(model),
             self.dtype,
@@ -68,6 +72,12 @@ class TeacherEngine:
     def hidden(self, items: Tensor) -> Tensor:
         """[B, L, D] float32 from [B, L] int64 padded with 0 on the right; times `vectors.T` they are the logits."""
         return self._engine(items.to(self.device), self._inputs).float()
+
+    @torch.inference_mode()
+    def states(self, items: Tensor, layers: Sequence[int]) -> Tensor:
+        """[B, L, len(layers), H] of items as in `hidden`: what a `LayeredTeacher` has after each of `layers`."""
+        found = self._model.states(items.to(self.device), layers, self._inputs)
+        return torch.stack([found[layer] for layer in layers], dim=2)
 
 
 def check_finite(vectors: Tensor) -> None:

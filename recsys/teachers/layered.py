@@ -13,6 +13,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from recsys.errors import UserError
+from recsys.teachers.config import CompressionConfig
 from recsys.teachers.decoder import only_layers, outputs_of
 from recsys.teachers.lora import merged
 from recsys.teachers.teacher import Teacher
@@ -23,7 +24,12 @@ class LayeredTeacher(Teacher):
 
     Predicting is three steps, so that each can be had alone: `run` the decoder, pick the states that stand for items
     (`at_items`), `read_out` what is expected next.
+
+    Attributes:
+        compression: how its weights were made smaller (`recsys.teachers.compression`), None for not at all.
     """
+
+    compression: CompressionConfig | None = None
 
     @property
     def decoder(self) -> Any:
@@ -104,8 +110,10 @@ class LayeredTeacher(Teacher):
             layers: numbers of the layers to keep, from 1, or how many of the first.
 
         Raises:
-            UserError: the model has no such layers.
+            UserError: the model has no such layers, or is compressed.
         """
+        if self.compression is not None:
+            raise UserError("a compressed model is not cut any more; cut the one it was made from, then compress")
         numbers = chosen_layers(self.depth, layers)
         with only_layers(self.decoder, numbers):
             made = copy.deepcopy(self)

@@ -9,7 +9,7 @@ interactions instead of one for every row.
 Legend: S rows, B windows in a batch, L history, P positions to be scored, N items, K candidates, D width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -50,6 +50,19 @@ class WindowPass:
             log_mass=config.log_mass,
             batch_size=config.batch_size,
         )
+
+    def states(self, dataset: PreparedDataset, rows: np.ndarray, layers: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """[S, B, H]: the states from which each of `rows` (ascending) is predicted, after each of B layers.
+
+        They are those of the windows that `rank` reads.
+        """
+        found: list[Tensor] = []
+        places: list[np.ndarray] = []
+        for which, items, window, position in _batches(dataset, rows, self._config.batch_size):
+            states = self._engine.states(torch.from_numpy(items), layers).cpu()
+            found.append(states[torch.from_numpy(window), torch.from_numpy(position)].to(dtype))
+            places.append(which)
+        return torch.cat(found)[torch.from_numpy(np.argsort(np.concatenate(places)))]
 
 
 def window_starts(dataset: PreparedDataset, rows: np.ndarray) -> np.ndarray:

@@ -10,15 +10,18 @@ import contextlib
 import multiprocessing
 import os
 import threading
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recsys.checkpoint import Checkpoint, load_checkpoint
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.signals.states import DTYPES
 from recsys.teachers.config import SignalsConfig
 from recsys.teachers.teacher import Rankings, Teacher, TeacherPass
 from recsys.training.engine import free_port, import_deepspeed
@@ -38,6 +41,9 @@ class Replica(Protocol):
 
     def rank(self, uri: str, rows: np.ndarray) -> Rankings:
         """See `recsys.teachers.teacher.TeacherPass`."""
+
+    def states(self, uri: str, rows: np.ndarray, layers: Sequence[int], dtype: str) -> Tensor:
+        """See `recsys.teachers.ranking.WindowPass.states`; `dtype` is one of `recsys.signals.states.DTYPES`."""
 
     def close(self) -> None:
         """End what was started."""
@@ -88,6 +94,11 @@ class WholeReplica:
         self.load(uri)
         return self._passes[uri].rank(self._dataset, rows)
 
+    def states(self, uri: str, rows: np.ndarray, layers: Sequence[int], dtype: str) -> Tensor:
+        self.load(uri)
+        reader: Any = self._passes[uri]  # a `WindowPass`: only teachers with layers are asked
+        return reader.states(self._dataset, rows, layers, DTYPES[dtype])
+
     def close(self) -> None:
         self._passes.clear()
 
@@ -103,11 +114,14 @@ class SplitReplica:
 
     def load(self, uri: str) -> None:
         if uri not in self._loaded:
-            self._ask(uri, None)
+            self._ask("load", uri)
             self._loaded.append(uri)
 
     def rank(self, uri: str, rows: np.ndarray) -> Rankings:
-        return self._ask(uri, rows)
+        return self._ask("rank", uri, rows)
+
+    def states(self, uri: str, rows: np.ndarray, layers: Sequence[int], dtype: str) -> Tensor:
+        return self._ask("states", uri, rows, layers, dtype)
 
     def close(self) -> None:
         for process, connection in self._members:
@@ -116,19 +130,20 @@ class SplitReplica:
             connection.close()
         self._members, self._loaded = [], []
 
-    def _ask(self, uri: str, rows: np.ndarray | None) -> Any:
+    def _ask(self, *question: Any) -> Any:
+        """What the first process answers; a question is the name of a method and its arguments."""
         for _ in range(_TRIES):
             if not self._members:
                 self._start()
             try:
-                return self._answer(uri, rows)
+                return self._answer(question)
             except (EOFError, OSError):  # one of them has ended
                 self.close()
         raise RuntimeError(f"a process of a split teacher ended {_TRIES} times; what it wrote last says why")
 
-    def _answer(self, uri: str, rows: np.ndarray | None) -> Any:
+    def _answer(self, question: tuple[Any, ...]) -> Any:
         for _, connection in self._members:
-            connection.send((uri, rows))
+            connection.send(question)
         waiting = [connection for _, connection in self._members]
         answers = {}
         while waiting:
@@ -168,10 +183,10 @@ def _member(connection: Connection, rank: int, port: int, dataset_uri: str, conf
     replica = WholeReplica(PreparedDataset.load(dataset_uri), config, device)
     with contextlib.suppress(EOFError):  # nobody asks any more
         while True:
-            uri, rows = connection.recv()
-            answer: Any = None
+            method, *arguments = connection.recv()
+            answer: Any
             try:
-                answer = replica.load(uri) if rows is None else replica.rank(uri, rows)  # type: ignore[func-returns-value]
+                answer = getattr(replica, method)(*arguments)
             except UserError as error:
                 answer = error
             connection.send(answer if rank == 0 else None)

@@ -14,6 +14,7 @@ from recsys.config import from_dict
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
 from recsys.errors import UserError
+from recsys.serving.recommender import Recommender
 from recsys.students.config import SASRecConfig
 from recsys.students.sasrec import SASRec
 from recsys.teachers.config import E4SRecConfig
@@ -45,7 +46,7 @@ def settings(fixture_data: Path, tmp_path: Path) -> Settings:
             "depth": {
                 "depths": [4],
                 "ways": ["read-out", "distilled"],
-                "compress": ["int8"],
+                "compress": ["int8", "heads+int4"],
                 "training": TRAINING,
                 "scaling": {"workers": 2, "cpus": 0.5},
             },
@@ -73,7 +74,8 @@ def test_study(ray_session: None, settings: Settings, capsys: pytest.CaptureFixt
     ]  # fmt: skip
     size = {(row["way"], row["compressed"]): row["bytes"] for row in study["rows"]}
     assert size["full", "int8"] < size["full", ""] and size["distilled", "int8"] < size["distilled", ""]
-    assert len(size) == 5 and "distilled, int8" in printed
+    assert size["full", "heads+int4"] < size["full", "int8"]
+    assert len(size) == 7 and "distilled, heads+int4" in printed
     assert "recommended: " in printed and "Depth study, random-teacher" in printed
     assert all(row["latency"]["median_ms"] > 0 and 0 < row["sampled"]["mrr"] <= 1 for row in study["rows"])
     layers = {row["way"]: row["parameters"]["layers"] for row in study["rows"] if not row["compressed"]}
@@ -135,6 +137,32 @@ def test_a_teacher_needs_a_student_that_is_trained_alone(
         train_teacher.key(dataclasses.replace(settings, students=made.students))
 
 
+def test_a_compressed_student_is_made_without_training(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    def student(**model: Any) -> Settings:
+        made = from_dict(Settings, {"students": {"small": {"model": {"kind": "compressed", **model}}}})
+        return dataclasses.replace(settings, students={**settings.students, **made.students})
+
+    small = student(compression={"weights": "int4", "heads": 0.5, "neurons": 0.5})
+    distill.run(small, "small")
+    assert "MB made 0.0" in capsys.readouterr().out
+    path = Path(settings.layout.student("small"))
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (path, Path(settings.layout.teacher))]
+    assert sizes[0] < sizes[1]
+    served = Recommender.load(path)
+    assert len(served.recommend([[served.catalogue.item_ids[3]]], k=5)[0]) == 5
+    distill.run(small, "small")
+    assert "student small: unchanged, kept" in capsys.readouterr().out
+    assert distill.key(student(compression={"weights": "int8"}), "small") != distill.key(small, "small")
+    with pytest.raises(
+        UserError, match=r"there is no teacher of student small in .*; run distill --student middle first"
+    ):
+        distill.run(student(teacher="middle", compression={"weights": "int8"}), "small")
+    with pytest.raises(UserError, match=r"students.small: only language-model recommenders .* is of kind sasrec"):
+        distill.run(student(teacher="ids", compression={"weights": "int8"}), "small")
+    with pytest.raises(UserError, match="nothing is made smaller; set weights, low_rank, heads or neurons"):
+        student(compression={})
+
+
 def test_depths_that_cannot_be(settings: Settings) -> None:
     assert depth.chosen_depths(dataclasses.replace(settings, depth=depth_of()), 8) == [1, 2, 4]
     with pytest.raises(UserError, match=r"depths is \[8\], but the teacher has 8 layers"):
@@ -145,6 +173,16 @@ def test_depths_that_cannot_be(settings: Settings) -> None:
     save_checkpoint(settings.layout.teacher, *_small(settings))
     with pytest.raises(UserError, match=r"needs a teacher of kind e4srec or hllm, .* is of kind sasrec"):
         depth.run(settings)
+
+
+def test_ways_to_compress_are_joined() -> None:
+    study = depth_of(compress=["pruned+int4", "low-rank"], neurons=0.3)
+    both = study.compression("pruned+int4")
+    assert (both.neurons, both.weights, both.low_rank) == (0.3, "int4", None)
+    with pytest.raises(UserError, match="compress has 'int3'; known: int8, int4, low-rank, pruned, heads"):
+        depth_of(compress=["pruned+int3"])
+    with pytest.raises(UserError, match="weights are int8 or int4"):
+        depth_of(compress=["int8+int4"])
 
 
 def depth_of(**values: Any) -> Any:

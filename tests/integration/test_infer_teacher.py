@@ -17,7 +17,7 @@ import pytest
 import ray
 import torch
 
-from ray_jobs import infer_teacher
+from ray_jobs import distill, infer_teacher
 from ray_jobs.settings import Settings
 from recsys import storage
 from recsys.checkpoint import load_checkpoint, save_checkpoint
@@ -27,11 +27,13 @@ from recsys.data.prepare import prepare
 from recsys.data.prepared import SPLITS, PreparedDataset
 from recsys.errors import UserError
 from recsys.signals.signals import TeacherSignals
+from recsys.signals.states import StoredStates
 from recsys.signals.writer import ShardPlan, SignalsWriter
-from recsys.teachers.config import HLLMConfig
+from recsys.teachers.config import HLLMConfig, StatesConfig
 from recsys.teachers.engine import TeacherEngine
 from recsys.teachers.hllm import HLLM
-from recsys.teachers.ranking import rank_rows
+from recsys.teachers.ranking import rank_rows, window_starts
+from recsys.training.config import TrainingConfig
 
 pytestmark = pytest.mark.ray
 
@@ -46,7 +48,8 @@ def settings(dataset: PreparedDataset, tmp_path: Path) -> Settings:
     """A project with a dataset and a teacher of random initial weights, and many small shards to rank."""
     options = [
         f"storage={tmp_path}", "name=p", "tracking.uri=none", "signals.k=5", "signals.rows_per_shard=12",
-        "signals.actors=1", "signals.batch_size=4", "signals.dtype=fp32",
+        "signals.actors=1", "signals.batch_size=4", "signals.dtype=fp32", "signals.states={blocks: 2, dtype: fp32}",
+        "students.cut={model: {kind: slmrec, layers: 2}, alignment: {blocks: 2, stored: true}}",
     ]  # fmt: skip
     result = load_config(Settings, None, options)
     dataset.write(result.layout.dataset)
@@ -68,6 +71,16 @@ def check(settings: Settings, dataset: PreparedDataset) -> None:
     np.testing.assert_allclose(signals.scores, expected.scores, atol=1e-4)
     np.testing.assert_allclose(signals.target_distance, expected.target_distance, atol=1e-4)
     torch.testing.assert_close(signals.item_embeddings, engine.vectors)
+    stored = StoredStates.load(settings.layout.signals, dataset)
+    train, model = dataset.rows("train"), load_checkpoint(settings.layout.teacher).model
+    have, states = stored.at(torch.from_numpy(train), [1, 2])
+    assert have.all()
+    starts = window_starts(dataset, train)
+    with torch.no_grad():
+        for index in range(0, len(train), 7):
+            items = torch.from_numpy(dataset.items[starts[index] : train[index]].astype(np.int64))[None]
+            for layer, expected in model.states(items, [1, 2]).items():
+                torch.testing.assert_close(states[layer - 1][index], expected[0, -1], atol=1e-4, rtol=1e-4)
     assert signals.meta.rows == {split: len(dataset.rows(split)) for split in SPLITS}
     assert signals.meta.cost["teacher_seconds"] > 0
     assert not [path.name for path in Path(settings.layout.root).iterdir() if path.name.startswith(".")]
@@ -91,9 +104,18 @@ def test_a_pass_is_done_once_and_again_when_the_teacher_changes(
     check(settings, dataset)
     first = storage.read_manifest(settings.layout.signals)
     infer_teacher.run(settings)
-    assert "up to date" in capfd.readouterr().out
+    told = capfd.readouterr().out
+    assert "up to date" in told
+    assert f"states after layers 1, 2 of {len(dataset.rows('train')):,} training rows take 0.1 MB in fp32" in told
+    student, _, _ = distill.build(settings.students["cut"], settings.layout)
+    batch, _ = next(iter(student.batches(dataset, TrainingConfig(batch_size=4), rank=0, world=1).epoch(0)))
+    assert student(batch)[1]["cosine_alignment_loss"] >= 0
     assert storage.read_manifest(settings.layout.signals) == first
 
+    other = load_checkpoint(settings.layout.teacher).model
+    save_checkpoint(settings.layout.teacher, other, dataset, info={"revision": 2})
+    with pytest.raises(UserError, match=r"stored states are of teacher revision .*; run infer_teacher again"):
+        distill.build(settings.students["cut"], settings.layout)
     poisoned = load_checkpoint(settings.layout.teacher).model
     with torch.no_grad():
         poisoned.leave.bias.fill_(torch.nan)
@@ -168,7 +190,7 @@ def test_a_killed_driver_is_continued(settings: Settings, dataset: PreparedDatas
     command = [
         sys.executable, "-m", "ray_jobs.infer_teacher", "--storage", settings.layout.storage_root, "name=p",
         "tracking.uri=none", "signals.k=5", "signals.rows_per_shard=12", "signals.actors=1", "signals.batch_size=4",
-        "signals.dtype=fp32",
+        "signals.dtype=fp32", "signals.states={blocks: 2, dtype: fp32}",
     ]  # fmt: skip
     environment = {**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     driver = subprocess.Popen(command, env=environment)
@@ -269,6 +291,11 @@ def processes_with(marker: str) -> list[int]:
 def test_what_is_missing_or_does_not_fit_is_one_sentence(
     settings: Settings, dataset: PreparedDataset, fixture_data: Path
 ) -> None:
+    three = dataclasses.replace(settings.signals, states=StatesConfig(blocks=3))
+    with pytest.raises(UserError, match=r"states.blocks is 3, .* the teacher's 2 layers; possible: 1, 2"):
+        infer_teacher.run(dataclasses.replace(settings, signals=three))
+    with pytest.raises(UserError, match=r"there is no set of teacher signals in .*; run infer_teacher first"):
+        distill.key(settings, "cut")
     prepare(DataConfig(path=str(fixture_data), max_history=9), "other").write(settings.layout.dataset)
     with pytest.raises(UserError, match="was trained on dataset"):
         infer_teacher.run(settings)

@@ -55,9 +55,14 @@ def test_folding_the_teacher_embeddings_keeps_every_score(student: SequentialRec
     torch.testing.assert_close(given[:, 1:], expected[:, 1:])
 
 
-def test_teacher_embeddings_are_standardised_and_frozen() -> None:
-    table = DistilledItemTable(torch.randn(ITEMS + 1, 24) * 3 + 5, 16, hidden=0, mix=1.0)
+@pytest.mark.parametrize("hidden", [0, 512])
+def test_teacher_embeddings_are_standardised_scaled_and_frozen(hidden: int) -> None:
+    torch.manual_seed(0)
+    table = DistilledItemTable(torch.randn(ITEMS + 1, 24) * 3 + 5, 512, hidden=hidden, mix=1.0)
     assert table.teacher[1:].mean().abs() < 1e-4
-    assert table.teacher[1:].std(dim=0).sub(1).abs().max() < 1e-4
+    assert table.teacher[1:].std(dim=0).sub(24**-0.5).abs().max() < 1e-4
+    lengths = table.projector(table.teacher[1:]).norm(dim=1)
+    assert 0.5 < lengths.mean() < 2
+    torch.testing.assert_close(table()[1:], table.projector(table.teacher[1:]), msg="no offset at first")
     table().sum().backward()
     assert table.teacher.grad is None and table.weight.grad is not None

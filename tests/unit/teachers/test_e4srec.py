@@ -15,7 +15,15 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.students.config import SASRecConfig
 from recsys.students.sasrec import SASRec
-from recsys.teachers.config import E4SRecConfig, HLLMConfig, SignalsConfig, TeacherConfig
+from recsys.teachers.compression import compressed
+from recsys.teachers.config import (
+    CompressionConfig,
+    E4SRecConfig,
+    HLLMConfig,
+    LowRankConfig,
+    SignalsConfig,
+    TeacherConfig,
+)
 from recsys.teachers.e4srec import E4SRec
 
 SMALL: dict[str, Any] = {"kind": "e4srec", "width": 16, "heads": 2, "layers": 2, "dropout": 0.1}
@@ -98,7 +106,9 @@ def test_heads() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_of_decoders_is_read_and_cut(dataset: PreparedDataset, tmp_path: Path, family: str) -> None:
+def test_every_family_of_decoders_is_read_cut_and_compressed(
+    dataset: PreparedDataset, tmp_path: Path, family: str
+) -> None:
     options = {
         "llm": base_model(tmp_path / "base", family),
         "instruction": "given history predict",
@@ -121,6 +131,10 @@ def test_every_family_of_decoders_is_read_and_cut(dataset: PreparedDataset, tmp_
     from transformers import AutoConfig
 
     assert AutoConfig.from_pretrained(tmp_path / "plain").num_hidden_layers == 2
+    small = compressed(cut, CompressionConfig(neurons=0.5, low_rank=LowRankConfig(), weights="int8"))
+    save_checkpoint(str(tmp_path / "small"), small, dataset)
+    with torch.inference_mode():
+        assert torch.equal(load_checkpoint(tmp_path / "small").model.hidden(items), small.hidden(items))
 
 
 def test_a_fresh_start_is_the_pretrained_layers(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def with_qwen2(dataset: PreparedDataset, teacher: BIGRec, folder: Path) -> BIGRe
     """A BIGRec on a Qwen2 with key-value heads of its own, and adapters that say something."""
     tokenizer = teacher.prompts.tokenizer
     base = save_base(folder, "Qwen2", tokenizer, len(tokenizer), num_attention_heads=4, num_key_value_heads=2)
-    config = BIGRecConfig(base=base, max_tokens=400, lora=BIGRecLoRAConfig(rank=2), beams=2)
+    config = BIGRecConfig(base=base, max_tokens=400, title_tokens=6, lora=BIGRecLoRAConfig(rank=2), beams=2)
     inputs = BIGRec.prepare(config, dataset, cache=str(folder), student=str)
     model = BIGRec.objective(config, dataset, inputs, seed=0).model
     for name, parameter in model.lm.named_parameters():
@@ -73,7 +73,9 @@ def test_two_processes_rank_as_one_does(
     dataset: PreparedDataset, teacher: Callable[..., BIGRec], replica: SplitReplica, tmp_path: Path
 ) -> None:
     agree(replica, dataset, str(tmp_path / "hllm"), hllm(dataset), dataset.rows("test"))
-    agree(replica, dataset, str(tmp_path / "bigrec"), teacher(dataset, beams=2), dataset.rows("test")[:4])
+    agree(
+        replica, dataset, str(tmp_path / "bigrec"), teacher(dataset, beams=2, title_tokens=6), dataset.rows("test")[:4]
+    )
     odd = HLLM(HLLMConfig(width=18, heads=3, hidden=16, item_width=8), num_items=dataset.num_items)
     save_checkpoint(str(tmp_path / "odd"), odd, dataset)
     with pytest.raises(UserError, match="the teacher has 3 attention heads, which 2 does not divide"):
@@ -89,6 +91,9 @@ def test_other_kinds_and_a_killed_process(
     config = {"kind": "e4srec", "id_width": 8, "width": 16, "layers": 2, "heads": 2, "response_vectors": 2}
     e4srec = E4SRec.build(from_dict(E4SRecConfig, config), torch.randn(dataset.num_items + 1, 8))
     agree(replica, dataset, str(tmp_path / "e4srec"), e4srec, dataset.rows("test"))
+    one = WholeReplica(dataset, dataclasses.replace(CONFIG, tensor_parallel=1), "cpu")
+    question = str(tmp_path / "e4srec"), dataset.rows("test"), [1, 2], "fp32"
+    torch.testing.assert_close(replica.states(*question), one.states(*question), atol=1e-4, rtol=1e-4)
     os.kill(replica._members[1][0].pid, signal.SIGKILL)
     qwen2 = with_qwen2(dataset, teacher(dataset), tmp_path / "base")
     agree(replica, dataset, str(tmp_path / "qwen2"), qwen2, dataset.rows("test")[:4])
