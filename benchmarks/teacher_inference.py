@@ -9,17 +9,23 @@ a figure of its own. Both read MovieLens 100K (data set `ml-100k` of --data-dir,
 language model is made from scratch and trained here until at least 95 % of its texts close with a quotation mark, or
 for a third of the time limit (`closed` says how many do).
 
-HLLM, with random weights because only time is asked for: causal passes over windows against one row at a time.
+HLLM and E4SRec, with random weights because only time is asked for: causal passes over windows against one row at a
+time.
 
-`flop_share` is the share that the BIGRec pass reaches of the rate of one large matrix product on the same threads: its
-limit is the processor's arithmetic, most of it spent on reading prompts (`prefill_share` of the operations).
+`flop_share`, `hllm_flop_share`, `e4srec_flop_share`: the share that a pass reaches of the rate of one large matrix
+product on the same threads. The limit is the processor's arithmetic; of BIGRec's operations `prefill_share` are reading
+prompts.
+
+`million_…`: what an actor that ranks a million items, 384 wide, takes of memory.
 """
 
 import argparse
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,32 +37,42 @@ from ray_jobs.settings import Settings
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
-from recsys.data.prepared import PreparedDataset
+from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.teachers.bigrec.bigrec import BIGRec, TitlePass
 from recsys.teachers.bigrec.config import BIGRecConfig
-from recsys.teachers.config import HLLMConfig, SignalsConfig
+from recsys.teachers.config import E4SRecConfig, HLLMConfig, SignalsConfig
+from recsys.teachers.e4srec import E4SRec
 from recsys.teachers.engine import TeacherEngine
 from recsys.teachers.hllm import HLLM
-from recsys.teachers.ranking import rank_rows
-from recsys.teachers.teacher import Rankings
+from recsys.teachers.ranking import WindowPass, rank_rows
+from recsys.teachers.replica import WholeReplica
+from recsys.teachers.teacher import Rankings, Teacher
 from recsys.training.config import TrainingConfig
 from recsys.training.engine import build_engine
 
 BEAMS, BATCH, NEW_TOKENS, K = 4, 8, 128, 20
+WIDTH = 384
 CLOSED = 0.95
 _actor: list[tuple[TitlePass, PreparedDataset]] = []
 
 
 def body(options: Options) -> dict[str, Any]:
+    load = os.getloadavg()[0]
     with scratch() as folder, PeakMemory() as memory:
         dataset = data(options)
         model, closed = train(dataset, folder, options)
         # Before the engines convert the model in place.
-        ratio = None if options.quick else two_actor_time_ratio(model, dataset, folder)
-        figures = {"closed": closed, **bigrec(model, dataset, options), **hllm(dataset, options)}
+        actors = {} if options.quick else two_actors(model, dataset, folder)
+        peak = matrix_rate()
+        figures = {"closed": closed, **bigrec(model, dataset, options, peak)}
+        figures |= one_pass_teachers(dataset, options, peak)
+    with scratch() as folder:
+        figures |= large_catalogue(folder, options)
     return {
         **figures,
-        "two_actor_time_ratio": ratio,
+        **actors,
+        "load_at_start": round(load, 2),
+        "load_at_end": round(os.getloadavg()[0], 2),
         "rows_in_data": len(dataset.rows("train")) + len(dataset.rows("valid")) + len(dataset.rows("test")),
         "items": dataset.num_items,
         "parameters": sum(parameter.numel() for parameter in model.lm.parameters()),
@@ -111,22 +127,31 @@ def closed_share(model: BIGRec, chosen: list[list[int]]) -> float:
     return sum(tokens[-1] in model.prompts.closing for tokens in written) / len(written)
 
 
-def two_actor_time_ratio(model: BIGRec, dataset: PreparedDataset, folder: str) -> float:
-    """Time of two processes, one thread each, for the rows of one, after their start: they share nothing but disk."""
+def two_actors(model: BIGRec, dataset: PreparedDataset, folder: str) -> dict[str, Any]:
+    """Time of two processes, one thread each, for the rows of one, after their start: they share nothing but disk.
+
+    Each way is taken three times by turns and its shortest time counts, for others may be at work on the machine; what
+    share of a core each process got in that time is told as well.
+    """
     dataset.write(f"{folder}/dataset")
     save_checkpoint(f"{folder}/teacher", model, dataset)
-    rows = dataset.rows("test")[:512]
+    rows = dataset.rows("test")[:256]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, context, initializer=start_actor, initargs=(folder,)) as actors:
         list(actors.map(act, [rows[:64]] * 2))
-        began = time.perf_counter()
-        actors.submit(act, rows).result()
-        one = time.perf_counter() - began
-        began = time.perf_counter()
-        list(actors.map(act, [rows[::2], rows[1::2]]))
-        two = time.perf_counter() - began
-    progress(f"{len(rows)} rows: one process {one:.1f} s, two {two:.1f} s")
-    return round(two / one, 3)
+        one, two = [], []
+        for _ in range(3):
+            for times, parts in ((one, [rows]), (two, [rows[::2], rows[1::2]])):
+                began = time.perf_counter()
+                busy = sum(actors.map(act, parts)) / len(parts)
+                seconds = time.perf_counter() - began
+                times.append((seconds, busy / seconds))
+    progress(f"{len(rows)} rows: one process {min(one)[0]:.1f} s, two {min(two)[0]:.1f} s")
+    return {
+        "two_actor_time_ratio": round(min(two)[0] / min(one)[0], 3),
+        "one_actor_core_share": round(min(one)[1], 2),
+        "two_actors_core_share": round(min(two)[1], 2),
+    }
 
 
 def start_actor(folder: str) -> None:
@@ -138,12 +163,15 @@ def start_actor(folder: str) -> None:
     _actor.append((model.ready(SignalsConfig(k=K, dtype="fp32"), "cpu"), dataset))
 
 
-def act(rows: np.ndarray) -> int:
+def act(rows: np.ndarray) -> float:
+    """Seconds of a core that the rows took."""
     ready, dataset = _actor[0]
-    return len(ready.rank(dataset, rows).rows)
+    began = time.process_time()
+    ready.rank(dataset, rows)
+    return time.process_time() - began
 
 
-def bigrec(model: BIGRec, dataset: PreparedDataset, options: Options) -> dict[str, Any]:
+def bigrec(model: BIGRec, dataset: PreparedDataset, options: Options, peak: float) -> dict[str, Any]:
     rows = dataset.rows("test")[: 24 if options.quick else 512]
     limit = 0 if options.quick else options.seconds_left / 2
     plain_seconds, texts, plain_items = published(model, dataset, rows, limit)
@@ -165,7 +193,6 @@ def bigrec(model: BIGRec, dataset: PreparedDataset, options: Options) -> dict[st
         progress(f"our pass in {dtype}: {len(rows)} rows in {ours[dtype][0]:.2f} s")
     seconds, own, ranked = ours["fp32"]
     half_seconds, half, half_ranked = ours["bf16"]
-    peak = matrix_rate()
     return {
         "speedup": round(plain_seconds / seconds, 2),
         "same_text": round(agreement(own, texts), 4),
@@ -257,17 +284,25 @@ def best_of(work: Callable[[], object], times: int) -> float:
     return min(seconds)
 
 
-@torch.inference_mode()
-def hllm(dataset: PreparedDataset, options: Options) -> dict[str, Any]:
+def one_pass_teachers(dataset: PreparedDataset, options: Options, peak: float) -> dict[str, Any]:
+    """The passes of HLLM and E4SRec, with the sizes that they have by default."""
     torch.manual_seed(0)
-    model = HLLM(HLLMConfig(), num_items=dataset.num_items).eval()
-    model.text.normal_()
+    hllm = HLLM(HLLMConfig(), num_items=dataset.num_items).eval()
+    hllm.text.normal_()
+    e4srec = E4SRec(E4SRecConfig(kind="e4srec"), num_items=dataset.num_items).eval()
+    e4srec.ids[1:].normal_()
+    return {**windows(hllm, dataset, options, peak), **windows(e4srec, dataset, options, peak)}
+
+
+@torch.inference_mode()
+def windows(model: Teacher, dataset: PreparedDataset, options: Options, peak: float) -> dict[str, Any]:
+    """Causal passes over windows of the sequences, against one row at a time."""
     rows = np.sort(np.concatenate([dataset.rows(split) for split in ("train", "valid", "test")]))
     rows = rows[: 200 if options.quick else 20_000]
-    engine = TeacherEngine(model, "fp32")
-    began = time.perf_counter()
-    rank_rows(engine, dataset, rows, k=K, mask_history=False)
-    windowed = time.perf_counter() - began
+    engine = TeacherEngine(model.requires_grad_(False), "fp32")
+    seconds = best_of(lambda: rank_rows(engine, dataset, rows, k=K, mask_history=False), 1 if options.quick else 3)
+    with FlopCounterMode(display=False) as counter:
+        rank_rows(engine, dataset, rows, k=K, mask_history=False)
     alone = rows[:: max(1, len(rows) // (20 if options.quick else 500))]
     began = time.perf_counter()
     for row in alone:
@@ -275,12 +310,76 @@ def hllm(dataset: PreparedDataset, options: Options) -> dict[str, Any]:
         hidden = engine.hidden(torch.from_numpy(items[:, : lengths[0]]))[:, -1]
         (hidden @ engine.vectors.T).topk(K, dim=1)
     one = (time.perf_counter() - began) / len(alone)
-    progress(f"HLLM: {len(rows) / windowed:,.0f} rows a second by windows, {1 / one:,.0f} one at a time")
+    kind = model.kind
+    progress(f"{kind}: {len(rows) / seconds:,.0f} rows a second by windows, {1 / one:,.0f} one at a time")
     return {
-        "hllm_speedup": round(one * len(rows) / windowed, 1),
-        "hllm_rows_per_second": round(len(rows) / windowed, 1),
-        "hllm_one_by_one_rows_per_second": round(1 / one, 1),
+        f"{kind}_speedup": round(one * len(rows) / seconds, 1),
+        f"{kind}_rows_per_second": round(len(rows) / seconds, 1),
+        f"{kind}_one_by_one_rows_per_second": round(1 / one, 1),
+        f"{kind}_flop_share": round(counter.get_total_flops() / seconds / peak, 3),
     }
+
+
+def large_catalogue(folder: str, options: Options) -> dict[str, Any]:
+    """Peak resident memory (GB) of a process that ranks a million items, 384 wide, with a small decoder:
+    once loaded, and for more rows, larger batches and more items a row."""
+    items = 2_000 if options.quick else 1_000_000
+    generator = np.random.default_rng(0)
+    users, length = (8, 12) if options.quick else (24, 50)
+    total = np.arange(users + 1, dtype=np.int64) * length
+    train = np.flatnonzero(np.arange(users * length) % length % (length - 1) != 0)
+    dataset = PreparedDataset(
+        name="large",
+        source={},
+        protocol="leave_one_out",
+        max_history=length,
+        catalogue=Catalogue(
+            item_ids=["", *map(str, range(items))],
+            titles=["", *(f"Title {item}" for item in range(items))],
+            train_counts=np.ones(items + 1, dtype=np.int64),
+        ),
+        user_ids=[str(user) for user in range(users)],
+        offsets=total,
+        items=generator.integers(1, items + 1, users * length).astype(np.int32),
+        timestamps=np.arange(users * length, dtype=np.int64),
+        split_rows={"train": train, "valid": total[1:] - 2, "test": total[1:] - 1},
+    )
+    dataset.write(f"{folder}/large")
+    model = E4SRec(E4SRecConfig(kind="e4srec", id_width=WIDTH, layers=2), num_items=items)
+    model.ids[1:].normal_()
+    save_checkpoint(f"{folder}/large-teacher", model, dataset)
+    del model, dataset
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as child:
+        peaks = child.submit(peaks_of_large, folder).result()
+    progress("a million items: " + ", ".join(f"{what} {value:.2f}" for what, value in peaks.items()))
+    return {f"million_{what}": round(value, 2) for what, value in peaks.items()}
+
+
+def peaks_of_large(folder: str) -> dict[str, float]:
+    """In a process of its own: what an actor of the teacher pass does."""
+    torch.set_num_threads(1)
+    found = {}
+
+    def peak(what: str, work: Callable[[], object]) -> None:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        work()
+        status = Path("/proc/self/status").read_text()
+        found[f"{what}_gb"] = int(status.partition("VmHWM:")[2].split()[0]) / 1e6
+
+    dataset = PreparedDataset.load(f"{folder}/large")
+    rows, uri = dataset.rows("train"), f"{folder}/large-teacher"
+    replica = WholeReplica(dataset, SignalsConfig(k=K, dtype="fp32", batch_size=32), "cpu")
+    peak("loading", lambda: replica.load(uri))
+    began = time.perf_counter()
+    peak("few_rows", lambda: replica.rank(uri, rows[: len(rows) // 8]))
+    found["rows_per_second"] = len(rows) // 8 / (time.perf_counter() - began)
+    peak("many_rows", lambda: replica.rank(uri, rows[: len(rows) // 2]))
+    for what, k, batch in (("large_batch", K, 128), ("large_k", 10 * K, 32)):
+        config = SignalsConfig(k=k, dtype="fp32", batch_size=batch)
+        wider = WindowPass.__new__(WindowPass)
+        wider.__dict__ |= {**vars(replica._passes[uri]), "_config": config}
+        peak(what, lambda: wider.rank(dataset, rows[: len(rows) // 8]))  # noqa: B023
+    return found
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

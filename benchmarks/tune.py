@@ -219,6 +219,7 @@ def made_up_signals(dataset: PreparedDataset) -> TeacherSignals:
         target_distance=generator.random(len(rows), dtype=np.float32),
         item_embeddings=torch.zeros(ITEMS + 1, 8),
         text_embeddings=None,
+        log_mass_outside=None,
         content_hash="made up",
     )
 

@@ -50,7 +50,8 @@ def run(settings: Settings, plan: ShardPlan) -> list[str]:
     """Time a sample on the cluster; the lines to print."""
     runtime.connect()
     config = settings.signals
-    task = ray.remote(num_cpus=config.cpus, num_gpus=config.gpus)(time_sample)
+    processes = config.tensor_parallel
+    task = ray.remote(num_cpus=config.cpus * processes, num_gpus=config.gpus * processes)(time_sample)
     timing: Timing = ray.get(task.remote(settings.layout.dataset, settings.layout.teacher, config, plan))
     return describe(timing, plan, config)
 
@@ -58,7 +59,7 @@ def run(settings: Settings, plan: ShardPlan) -> list[str]:
 def describe(timing: Timing, plan: ShardPlan, config: SignalsConfig) -> list[str]:
     """Hours for some numbers of actors, the configured one among them."""
     device = "GPU" if config.gpus else "core"
-    share = config.gpus or config.cpus
+    share = (config.gpus or config.cpus) * config.tensor_parallel
     lines = [
         f"estimate: {timing.rows_per_second:,.1f} rows/s an actor, from {timing.rows:,} rows in {timing.seconds:.1f} s "
         f"after {timing.load_seconds:.0f} s of loading, on {timing.hardware}",
@@ -78,26 +79,22 @@ def describe(timing: Timing, plan: ShardPlan, config: SignalsConfig) -> list[str
 
 def time_sample(dataset_uri: str, teacher_uri: str, config: SignalsConfig, plan: ShardPlan) -> Timing:
     """In a task with an actor's resources: how fast the teacher ranks here."""
-    import torch
-
-    from ray_jobs.infer_teacher import load_pass
-    from recsys.data.prepared import PreparedDataset
     from recsys.environment import hardware
+    from recsys.teachers.replica import open_replica
 
     begun = time.perf_counter()
-    torch.set_num_threads(max(1, round(config.cpus)))
-    dataset = PreparedDataset.load(dataset_uri)
-    ranker = load_pass(teacher_uri, dataset, config)
+    replica = open_replica(dataset_uri, config)
     generator = np.random.default_rng(0)
-    ranker.rank(dataset, _block(plan, _FIRST_BLOCK, generator))
+    replica.rank(teacher_uri, _block(plan, _FIRST_BLOCK, generator))
     load_seconds = time.perf_counter() - begun
     size = _FIRST_BLOCK
     while True:
         rows = _block(plan, size, generator)
         started = time.perf_counter()
-        ranker.rank(dataset, rows)
+        replica.rank(teacher_uri, rows)
         seconds = time.perf_counter() - started
         if seconds >= _ENOUGH_SECONDS / 2 or len(rows) < size or size >= plan.rows_per_shard:
+            replica.close()
             return Timing(load_seconds, len(rows), seconds, _describe(hardware(), config))
         # Never twice as long as wanted, whatever the first blocks were.
         size = min(plan.rows_per_shard, size * max(2, min(16, int(_ENOUGH_SECONDS / seconds))))

@@ -13,8 +13,8 @@ node.
 
 A killed pass started again does only what is missing. A change of the teacher, of the dataset or of what the rankings
 depend on (`signals.k`, `splits`, `train_rows`, `mask_history`, `rows_per_shard`, `dtype`) starts afresh; actors and
-batch size may change from run to run. Time is in proportion to interactions · N (scoring), memory per actor to
-`signals.batch_size` · N, whatever the number of rows.
+batch size may change from run to run. Time is in proportion to interactions · N (scoring); memory per actor is that of
+the teacher and its item vectors, and grows with `signals.batch_size` and K, whatever the number of rows.
 """
 
 import argparse
@@ -33,21 +33,31 @@ import ray.data
 from ray_jobs import cli, estimate_pass, runtime
 from ray_jobs.settings import Settings
 from recsys import storage, tracking
-from recsys.checkpoint import Checkpoint, load_checkpoint
-from recsys.config import digest, to_dict
+from recsys.checkpoint import Checkpoint
+from recsys.config import beyond_defaults, digest, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.signals.signals import SignalsMeta, TeacherSignals
-from recsys.signals.states import DTYPES, StatesMeta
+from recsys.signals.states import StatesMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
 from recsys.teachers.config import SignalsConfig
+from recsys.teachers.replica import load_teacher
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from recsys.teachers.teacher import Teacher, TeacherPass
+    from recsys.teachers.teacher import Teacher
 
-_WITHOUT_EFFECT = {"actors", "cpus", "gpus", "batch_size"}  # on the rankings
+_WITHOUT_EFFECT = {
+    "actors",
+    "max_actors",
+    "cpus",
+    "gpus",
+    "batch_size",
+    "tensor_parallel",
+    "kernel_injection",
+}  # on the rankings
+_OPTIONS = {"log_mass", "states"}  # no part of the key where they are not asked for
 
 
 def key(settings: Settings) -> str:
@@ -56,9 +66,9 @@ def key(settings: Settings) -> str:
     Raises:
         UserError: the dataset or the teacher is not there yet.
     """
-    config = {name: value for name, value in to_dict(settings.signals).items() if name not in _WITHOUT_EFFECT}
-    if config["states"] is None:
-        del config["states"]  # what was made before there were any is kept
+    asked = beyond_defaults(settings.signals)
+    without = _WITHOUT_EFFECT | {name for name in _OPTIONS if name not in asked}
+    config = {name: value for name, value in to_dict(settings.signals).items() if name not in without}
     inputs = {
         "dataset": cli.fingerprint(settings.layout),
         "teacher": cli.required(settings.layout.teacher, "teacher", "train_teacher").content_hash,
@@ -76,13 +86,18 @@ def run(settings: Settings, *, force: bool = False) -> None:
         print(f"signals: {layout.signals} is up to date", flush=True)
         return
     dataset = PreparedDataset.load(layout.dataset)
-    checkpoint = _load_teacher(layout.teacher, dataset)
+    checkpoint = load_teacher(layout.teacher, dataset)
     settings = _covered(settings, checkpoint)
     config, plan = settings.signals, _plan(settings.signals, dataset)
     from recsys.teachers.ranking import check_k
 
     check_k(dataset, plan.rows, config.k, config.mask_history)
-    states = states_meta(config, _teacher(checkpoint))
+    teacher = _teacher(checkpoint)
+    if config.log_mass and teacher.score_meaning != "logit":
+        raise UserError(
+            f"signals.log_mass is of logits, but {teacher.kind} scores by {teacher.score_meaning}; leave it out"
+        )
+    states = states_meta(config, teacher)
     writer = SignalsWriter(layout.signals, key=work_key, k=config.k)
     if force:
         storage.delete(writer.work)
@@ -99,7 +114,7 @@ def run(settings: Settings, *, force: bool = False) -> None:
             print(describe_states(states, dataset, plan), flush=True)
         if missing:
             runtime.connect()
-            _rank_shards(settings, plan, writer, missing, states)
+            _rank_until_whole(settings, plan, writer, missing, states)
         seconds = time.perf_counter() - started
         ranked = sum(len(plan.shard(n)) for n in missing)
         meta = _finalise(settings, dataset, checkpoint, plan, writer, seconds, ranked, states)
@@ -117,7 +132,7 @@ def estimate(settings: Settings) -> None:
     """Print what the pass will cost; nothing is written."""
     key(settings)  # says what is missing
     dataset = PreparedDataset.load(settings.layout.dataset)
-    checkpoint = _load_teacher(settings.layout.teacher, dataset)
+    checkpoint = load_teacher(settings.layout.teacher, dataset)
     settings = _covered(settings, checkpoint)
     plan = _plan(settings.signals, dataset)
     if states := states_meta(settings.signals, _teacher(checkpoint)):
@@ -170,6 +185,24 @@ def _plan(config: SignalsConfig, dataset: PreparedDataset) -> ShardPlan:
     return ShardPlan.of(dataset, config.splits, config.rows_per_shard, train_rows=config.train_rows)
 
 
+def _rank_until_whole(
+    settings: Settings, plan: ShardPlan, writer: SignalsWriter, missing: list[int], states: StatesMeta | None
+) -> None:
+    """Ray starts a killed actor again by itself; where it cannot, new actors take what is left, as long as each pool
+    gets on."""
+    while missing:
+        try:
+            _rank_shards(settings, plan, writer, missing, states)
+        except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as error:
+            before, missing = missing, writer.missing(plan)
+            if len(missing) == len(before):
+                raise
+            reason = str(error).splitlines()[0]
+            print(f"signals: {reason} {len(missing)} of {len(plan)} shards are left", flush=True)
+        else:
+            return
+
+
 def _rank_shards(
     settings: Settings, plan: ShardPlan, writer: SignalsWriter, missing: list[int], states: StatesMeta | None
 ) -> None:
@@ -178,8 +211,9 @@ def _rank_shards(
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     actors = min(config.actors, len(missing))
+    most = min(config.max_actors or config.actors, len(missing))
     total = sum(len(plan.shard(n)) for n in missing)
-    print(f"signals: {total:,} rows in {len(missing)} shards on {actors} actors", flush=True)
+    print(f"signals: {total:,} rows in {len(missing)} shards on {_from_to(actors, most)} actors", flush=True)
     shards = ray.data.from_items([{"shard": n} for n in missing], override_num_blocks=len(missing))
     ranked = shards.map_batches(
         RankShard,
@@ -192,18 +226,22 @@ def _rank_shards(
             "states": states,
         },
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=config.cpus,
-        num_gpus=config.gpus,
+        compute=ray.data.ActorPoolStrategy(min_size=actors, max_size=most),
+        num_cpus=config.cpus * config.tensor_parallel,
+        num_gpus=config.gpus * config.tensor_parallel,
     )
     failure = ""
     with _progress(total) as advance:
         for row in ranked.iter_rows():
             if failure := row["error"]:
                 break  # leaving the loop ends the actors
-            advance(int(row["rows"]))
+            advance(int(row["rows"]), int(row["tokens"]))
     if failure:
         raise UserError(failure)
+
+
+def _from_to(least: int, most: int) -> str:
+    return str(least) if most == least else f"{least} to {most}"
 
 
 def teacher_uris(settings: Settings) -> list[str]:
@@ -224,61 +262,62 @@ class RankShard:
         config: SignalsConfig,
         states: StatesMeta | None = None,
     ) -> None:
-        import torch
+        from recsys.teachers.replica import open_replica
 
-        # Ray gives an actor its cores by this number alone; more threads would only get in each other's way.
-        torch.set_num_threads(max(1, round(config.cpus)))
-        self._config, self._states = config, states
+        self._replica = open_replica(dataset_uri, config)
+        self._states = states
         self._dataset = PreparedDataset.load(dataset_uri)
         self._plan = _plan(config, self._dataset)
         self._writer = SignalsWriter(signals_uri, key=key, k=config.k)
         self._uris = teacher_uris
         self._folds = len(teacher_uris) - 1
         self._fold_of_user = self._dataset.folds(self._folds) if self._folds else None
-        self._passes: dict[int, TeacherPass] = {}
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Shard numbers → rows written, one each, or the error that ends the pass."""
+        """Shard numbers → rows written and tokens, one each, or the error that ends the pass."""
         counts, errors = [], []
         for number in batch["shard"].tolist():
             try:
                 counts.append(self._rank(number))
                 errors.append("")
             except UserError as error:  # as a value, because Ray Data would bury it under its own
-                counts.append(0)
+                counts.append((0, 0))
                 errors.append(str(error))
-        return {"rows": counts, "error": errors}
+        rows, tokens = zip(*counts, strict=True)
+        return {"rows": list(rows), "tokens": list(tokens), "error": errors}
 
-    def _rank(self, number: int) -> int:
+    def _rank(self, number: int) -> tuple[int, int]:
         rows = self._plan.shard(number)
         teacher_of_row = self._teacher_of(rows)
+        from recsys.teachers.teacher import joined
+
         parts, seconds = [], 0.0
         for teacher in np.unique(teacher_of_row).tolist():
-            ranker = self._pass(teacher)
+            uri = self._uris[teacher]
+            self._replica.load(uri)
             started = time.perf_counter()
-            parts.append(ranker.rank(self._dataset, rows[teacher_of_row == teacher]))
+            parts.append(self._replica.rank(uri, rows[teacher_of_row == teacher]))
             seconds += time.perf_counter() - started
-        order = np.argsort(np.concatenate([part.rows for part in parts]))
-        ranked, items, scores, distance = (
-            np.concatenate([getattr(part, name) for part in parts])[order]
-            for name in ("rows", "items", "scores", "target_distance")
+        ranked = joined(parts)
+        self._writer.write_shard(
+            number,
+            ranked.rows,
+            ranked.items,
+            ranked.scores,
+            ranked.target_distance,
+            seconds=seconds,
+            aside=len(rows) - len(ranked.rows),
+            tokens=ranked.tokens,
+            log_mass=ranked.log_mass,
+            states=self._states_of(ranked.rows[np.isin(ranked.rows, self._dataset.rows("train"))]),
         )
-        aside = len(rows) - len(ranked)
-        states = self._states_of(ranked[np.isin(ranked, self._dataset.rows("train"))])
-        self._writer.write_shard(number, ranked, items, scores, distance, seconds=seconds, aside=aside, states=states)
-        return len(rows)
+        return len(rows), ranked.tokens
 
     def _states_of(self, rows: np.ndarray) -> tuple[np.ndarray, "Tensor"] | None:
         """Rows and their states, which are those of the teacher that students are cut from, whoever ranks the rows."""
         if self._states is None or not len(rows):
             return None
-        reader: Any = self._pass(0)  # a `WindowPass`, see `states_meta`
-        return rows, reader.states(self._dataset, rows, self._states.layers, DTYPES[self._states.dtype])
-
-    def _pass(self, teacher: int) -> "TeacherPass":
-        if teacher not in self._passes:
-            self._passes[teacher] = load_pass(self._uris[teacher], self._dataset, self._config)
-        return self._passes[teacher]
+        return rows, self._replica.states(self._uris[0], rows, self._states.layers, self._states.dtype)
 
     def _teacher_of(self, rows: np.ndarray) -> np.ndarray:
         """Which teacher ranks each row: 0 is the one that knows all training rows, f+1 the one without fold f."""
@@ -286,25 +325,6 @@ class RankShard:
             return np.zeros(len(rows), dtype=np.int64)
         fold = self._fold_of_user[self._dataset.users_of(rows)]
         return np.where(np.isin(rows, self._dataset.rows("train")), fold + 1, 0)
-
-
-def _load_teacher(uri: str, dataset: PreparedDataset) -> Checkpoint:
-    checkpoint = load_checkpoint(uri)
-    if checkpoint.fingerprint != dataset.fingerprint:
-        raise UserError(
-            f"teacher {uri} was trained on dataset {checkpoint.fingerprint[:12]}, but dataset {dataset.name!r} is "
-            f"{dataset.fingerprint[:12]}; run train_teacher on this dataset"
-        )
-    return checkpoint
-
-
-def load_pass(uri: str, dataset: PreparedDataset, config: SignalsConfig) -> "TeacherPass":
-    """The teacher of a checkpoint, ready to rank.
-
-    Raises:
-        UserError: it was trained on another dataset, or cannot be read.
-    """
-    return _teacher(_load_teacher(uri, dataset)).ready(config, "cuda" if config.gpus else "cpu")
 
 
 def _teacher(checkpoint: Checkpoint) -> "Teacher":
@@ -339,6 +359,7 @@ def _finalise(
         higher_is_better=teacher.higher_is_better,
         distance_meaning=teacher.distance_meaning,
         masked_history=config.mask_history,
+        log_mass=config.log_mass,
         rows={split: int(np.isin(dataset.rows(split), plan.rows).sum()) for split in config.splits},
         trained_on=[] if settings.teacher.folds else ["train"],
         settings={"rows_per_shard": config.rows_per_shard, "max_history": dataset.max_history, "dtype": config.dtype}
@@ -347,6 +368,7 @@ def _finalise(
             "seconds_of_last_run": round(seconds, 3),
             "rows_of_last_run": ranked,
             "actors": config.actors,
+            **({"max_actors": config.max_actors} if config.max_actors else {}),
             "cpus_per_actor": config.cpus,
             "gpus_per_actor": config.gpus,
         },
@@ -359,26 +381,30 @@ def _finalise(
 
 @contextmanager
 def _progress(total: int) -> Iterator[Any]:
-    """Print rows, rows a second and the time left, at least every five seconds."""
+    """Print rows, rows and tokens a second and the time left, at least every five seconds."""
     begun = time.perf_counter()
     done, first, since = 0, 0, begun  # the rate counts from the first shard: before it the actors were starting
+    read = first_read = 0
     closed = threading.Event()
 
     def line() -> None:
         now = time.perf_counter()
         rate = (done - first) / (now - since)
-        left = f"{rate:,.0f} rows/s, {(total - done) / rate:.0f} s left" if rate else f"{now - begun:.0f} s"
+        tokens = (read - first_read) / (now - since)
+        left = f"{now - begun:.0f} s"
+        if rate:
+            left = f"{rate:,.0f} rows/s, {tokens:,.0f} tokens/s, {(total - done) / rate:.0f} s left"
         print(f"signals: {done:,} of {total:,} rows, {left}", flush=True)
 
     def tick() -> None:
         while not closed.wait(5):
             line()
 
-    def advance(rows: int) -> None:
-        nonlocal done, first, since
-        done += rows
+    def advance(rows: int, tokens: int) -> None:
+        nonlocal done, read, first, first_read, since
+        done, read = done + rows, read + tokens
         if not first:
-            first, since = rows, time.perf_counter()
+            first, first_read, since = rows, tokens, time.perf_counter()
 
     ticker = threading.Thread(target=tick, daemon=True)
     ticker.start()

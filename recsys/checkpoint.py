@@ -8,13 +8,15 @@ from typing import Any
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from recsys import storage
 from recsys.config import from_dict, to_dict
 from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.errors import UserError
 from recsys.model import SequentialRecommender, model_class
+
+_LARGE = 2**28  # bytes
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,16 @@ def save_checkpoint(
         model.save_files(directory)
 
 
+def _map_tables(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Leave large frozen tables where safetensors maps them, in the file, instead of copying them."""
+    for name, buffer in list(model.named_buffers()):
+        mapped = state.get(name)
+        if mapped is None or buffer.nbytes < _LARGE or (mapped.shape, mapped.dtype) != (buffer.shape, buffer.dtype):
+            continue
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, mapped)
+
+
 def load_checkpoint(uri: str | Path, device: str = "cpu") -> Checkpoint:
     """Read a checkpoint.
 
@@ -89,7 +101,9 @@ def load_checkpoint(uri: str | Path, device: str = "cpu") -> Checkpoint:
         model = cls(from_dict(cls.Config, config["model"]), num_items=config["num_items"])
         if "compression" in config:
             _lay_out(model, config["compression"])
-        model.load_state_dict(load_file(directory / "model.safetensors"), strict=True)
+        state = load_file(directory / "model.safetensors")
+        _map_tables(model, state)
+        model.load_state_dict(state, strict=True)
         catalogue = Catalogue.read(directory / "items.parquet")
         model.load_files(directory, catalogue)
     except (KeyError, json.JSONDecodeError, safetensors.SafetensorError, RuntimeError, FileNotFoundError) as error:

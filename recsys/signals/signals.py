@@ -1,7 +1,7 @@
 """TeacherSignals: the rankings, scores and item embeddings of a teacher, as a directory.
 
     signals.json                     what made it, of which dataset, and what the scores mean (`SignalsMeta`)
-    rankings/part-*.parquet          row, items [K], scores [K], target_distance
+    rankings/part-*.parquet          row, items [K], scores [K], target_distance, and where asked for log_mass_outside
     item_embeddings.safetensors      `item_embeddings` [N+1, D], and `text_embeddings` [N+1, D'] where the teacher
                                      has a text side of its own
     states/part-*.safetensors        where asked for, the teacher's states (`recsys.signals.states`)
@@ -25,20 +25,26 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 
 
-def rankings_schema(k: int) -> pa.Schema:
-    """`row` is the offset of the target in the concatenated sequences of the dataset."""
-    return pa.schema(
-        [
-            ("row", pa.int64()),
-            ("items", pa.list_(pa.int32(), k)),
-            ("scores", pa.list_(pa.float32(), k)),
-            ("target_distance", pa.float32()),
-        ]
-    )
+def rankings_schema(k: int, *, log_mass: bool = False) -> pa.Schema:
+    """`row` is the offset of the target in the concatenated sequences of the dataset; the log mass is optional."""
+    fields = [
+        ("row", pa.int64()),
+        ("items", pa.list_(pa.int32(), k)),
+        ("scores", pa.list_(pa.float32(), k)),
+        ("target_distance", pa.float32()),
+    ]
+    return pa.schema(fields + [("log_mass_outside", pa.float32())] * log_mass)
 
 
-def rankings_table(rows: np.ndarray, items: np.ndarray, scores: np.ndarray, target_distance: np.ndarray) -> pa.Table:
-    """`rows` [S], `items` [S, K], `scores` [S, K] and `target_distance` [S] as a table of `rankings_schema`."""
+def rankings_table(
+    rows: np.ndarray,
+    items: np.ndarray,
+    scores: np.ndarray,
+    target_distance: np.ndarray,
+    log_mass: np.ndarray | None = None,
+) -> pa.Table:
+    """`rows` [S], `items` [S, K], `scores` [S, K], `target_distance` [S] and, if there is one, `log_mass` [S] as a
+    table of `rankings_schema`."""
     k = items.shape[1]
     columns = [
         pa.array(rows, pa.int64()),
@@ -46,7 +52,9 @@ def rankings_table(rows: np.ndarray, items: np.ndarray, scores: np.ndarray, targ
         pa.FixedSizeListArray.from_arrays(pa.array(scores.reshape(-1), pa.float32()), k),
         pa.array(target_distance, pa.float32()),
     ]
-    return pa.Table.from_arrays(columns, schema=rankings_schema(k))
+    if log_mass is not None:
+        columns.append(pa.array(log_mass, pa.float32()))
+    return pa.Table.from_arrays(columns, schema=rankings_schema(k, log_mass=log_mass is not None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +70,7 @@ class SignalsMeta:
         higher_is_better: direction of the scores.
         distance_meaning: what `target_distance` is ("l2 of unit-normalised vectors", "-log p(target)"), or "none".
         masked_history: items of the history were never ranked.
+        log_mass: whether the logarithm of the softmax mass outside the K is there for each row.
         rows: number of rows per split.
         trained_on: splits whose rows the teacher was trained on.
         settings: generation or scoring settings.
@@ -77,6 +86,7 @@ class SignalsMeta:
     higher_is_better: bool = True
     distance_meaning: str = "none"
     masked_history: bool = False
+    log_mass: bool = False
     rows: dict[str, int] = field(default_factory=dict)
     trained_on: list[str] = field(default_factory=lambda: ["train"])
     settings: dict[str, Any] = field(default_factory=dict)
@@ -89,13 +99,14 @@ class SignalsMeta:
 
 @dataclass(frozen=True)
 class TeacherSignals:
-    """Signals in memory: S (8 K + 12) bytes and the embeddings.
+    """Signals in memory: S (8 K + 12) bytes, or 4 S more with the log mass, and the embeddings.
 
     Attributes:
         rows: [S] int64, ascending, unique.
         items: [S, K] int32, best first.
         scores: [S, K] float32.
         target_distance: [S] float32, NaN where the teacher has none.
+        log_mass_outside: [S] float32, log(1 − softmax mass of the K) over all items that could be ranked, or None.
         item_embeddings: [N+1, D] float32, row 0 zero.
         text_embeddings: [N+1, D'] float32 or None.
         content_hash: of the whole artefact.
@@ -108,6 +119,7 @@ class TeacherSignals:
     target_distance: np.ndarray
     item_embeddings: torch.Tensor
     text_embeddings: torch.Tensor | None
+    log_mass_outside: np.ndarray | None
     content_hash: str
 
     def lookup(self, total: int) -> np.ndarray:
@@ -126,11 +138,11 @@ class TeacherSignals:
         directory = storage.local_copy(uri, "teacher signals")
         try:
             meta = SignalsMeta(**json.loads((directory / "signals.json").read_text()))
+            schema = rankings_schema(meta.k, log_mass=meta.log_mass)
             tables = [
-                pq.read_table(part, schema=rankings_schema(meta.k))
-                for part in sorted((directory / "rankings").glob("part-*.parquet"))
+                pq.read_table(part, schema=schema) for part in sorted((directory / "rankings").glob("part-*.parquet"))
             ]
-            table = pa.concat_tables(tables).combine_chunks() if tables else rankings_schema(meta.k).empty_table()
+            table = pa.concat_tables(tables).combine_chunks() if tables else schema.empty_table()
             embeddings = load_file(directory / "item_embeddings.safetensors")
         except (TypeError, pa.ArrowInvalid, json.JSONDecodeError, FileNotFoundError) as error:
             raise UserError(f"teacher signals {uri} are not in the expected form: {error}") from None
@@ -157,6 +169,7 @@ class TeacherSignals:
             item_embeddings=embeddings["item_embeddings"].float(),
             text_embeddings=embeddings["text_embeddings"].float() if "text_embeddings" in embeddings else None,
             content_hash=manifest.content_hash,
+            log_mass_outside=table["log_mass_outside"].to_numpy()[order] if meta.log_mass else None,
         )
 
     @staticmethod

@@ -29,6 +29,7 @@ from recsys.signals.states import part_uri, write_part
 _PART = re.compile(r"part-(\d{5,})\.(?:parquet|safetensors)")
 _SECONDS = b"seconds"
 _ASIDE = b"rows_set_aside"
+_TOKENS = b"tokens"
 _STATES = b"rows_with_states"
 
 
@@ -85,23 +86,26 @@ class SignalsWriter:
         *,
         seconds: float,
         aside: int = 0,
+        tokens: int = 0,
+        log_mass: np.ndarray | None = None,
         states: tuple[np.ndarray, Tensor] | None = None,
     ) -> None:
         """Write a shard whole; a shard that is there already is replaced by the same.
 
         Args:
-            rows [S], items [S, K], scores [S, K], target_distance [S]: see `rankings_schema`.
-            seconds: how long the teacher took; summed up in the cost of the pass.
+            rows [S], items [S, K], scores [S, K], target_distance [S], log_mass [S]: see `rankings_schema`.
+            seconds: how long the teacher took; summed up in the cost of the pass, as are
+            tokens: what it read and wrote (`recsys.teachers.teacher.Rankings`).
             aside: planned rows of the shard that the teacher has no ranking for.
             states: rows of the shard and the teacher's states of them (`recsys.signals.states`).
         """
-        table = rankings_table(rows, items, scores, target_distance)
+        table = rankings_table(rows, items, scores, target_distance, log_mass)
+        notes = {_SECONDS: repr(seconds).encode(), _ASIDE: str(aside).encode(), _TOKENS: str(tokens).encode()}
         buffer = io.BytesIO()
-        noted = {_SECONDS: repr(seconds).encode(), _ASIDE: str(aside).encode()}
         if states is not None:
             write_part(self.work, number, *states)
-            noted[_STATES] = str(len(states[0])).encode()
-        pq.write_table(table.replace_schema_metadata(noted), buffer)
+            notes[_STATES] = str(len(states[0])).encode()
+        pq.write_table(table.replace_schema_metadata(notes), buffer)
         storage.write_bytes(self._part(number), buffer.getvalue())
 
     def missing(self, plan: ShardPlan) -> list[int]:
@@ -127,15 +131,18 @@ class SignalsWriter:
         Raises:
             UserError: a shard is damaged or holds other rows than planned.
         """
-        seconds, aside = 0.0, 0
+        seconds, aside, tokens = 0.0, 0, 0
         for number in range(len(plan)):
             metadata = self._check(number, plan.shard(number))
             seconds += float(metadata.get(_SECONDS, b"0"))
             aside += int(metadata.get(_ASIDE, b"0"))
+            tokens += int(metadata.get(_TOKENS, b"0"))
         self._remove_strangers(len(plan))
         meta.cost["rows_set_aside"] = aside
         meta.cost["teacher_seconds"] = round(seconds, 3)
         meta.cost["rows_per_teacher_second"] = round(len(plan.rows) / seconds, 1) if seconds else None
+        meta.cost["tokens"] = tokens
+        meta.cost["tokens_per_teacher_second"] = round(tokens / seconds, 1) if seconds else None
         tensors = {"item_embeddings": item_embeddings.float().contiguous()}
         if text_embeddings is not None:
             tensors["text_embeddings"] = text_embeddings.float().contiguous()

@@ -23,18 +23,32 @@ from recsys.teachers.config import SignalsConfig
 from recsys.teachers.engine import TeacherEngine
 from recsys.teachers.teacher import Rankings, finite_only
 
+_ITEMS = 65536  # scored at a time
+
 
 class WindowPass:
     """The pass of a causal teacher that scores by dot products (`recsys.teachers.teacher.TeacherPass`)."""
 
     def __init__(self, model: SequentialRecommender, config: SignalsConfig, device: str | torch.device) -> None:
         self._config = config
-        self._engine = TeacherEngine(model, config.dtype, device)
+        self._engine = TeacherEngine(
+            model,
+            config.dtype,
+            device,
+            tensor_parallel=config.tensor_parallel,
+            kernel_injection=config.kernel_injection,
+        )
 
     def rank(self, dataset: PreparedDataset, rows: np.ndarray) -> Rankings:
         config = self._config
         return rank_rows(
-            self._engine, dataset, rows, k=config.k, mask_history=config.mask_history, batch_size=config.batch_size
+            self._engine,
+            dataset,
+            rows,
+            k=config.k,
+            mask_history=config.mask_history,
+            log_mass=config.log_mass,
+            batch_size=config.batch_size,
         )
 
     def states(self, dataset: PreparedDataset, rows: np.ndarray, layers: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -69,33 +83,46 @@ def rank_rows(
     *,
     k: int,
     mask_history: bool,
+    log_mass: bool = False,
     batch_size: int = 64,
 ) -> Rankings:
-    """Rank the catalogue for each row. Memory is in proportion to batch_size · (N + L · D), whatever the rows.
+    """Rank the catalogue for each row. Memory is in proportion to batch_size · (K + L · D) and at most 65,536 scores
+    a row of the batch, whatever the rows.
 
     Args:
         rows: [S] offsets of targets, ascending, of any splits.
         k: K; see `check_k`.
         mask_history: leave out every item of the user's past, not only of the window.
+        log_mass: see `Rankings`.
 
     Raises:
         UserError: see `finite_only`.
     """
     rank_of = np.empty(len(rows), dtype=np.int64)
     parts = []
-    done = 0
+    done = tokens = 0
     for which, items, window, position in _batches(dataset, rows, batch_size):
         hidden_PD = engine.hidden(torch.from_numpy(items))[
             torch.from_numpy(window).to(engine.device), torch.from_numpy(position).to(engine.device)
         ]
         rank_of[which] = np.arange(done, done + len(which))
         done += len(which)
+        tokens += int(np.count_nonzero(items))
         for begin in range(0, len(which), batch_size):
             chunk = rows[which[begin : begin + batch_size]]
-            parts.append(_rank(engine, dataset, chunk, hidden_PD[begin : begin + batch_size], k, mask_history))
-    items_SK, scores_SK, distance_S = (torch.cat(part).cpu().numpy()[rank_of] for part in zip(*parts, strict=True))
+            parts.append(
+                _rank(engine, dataset, chunk, hidden_PD[begin : begin + batch_size], k, mask_history, log_mass)
+            )
+    items_SK, scores_SK, distance_S, *outside = (
+        torch.cat(part).cpu().numpy()[rank_of] for part in zip(*parts, strict=True)
+    )
     rankings = Rankings(
-        rows=rows, items=items_SK.astype(np.int32), scores=scores_SK, target_distance=distance_S.astype(np.float32)
+        rows=rows,
+        items=items_SK.astype(np.int32),
+        scores=scores_SK,
+        target_distance=distance_S.astype(np.float32),
+        log_mass=outside[0] if log_mass else None,
+        tokens=tokens,
     )
     return finite_only(rankings, dataset)
 
@@ -141,13 +168,64 @@ def _rank(
     hidden_PD: Tensor,
     k: int,
     mask_history: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    scores = hidden_PD @ engine.vectors.T
-    scores[:, 0] = -torch.inf
+    log_mass: bool,
+) -> list[Tensor]:
+    excluded = None
     if mask_history:
         which, seen = dataset.past(rows)
-        scores[torch.from_numpy(which).to(engine.device), torch.from_numpy(seen).to(engine.device)] = -torch.inf
-    values, best = scores.topk(k, dim=1)
-    targets = engine.vectors[torch.from_numpy(dataset.targets(rows).astype(np.int64)).to(engine.device)]
-    distance = (functional.normalize(hidden_PD, dim=1) - functional.normalize(targets, dim=1)).norm(dim=1)
-    return best, values, distance
+        excluded = torch.from_numpy(which).to(engine.device), torch.from_numpy(seen).to(engine.device)
+    best, values, *outside = top_items(hidden_PD, engine.vectors, k, excluded=excluded, log_mass=log_mass)
+    targets = engine.vectors[torch.from_numpy(dataset.targets(rows).astype(np.int64)).to(engine.vectors.device)]
+    normalised = functional.normalize(targets.to(engine.device), dim=1)
+    distance = (functional.normalize(hidden_PD, dim=1) - normalised).norm(dim=1)
+    return [best, values, distance, *outside]
+
+
+def top_items(
+    hidden_PD: Tensor,
+    vectors: Tensor,
+    k: int,
+    *,
+    excluded: tuple[Tensor, Tensor] | None = None,
+    log_mass: bool = False,
+    chunk: int = _ITEMS,
+) -> list[Tensor]:
+    """The K items with the largest dot products and these, [P, K] each, largest first; with `log_mass` also the
+    logarithm of the softmax mass of all others, [P].
+
+    Memory: P · (chunk + K) scores, whatever the catalogue. The vectors are taken to the device of `hidden_PD` chunk by
+    chunk where they are elsewhere, so they may lie in memory that is mapped from a file.
+
+    Args:
+        vectors: [N+1, D]; row 0 is left out.
+        excluded: pairs (rows, items) that must not be returned, and have no mass.
+    """
+    merged: list[Tensor] = []
+    rests = []
+    for begin in range(0, len(vectors), chunk):
+        part = vectors[begin : begin + chunk].to(hidden_PD.device)
+        scores = hidden_PD @ part.T
+        if begin == 0:
+            scores[:, 0] = -torch.inf
+        if excluded is not None:
+            which, items = excluded
+            if len(vectors) > chunk:
+                inside = (items >= begin) & (items < begin + len(part))
+                which, items = which[inside], items[inside] - begin
+            scores[which, items] = -torch.inf
+        values, found = scores.topk(min(k, len(part)), dim=1)
+        if log_mass:
+            rests.append(scores.scatter_(1, found, -torch.inf).logsumexp(dim=1))
+        if not merged:
+            merged = [values, found]
+            continue
+        values, order = torch.cat([merged[0], values], dim=1).sort(dim=1, descending=True, stable=True)
+        found = torch.cat([merged[1], found + begin], dim=1).gather(1, order)
+        if log_mass:
+            rests.append(values[:, k:].logsumexp(dim=1))
+        merged = [values[:, :k], found[:, :k]]
+    values, found = merged
+    if not log_mass:
+        return [found, values]
+    rest = torch.stack(rests).logsumexp(dim=0)
+    return [found, values, rest - torch.logaddexp(rest, values.logsumexp(dim=1))]

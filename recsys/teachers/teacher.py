@@ -1,6 +1,7 @@
 """What every kind of teacher offers the jobs that train it and run it."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -29,12 +30,33 @@ class Rankings:
         items: [S, K] int32, best first.
         scores: [S, K] float32; their meaning is the teacher's `score_meaning`.
         target_distance: [S] float32; its meaning is the teacher's `distance_meaning`.
+        log_mass: [S] float32, see `recsys.signals.signals.TeacherSignals.log_mass_outside`, or None.
+        tokens: what the decoder read and wrote for all of them, without padding: items of the windows, or tokens of
+            the distinct prompts and of the titles that were written.
     """
 
     rows: np.ndarray
     items: np.ndarray
     scores: np.ndarray
     target_distance: np.ndarray
+    log_mass: np.ndarray | None = None
+    tokens: int = 0
+
+    def of(self, chosen: np.ndarray) -> "Rankings":
+        """Those of some rows, in the order of the indices or where the mask is true; `tokens` stays."""
+        rows = {name: values[chosen] for name, values in vars(self).items() if isinstance(values, np.ndarray)}
+        return dataclasses.replace(self, **rows)
+
+
+def joined(parts: Sequence[Rankings]) -> Rankings:
+    """Rankings of distinct rows as one, rows ascending."""
+    together: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name, values in vars(parts[0]).items()
+        if isinstance(values, np.ndarray)
+    }
+    merged = Rankings(**together, tokens=sum(part.tokens for part in parts))
+    return merged.of(np.argsort(merged.rows))
 
 
 def finite_only(rankings: Rankings, dataset: PreparedDataset) -> Rankings:
@@ -53,7 +75,7 @@ def finite_only(rankings: Rankings, dataset: PreparedDataset) -> Rankings:
             f"the teacher's prediction is not finite for {len(good)} of {len(good)} rows, the first is row {row} "
             f"(user {user!r}); its checkpoint is not usable, train it again"
         )
-    return Rankings(**{name: values[good] for name, values in vars(rankings).items()})
+    return rankings.of(good)
 
 
 class TeacherPass(Protocol):

@@ -158,7 +158,7 @@ class DeepSpeedEngine:
         if not dist.is_initialized():
             for name, value in {"MASTER_ADDR": "127.0.0.1", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
                 os.environ.setdefault(name, value)
-            os.environ.setdefault("MASTER_PORT", str(_free_port()))
+            os.environ.setdefault("MASTER_PORT", str(free_port()))
         deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
         self.objective, self._config, self._device = objective, config, device
         self._zero_stage = config.deepspeed.zero_stage
@@ -229,7 +229,8 @@ def import_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     import socket
 
     with socket.socket() as probe:

@@ -1,10 +1,12 @@
 """The teacher pass on Ray: whole, killed and continued, always the same rows."""
 
+import contextlib
 import dataclasses
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -150,6 +152,32 @@ def test_each_fold_is_ranked_by_the_teacher_that_did_not_learn_it(
         assert np.array_equal(signals.items[mine], expected.items[mine])
 
 
+@pytest.mark.full
+@pytest.mark.faults
+def test_a_teacher_split_over_two_processes(settings: Settings, dataset: PreparedDataset, ray_session: None) -> None:
+    """One of the two ends in mid-pass; the other can do nothing without it, and both are started again."""
+    settings = dataclasses.replace(settings, signals=dataclasses.replace(settings.signals, tensor_parallel=2))
+    killed: list[int] = []
+
+    def kill() -> None:
+        wait_until(lambda: len(parts(settings)) >= 3)
+        children = [int(pid) for pid in children_of(next(iter(ranking_actors().values())))]
+        names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+        killed.extend(pid for pid, name in names.items() if b"spawn_main" in name)
+        os.kill(killed[1], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    infer_teacher.run(settings)
+    killer.join()
+    assert len(killed) == 2
+    check(settings, dataset)
+
+
+def children_of(pid: int) -> list[str]:
+    return [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+
+
 def test_an_estimate_writes_nothing(settings: Settings, ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:
     infer_teacher.estimate(settings)
     told = capsys.readouterr().out
@@ -184,29 +212,80 @@ def test_a_killed_driver_is_continued(settings: Settings, dataset: PreparedDatas
 # no time-out of pytest reaches into it; so it is run with the long proofs.
 @pytest.mark.full
 @pytest.mark.faults
+@pytest.mark.parametrize("kill", ["process", "actor", "actor for good"])
 def test_a_killed_actor_loses_and_doubles_nothing(
-    settings: Settings, dataset: PreparedDataset, ray_session: None
+    kill: str, settings: Settings, dataset: PreparedDataset, ray_session: None
 ) -> None:
+    """The worker process is ended by SIGKILL, as the kernel does where memory is short; or Ray ends the actor, which it
+    then starts again or not."""
+    settings = dataclasses.replace(settings, signals=dataclasses.replace(settings.signals, actors=2))
     killed = []
 
-    def kill() -> None:
+    def fault() -> None:
         wait_until(lambda: len(parts(settings)) >= 3)
-        ours = f"RECSYS_TEST_SESSION={os.environ['RECSYS_TEST_SESSION']}".encode()
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                ranks = (process / "cmdline").read_bytes().startswith(b"ray::MapWorker(MapBatches(RankShard))")
-                if ranks and ours in (process / "environ").read_bytes():
-                    os.kill(int(process.name), signal.SIGKILL)
-                    killed.append(process.name)
-            except OSError:
-                continue  # it ended meanwhile
+        actors = ranking_actors()
+        for actor, pid in list(actors.items())[: 1 if kill == "actor for good" else 2]:
+            if kill == "process":
+                os.kill(pid, signal.SIGKILL)
+            else:
+                core = ray._private.worker.global_worker.core_worker
+                core.kill_actor(ray.ActorID.from_hex(actor), kill == "actor for good")
+            killed.append(actor)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=fault)
     killer.start()
     infer_teacher.run(settings)
     killer.join()
     assert killed
     check(settings, dataset)
+
+
+def ranking_actors() -> dict[str, int]:
+    """The actors that rank at the moment, with the processes that they live in."""
+    return {
+        actor: state["Pid"]
+        for actor, state in ray._private.state.actors().items()
+        if state["ActorClassName"].startswith("MapWorker(MapBatches(RankShard)") and state["State"] == "ALIVE"
+    }
+
+
+@pytest.mark.full
+@pytest.mark.faults
+def test_a_killed_job_is_continued(settings: Settings, dataset: PreparedDataset) -> None:
+    """Driver, actors and Ray itself end at once, as in a power failure; the job is then run again on another Ray."""
+    command = [
+        sys.executable, "-m", "ray_jobs.infer_teacher", "--storage", settings.layout.storage_root, "name=p",
+        "tracking.uri=none", "signals.k=5", "signals.rows_per_shard=12", "signals.actors=2", "signals.batch_size=4",
+        "signals.dtype=fp32",
+    ]  # fmt: skip
+    marker = f"RECSYS_TEST_JOB=killed-{os.getpid()}"
+    with tempfile.TemporaryDirectory(prefix="j-") as folder:  # short, for Ray's sockets
+        environment = {**os.environ, "TMPDIR": folder}
+        environment.pop("RAY_ADDRESS", None)
+        first = subprocess.Popen(command, env=environment | dict([marker.split("=")]))
+        wait_until(lambda: len(parts(settings)) >= 3 or first.poll() is not None)
+        before = parts(settings)
+        while pids := processes_with(marker):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            first.poll()
+        assert first.wait() == -signal.SIGKILL
+        assert 3 <= len(before) < len(ShardPlan.of(dataset, SPLITS, 12))
+        again = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "shards are already there" in again.stdout
+    check(settings, dataset)
+
+
+def processes_with(marker: str) -> list[int]:
+    """Processes whose environment says so."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile, or belongs to someone else
+            if marker.encode() in (process / "environ").read_bytes():
+                found.append(int(process.name))
+    return found
 
 
 def test_what_is_missing_or_does_not_fit_is_one_sentence(

@@ -38,7 +38,7 @@ from recsys.teachers.bigrec.language_model import (
 from recsys.teachers.bigrec.prompts import Prompts
 from recsys.teachers.bigrec.trie import TitleTrie
 from recsys.teachers.config import SignalsConfig
-from recsys.teachers.engine import inference_engine, resolve_dtype
+from recsys.teachers.engine import check_finite, inference_engine, resolve_dtype
 from recsys.teachers.item_encoder import load_tokenizer
 from recsys.teachers.teacher import Progress, Rankings, Teacher, finite_only
 
@@ -289,17 +289,21 @@ class TitlePass:
         self._model, self._config = model.eval(), config
         device = torch.device(device)
         dtype = resolve_dtype(config.dtype, device)
-        model.to(device)
-        if not bool(torch.isfinite(model.items).all()):
+        if config.kernel_injection:
             raise UserError(
-                "the teacher's item vectors are not all finite; its checkpoint is not usable, train it again"
+                "signals.kernel_injection is not for bigrec, which keeps keys and values itself; leave it out"
             )
-        engine = inference_engine(model.lm, dtype, device)
+        if config.tensor_parallel == 1:  # a model that is to be split need not fit the device
+            model.to(device)
+        check_finite(model.items)
+        engine = inference_engine(model.lm, dtype, device, tensor_parallel=config.tensor_parallel)
+        model.to(device)
         self._generator = model.generator(engine, batch_size=config.batch_size)
 
     def rank(self, dataset: PreparedDataset, rows: np.ndarray) -> Rankings:
         model, config = self._model, self._config
         histories = [dataset.seen(int(row))[-dataset.max_history :].tolist() for row in rows]
+        before = self._generator.tokens
         queries = model.ground(model.write(self._generator, histories))
         weights = model.weights if model.config.popularity else None
         items, distances = [], []
@@ -318,5 +322,6 @@ class TitlePass:
             items=torch.cat(items).numpy().astype(np.int32),
             scores=torch.cat(distances).numpy(),
             target_distance=(queries - targets).norm(dim=1).cpu().numpy(),
+            tokens=self._generator.tokens - before,
         )
         return finite_only(rankings, dataset)

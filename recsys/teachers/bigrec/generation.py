@@ -33,6 +33,9 @@ class TitleGenerator:
 
     Memory: a batch's keys and values, of batch_size · (P + k · T) slots, and its scores, batch_size · k · V.
 
+    Attributes:
+        tokens: read and written so far; beams that were given up do not count, nor does what prompts share.
+
     Args:
         forward: the language model or an engine around it: `forward(input_ids=…, attention_mask=…, …).logits`.
         prefix: tokens that all prompts begin with, at least one.
@@ -63,6 +66,7 @@ class TitleGenerator:
         self._dtype, self._device, self._batch_size = dtype, torch.device(device), batch_size
         self._closing = torch.tensor(sorted(closing), dtype=torch.int64, device=self._device)
         self._shared = self._prefix_layers()
+        self.tokens = 0
 
     def generate(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """The best continuation of each prompt, up to and with its closing or ending token.
@@ -76,6 +80,7 @@ class TitleGenerator:
             chosen = order[begin : begin + self._batch_size]
             for i, tokens in zip(chosen, self._generate([prompts[i] for i in chosen]), strict=True):
                 results[i] = tokens
+        self.tokens += sum(map(len, prompts)) + sum(map(len, results))
         return results
 
     @torch.inference_mode()

@@ -229,3 +229,20 @@ def test_rows_set_aside_are_counted_and_not_missing(dataset: PreparedDataset, pl
     signals = TeacherSignals.load(uri, dataset)
     assert signals.rows.tolist() == np.delete(plan.rows, [3, 7]).tolist()
     assert signals.meta.cost["rows_set_aside"] == 2
+
+
+def test_tokens_are_summed_and_the_mass_outside_is_read(
+    dataset: PreparedDataset, plan: ShardPlan, tmp_path: Path
+) -> None:
+    uri = str(tmp_path / "signals")
+    writer = SignalsWriter(uri, key="k1", k=K)
+    for number in range(len(plan)):
+        rows = plan.shard(number)
+        writer.write_shard(number, *contents(rows), seconds=0.5, tokens=10, log_mass=-rows.astype(np.float32))
+    meta = SignalsMeta(teacher="hllm", checkpoint_hash="c", fingerprint=dataset.fingerprint, k=K, log_mass=True)
+    writer.finalise(plan, meta, torch.eye(61), None)
+    signals = TeacherSignals.load(uri, dataset)
+    assert signals.log_mass_outside is not None
+    assert signals.log_mass_outside.tolist() == (-plan.rows).tolist()
+    assert signals.meta.cost["tokens"] == 10 * len(plan)
+    assert signals.meta.cost["tokens_per_teacher_second"] == 20.0

@@ -1,16 +1,19 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+from recsys import checkpoint
+from recsys.checkpoint import save_checkpoint
 from recsys.data.prepared import SPLITS, PreparedDataset
 from recsys.errors import UserError
 from recsys.teachers.config import HLLMConfig
 from recsys.teachers.engine import TeacherEngine, resolve_dtype
 from recsys.teachers.hllm import HLLM
-from recsys.teachers.ranking import check_k, rank_rows, window_starts
+from recsys.teachers.ranking import check_k, rank_rows, top_items, window_starts
 
 
 def untrained(dataset: PreparedDataset) -> HLLM:
@@ -124,3 +127,48 @@ def test_types() -> None:
     assert resolve_dtype("fp32", cpu) == torch.float32
     with pytest.raises(UserError, match="fp16 needs a GPU"):
         resolve_dtype("fp16", cpu)
+
+
+@pytest.mark.parametrize("chunk", [3, 7, 100])
+def test_the_best_of_chunks_are_the_best_of_all_and_the_rest_is_the_mass_outside(chunk: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden, vectors = torch.randn(5, 4, generator=generator), torch.randn(31, 4, generator=generator)
+    excluded = torch.tensor([0, 0, 3]), torch.tensor([2, 30, 7])
+    items, scores, outside = top_items(hidden, vectors, 6, excluded=excluded, log_mass=True, chunk=chunk)
+    for row in range(5):
+        possible = {
+            item: float(hidden[row] @ vectors[item])
+            for item in range(1, 31)
+            if (row, item) not in {(0, 2), (0, 30), (3, 7)}
+        }
+        best = sorted(possible, key=lambda item: -possible[item])
+        assert items[row].tolist() == best[:6]
+        np.testing.assert_allclose(scores[row], [possible[item] for item in best[:6]], atol=1e-5)
+        mass = {item: np.exp(score) for item, score in possible.items()}
+        assert float(outside[row]) == pytest.approx(
+            np.log(sum(mass[item] for item in best[6:]) / sum(mass.values())), abs=1e-5
+        )
+
+
+def test_large_tables_of_a_checkpoint_stay_in_its_file(
+    random_dataset: Callable[..., PreparedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = random_dataset()
+    model = untrained(dataset)
+    save_checkpoint(str(tmp_path / "t"), model, dataset)
+    monkeypatch.setattr(checkpoint, "_LARGE", 0)
+    loaded = checkpoint.load_checkpoint(tmp_path / "t").model
+    assert isinstance(loaded, HLLM)
+    assert torch.equal(loaded.item_vectors(), model.item_vectors())
+    before = (tmp_path / "t" / "model.safetensors").read_bytes()
+    loaded.text.zero_()
+    assert (tmp_path / "t" / "model.safetensors").read_bytes() == before
+
+
+def test_a_table_in_a_file_is_ranked_like_one_in_memory(tmp_path: Path) -> None:
+    vectors = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    vectors.numpy().tofile(tmp_path / "vectors")
+    mapped = torch.from_file(str(tmp_path / "vectors"), size=vectors.numel()).view_as(vectors)
+    hidden = vectors[:3] * 2
+    for one, other in zip(top_items(hidden, vectors, 5), top_items(hidden, mapped, 5, chunk=16), strict=True):
+        torch.testing.assert_close(one, other)
