@@ -122,5 +122,8 @@ def load_checkpoint(uri: str | Path, device: str = "cpu") -> Checkpoint:
 def _lay_out(model: Any, compression: dict[str, Any]) -> None:
     from recsys.teachers.compression import lay_out
     from recsys.teachers.config import CompressionConfig
+    from recsys.teachers.layered import LayeredTeacher
 
+    if not isinstance(model, LayeredTeacher):
+        raise UserError(f"config.json calls a model of kind {model.kind} compressed, which cannot be; save it again")
     lay_out(model, from_dict(CompressionConfig, compression))

@@ -46,10 +46,14 @@ class HLLM(LayeredTeacher):
         super().__init__(config, num_items=num_items)
         self.register_buffer("text", torch.zeros(num_items + 1, config.item_width))
         self.project = nn.Linear(config.item_width, config.width)
+        nn.init.normal_(
+            self.project.weight, std=config.width**-0.5
+        )  # the text has length 1, and so has what it becomes
+        nn.init.zeros_(self.project.bias)
         self.mlp = _ResidualMLP(config.width, config.hidden, config.dropout) if config.hidden else nn.Identity()
         self.offset = nn.Embedding(num_items + 1, config.width) if config.id_offset else None
         if self.offset is not None:
-            nn.init.normal_(self.offset.weight, std=0.02)
+            nn.init.normal_(self.offset.weight, std=0.01)  # small: what is rarely seen stays where its title puts it
         self.user = new_decoder(
             config.user_model,
             config.user_config,
@@ -167,6 +171,10 @@ class _ResidualMLP(nn.Module):
         self.layers = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width)
         )
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.normal_(last.weight, std=(hidden * width) ** -0.5)
+        nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)

@@ -46,10 +46,11 @@ class TextEmbeddings:
         return self.vectors.shape[1]
 
     def standardised(self) -> Tensor:
-        """[N+1, W] float32: every dimension centred and scaled to variance 1 over the items that have a title.
+        """[N+1, W] float32: every dimension centred and scaled to variance 1 / W over the items that have a title.
 
         Language-model vectors lie in a narrow cone (their mean is far from zero), which hides what tells items apart.
-        Missing titles stay zero, that is, average.
+        Rows have a length of about 1: at √W, Adam's steps on what reads them would be as many times too long
+        (docs/experiments.md). Missing titles stay zero, that is, average.
         """
         known = ~self.missing
         known[0] = False
@@ -59,7 +60,7 @@ class TextEmbeddings:
             spread = rows.std(dim=0, correction=0)
             # Some models have dimensions that are the same for every text; their rounding must not be blown up.
             spread = spread.clamp_min(max(1e-3 * float(spread.median()), 1e-12))
-            result[known] = ((rows - rows.mean(dim=0)) / spread).float()
+            result[known] = ((rows - rows.mean(dim=0)) / (spread * self.width**0.5)).float()
         return result
 
 

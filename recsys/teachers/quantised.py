@@ -66,7 +66,7 @@ class Int4Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
             raise UserError(CPU_ALONE)
-        rows = functional.pad(x.reshape(-1, self.inputs).bfloat16(), (0, -self.inputs % GROUP))
+        rows = functional.pad(x.reshape(-1, self.inputs).bfloat16(), (0, -self.inputs % GROUP)).contiguous()
         y = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.weight, GROUP, self.scales.bfloat16())
         y = y[:, : self.outputs].to(x.dtype).reshape(*x.shape[:-1], self.outputs)
         return y if self.bias is None else y + self.bias
