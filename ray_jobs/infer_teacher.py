@@ -369,12 +369,13 @@ def _finalise(
             "rows_of_last_run": ranked,
             "actors": config.actors,
             **({"max_actors": config.max_actors} if config.max_actors else {}),
-            "cpus_per_actor": config.cpus,
-            "gpus_per_actor": config.gpus,
+            "cpus_per_actor": config.cpus * config.tensor_parallel,
+            "gpus_per_actor": config.gpus * config.tensor_parallel,
         },
         states=dataclasses.asdict(states) if states else None,
     )
-    writer.finalise(plan, meta, item_embeddings, getattr(teacher, "text", None))
+    devices = (config.gpus or config.cpus) * config.tensor_parallel
+    writer.finalise(plan, meta, item_embeddings, getattr(teacher, "text", None), devices=devices)
     TeacherSignals.load(settings.layout.signals, dataset)
     return meta
 

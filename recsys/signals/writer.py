@@ -118,12 +118,19 @@ class SignalsWriter:
         return [n for n in range(len(plan)) if n not in written or not self._whole(n, len(plan.shard(n)))]
 
     def finalise(
-        self, plan: ShardPlan, meta: SignalsMeta, item_embeddings: Tensor, text_embeddings: Tensor | None
+        self,
+        plan: ShardPlan,
+        meta: SignalsMeta,
+        item_embeddings: Tensor,
+        text_embeddings: Tensor | None,
+        *,
+        devices: float = 1,
     ) -> float:
         """Check the shards against the plan and make them the signals.
 
         Args:
             item_embeddings: [N+1, D], row 0 zero; text_embeddings: [N+1, D'] or None.
+            devices: GPUs of an actor, or cores where it has none.
 
         Returns:
             The seconds that the teacher took, over all shards.
@@ -140,6 +147,7 @@ class SignalsWriter:
         self._remove_strangers(len(plan))
         meta.cost["rows_set_aside"] = aside
         meta.cost["teacher_seconds"] = round(seconds, 3)
+        meta.cost["device_seconds"] = round(seconds * devices, 3)
         meta.cost["rows_per_teacher_second"] = round(len(plan.rows) / seconds, 1) if seconds else None
         meta.cost["tokens"] = tokens
         meta.cost["tokens_per_teacher_second"] = round(tokens / seconds, 1) if seconds else None

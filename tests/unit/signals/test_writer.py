@@ -240,8 +240,9 @@ def test_tokens_are_summed_and_the_mass_outside_is_read(
         rows = plan.shard(number)
         writer.write_shard(number, *contents(rows), seconds=0.5, tokens=10, log_mass=-rows.astype(np.float32))
     meta = SignalsMeta(teacher="hllm", checkpoint_hash="c", fingerprint=dataset.fingerprint, k=K, log_mass=True)
-    writer.finalise(plan, meta, torch.eye(61), None)
+    writer.finalise(plan, meta, torch.eye(61), None, devices=4)
     signals = TeacherSignals.load(uri, dataset)
+    assert signals.meta.cost["device_seconds"] == 2.0 * len(plan)
     assert signals.log_mass_outside is not None
     assert signals.log_mass_outside.tolist() == (-plan.rows).tolist()
     assert signals.meta.cost["tokens"] == 10 * len(plan)

@@ -26,6 +26,7 @@ from recsys.teachers.splitting import inject_kernels
 from recsys.teachers.teacher import Teacher
 from tests.unit.teachers.bigrec.conftest import save_base
 
+pytestmark = pytest.mark.timeout(900)  # two processes that wait for each other are slow on a busy machine
 CONFIG = SignalsConfig(k=5, dtype="fp32", batch_size=4, tensor_parallel=2)
 
 
