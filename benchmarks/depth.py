@@ -9,8 +9,8 @@ the best ten. Training compares whole optimiser steps on the same batches: of th
 layers as in the paper (`train_speedup_taught_by_8`), of the student taught by the teacher's stored states
 (`train_speedup_stored`) and of the student alone. All take turns, in rounds; times are medians on one thread.
 `compressed` is the student with int8 and int4 weights, with a quarter of the rank of its feed-forward matrices, and
-pruned, nothing retrained. `working_mb` is what ranking a batch or training a step takes beside the weights (of training:
-their gradients and moments too, where they are not there yet).
+pruned, nothing retrained. `working_mb` is what ranking a batch or training a step takes beside the weights (training:
+gradients and moments too, where they are not there yet).
 """
 
 import argparse
