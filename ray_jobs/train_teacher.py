@@ -110,12 +110,12 @@ def _train(
             force=force,
         )
         objective, dataset, _ = build(teacher, layout, inputs, fold)
-        # ZeRO in bf16 trains a bf16 copy; what is stored is fp32, and buffers (texts, ids) as they were given.
-        given = {name for name, _ in objective.model.named_buffers()}
-        state = {name: tensor.float() for name, tensor in result.state.items()} | {
-            name: tensor for name, tensor in objective.model.state_dict().items() if name in given
-        }
         assert isinstance(objective.model, Teacher)
+        # ZeRO in bf16 trains a bf16 copy; what is stored is fp32, and buffers (texts, ids) as they were given.
+        given = {name for name, _ in objective.model.named_buffers()} - objective.model.computed_buffers
+        state = {name: tensor.float() for name, tensor in result.state.items()} | {
+            name: tensor for name, tensor in objective.model.state_dict().items() if name in given & result.state.keys()
+        }
         state = objective.model.finished(state, dataset)
         info = {"training": train_runs.describe(result.progress), "settings": to_dict(teacher)}
         save_checkpoint(uri, objective.model, dataset, state=state, key=work, info=info)

@@ -32,11 +32,25 @@ class ItemEncoderConfig:
 
 
 @configuration
+class ItemLoRAConfig(LoRAConfig):
+    """The adapters of an item language model: names of attention layers in encoders and in decoders, of which a model
+    has some."""
+
+    rank: int = Field(default=8, ge=1)
+    targets: tuple[str, ...] = ("query", "value", "q_proj", "v_proj")
+
+
+@configuration
 class HLLMConfig:
     """Item language model → projection, MLP and id offset → user language model (HLLM, arXiv 2409.12740).
 
     Attributes:
-        item: the frozen item language model; its embeddings are computed once and kept in the checkpoint.
+        item: the item language model; a checkpoint keeps its embeddings and needs it no more.
+        item_training: `frozen` computes the embeddings once; `lora` and `full` train the item language model as well,
+            by adapters (`item_lora`) or all its weights: each step it reads the titles of the batch and of `negatives`
+            further items, each epoch those of the catalogue.
+        negatives: items drawn anew for each step, of which the loss learns what is not next; of a trained item side
+            alone, a frozen one learns from the whole catalogue. Where there are fewer items, all.
         item_width: width of those embeddings; filled in when a teacher is built.
         user_model: `from-scratch` (a Llama decoder of the size below with random initial weights) or a transformers
             id or path of a causal decoder, which brings its own layers, heads and width.
@@ -50,6 +64,9 @@ class HLLMConfig:
 
     kind: Literal["hllm"] = "hllm"
     item: ItemEncoderConfig = ItemEncoderConfig()
+    item_training: Literal["frozen", "lora", "full"] = "frozen"
+    item_lora: ItemLoRAConfig = ItemLoRAConfig()
+    negatives: int = Field(default=512, ge=8)
     item_width: int = Field(default=384, ge=1)
     user_model: str = "from-scratch"
     user_config: dict[str, Any] | None = None
