@@ -1,4 +1,5 @@
-"""Train the teacher on Ray Train: item embeddings once, then the recommender on top of them.
+"""Train the teacher on Ray Train: item embeddings once, then the recommender on top of them (and, where
+`teacher.model.item_training` says so, the item language model as well).
 
     python -m ray_jobs.train_teacher --config ray_jobs/configs/demo.yaml
     ray job submit --working-dir . -- python -m ray_jobs.train_teacher --config ray_jobs/configs/demo.yaml \\

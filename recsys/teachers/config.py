@@ -51,6 +51,8 @@ class HLLMConfig:
             further items, each epoch those of the catalogue.
         negatives: items drawn anew for each step, of which the loss learns what is not next; of a trained item side
             alone, a frozen one learns from the whole catalogue. Where there are fewer items, all.
+        duplicate_similarity: items whose vector has a greater cosine with the target's are not learned to be wrong
+            (HLLM: 0.99); null leaves out none.
         item_width: width of those embeddings; filled in when a teacher is built.
         user_model: `from-scratch` (a Llama decoder of the size below with random initial weights) or a transformers
             id or path of a causal decoder, which brings its own layers, heads and width.
@@ -67,6 +69,7 @@ class HLLMConfig:
     item_training: Literal["frozen", "lora", "full"] = "frozen"
     item_lora: ItemLoRAConfig = ItemLoRAConfig()
     negatives: int = Field(default=512, ge=8)
+    duplicate_similarity: float | None = Field(default=None, gt=0, lt=1)
     item_width: int = Field(default=384, ge=1)
     user_model: str = "from-scratch"
     user_config: dict[str, Any] | None = None

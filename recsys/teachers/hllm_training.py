@@ -15,14 +15,14 @@ from recsys.training.objective import Batch, NextItemObjective, Objective
 
 def hllm_objective(model: HLLM, dataset: PreparedDataset) -> Objective:
     """The loss that belongs to a teacher."""
-    if model.titles is None:
+    if model.titles is None and model.config.duplicate_similarity is None:
         return NextItemObjective(model, RecommendationLossConfig(kind="softmax"), dataset)
-    return TrainedTitles(model)
+    return InfoNCE(model)
 
 
-class TrainedTitles(Objective):
-    """InfoNCE of a teacher whose item language model is trained: histories, targets and negatives of a step are read in
-    the step, as HLLM does.
+class InfoNCE(Objective):
+    """InfoNCE over the catalogue or, where the item language model is trained, over what a step reads: its histories,
+    its targets and the negatives drawn for it, as HLLM does.
 
     A table of older vectors for the rest of the catalogue would be cheaper, but most negatives would then be older than
     every target, and the item language model could lower the loss by moving all titles that it reads alike.
@@ -35,15 +35,29 @@ class TrainedTitles(Objective):
         self.model: HLLM = model
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        items, targets = batch["items"], batch["targets"]
-        number = self.model.num_items
-        drawn = torch.randperm(number, device=items.device)[: self.model.config.negatives] + 1
-        together = torch.cat([items.new_zeros(1), items.flatten(), targets.flatten(), drawn])
-        needed, place = together.unique(return_inverse=True)  # ascending, so that padding stays row 0
-        _, items, targets, drawn = place.split([1, items.numel(), targets.numel(), len(drawn)])
-        vectors_UD = self.model.vectors_of(needed)
-        hidden_BLD = self.model.hidden(items.view_as(batch["items"]), vectors_UD)
+        items, targets, number = batch["items"], batch["targets"], self.model.num_items
+        if self.model.titles is None:
+            vectors_UD = self.model.item_vectors()
+            drawn = torch.arange(1, number + 1, device=items.device)
+        else:
+            drawn = torch.randperm(number, device=items.device)[: self.model.config.negatives] + 1
+            needed, (items, targets, drawn) = _numbered(items, targets, drawn)
+            vectors_UD = self.model.vectors_of(needed)
         chosen = targets > 0
-        hidden_PD = hidden_BLD.flatten(0, 1)[chosen]
-        loss = info_nce(hidden_PD, vectors_UD, targets[chosen], drawn, num_items=number)
+        loss = info_nce(
+            self.model.hidden(items, vectors_UD)[chosen],
+            vectors_UD,
+            targets[chosen],
+            drawn,
+            num_items=number,
+            duplicate_similarity=self.model.config.duplicate_similarity,
+        )
         return loss, {"recommendation_loss": loss.detach()}
+
+
+def _numbered(*parts: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The distinct items of several tensors, [U] ascending with padding first, and the tensors as places among them."""
+    together = torch.cat([parts[0].new_zeros(1), *(part.flatten() for part in parts)])
+    distinct, place = together.unique(return_inverse=True)
+    split = place[1:].split([part.numel() for part in parts])
+    return distinct, [one.view_as(part) for one, part in zip(split, parts, strict=True)]

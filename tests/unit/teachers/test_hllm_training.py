@@ -12,7 +12,7 @@ from recsys.data.prepared import PreparedDataset
 from recsys.serving.recommender import Recommender
 from recsys.teachers.config import HLLMConfig, ItemEncoderConfig, ItemLoRAConfig
 from recsys.teachers.hllm import HLLM
-from recsys.teachers.hllm_training import TrainedTitles
+from recsys.teachers.hllm_training import InfoNCE
 from recsys.training.config import DeepSpeedConfig, TrainingConfig
 from recsys.training.loop import train_local
 from recsys.training.objective import NextItemObjective, Objective
@@ -68,7 +68,7 @@ def test_before_training_it_is_the_frozen_teacher(
 ) -> None:
     frozen = objective(dataset, item_model, tmp_path)
     trained = objective(dataset, item_model, tmp_path, item_training=training)
-    assert isinstance(frozen, NextItemObjective) and isinstance(trained, TrainedTitles)
+    assert isinstance(frozen, NextItemObjective) and isinstance(trained, InfoNCE)
     assert torch.equal(frozen.model.item_vectors(), trained.model.item_vectors())
     items = torch.tensor([0, 3, 7, 9, 60])
     vectors = trained.model.vectors_of(items)
@@ -92,6 +92,22 @@ def test_the_whole_step_reaches_the_item_language_model(
     # With every item drawn, this is the loss of the whole catalogue.
     frozen = NextItemObjective(made.model, objective(dataset, item_model, tmp_path).loss.config, dataset)
     torch.testing.assert_close(loss, frozen(batch)[0], atol=1e-3, rtol=1e-4)
+
+
+def test_near_duplicates_push_no_one_away(dataset: PreparedDataset, tmp_path: Path) -> None:
+    item_model = save_item_model(tmp_path / "item", "Bert")
+    titles = [*dataset.catalogue.titles]
+    titles[11] = titles[12]
+    twins = replace(dataset, catalogue=replace(dataset.catalogue, titles=titles), titles_hash="")
+    made = objective(twins, item_model, tmp_path, id_offset=False, duplicate_similarity=0.9999)
+    assert isinstance(made, InfoNCE) and made.model.titles is None
+    batch = {"items": torch.tensor([[3, 4]]), "targets": torch.tensor([[0, 12]])}
+    logits = (made.model.hidden(batch["items"]) @ made.model.item_vectors().T)[0, 1]
+    others = [n for n in range(1, 61) if n != 11]
+    expected = logits[others].logsumexp(dim=0) - logits[12]
+    torch.testing.assert_close(made(batch)[0], expected)
+    plain = objective(twins, item_model, tmp_path, id_offset=False)
+    assert bool(plain({**batch, "rows": batch["items"]})[0] > expected)
 
 
 @pytest.mark.parametrize("training", ["lora", "full"])
