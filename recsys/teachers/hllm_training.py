@@ -34,6 +34,10 @@ class InfoNCE(Objective):
         super().__init__()
         self.model: HLLM = model
 
+    def tokens(self, batch: Batch) -> int:
+        """Items of histories, and the tokens of titles that were read for the step."""
+        return super().tokens(batch) + (self.model.titles.tokens_read() if self.model.titles is not None else 0)
+
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         items, targets, number = batch["items"], batch["targets"], self.model.num_items
         if self.model.titles is None:

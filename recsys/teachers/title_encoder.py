@@ -64,9 +64,16 @@ class TitleEncoder(nn.Module):
             "length": length,
         }.items():
             self.register_buffer(name, tensor, persistent=False)
+        self._count: Tensor | int = 0
+
+    def tokens_read(self) -> int:
+        """Tokens of titles that `forward` read since the last call."""
+        count, self._count = int(self._count), 0
+        return count
 
     def forward(self, items: Tensor) -> Tensor:
         """[U, W] standardised float32 of items [U] int64; zero where a title is missing."""
+        self._count = self._count + self.length[items].sum()
         order = self.length[items].argsort()
         read = torch.cat([self._read(items[part]) for part in order.tensor_split(min(_PARTS, len(items)))])
         return read[order.argsort()]

@@ -59,6 +59,14 @@ class Objective(nn.Module):
             one_a_user=self.one_a_user,
         )
 
+    def rows(self, batch: Batch) -> int:
+        """Rows that a batch learns from."""
+        return int((batch["targets"] > 0).sum())
+
+    def tokens(self, batch: Batch) -> int:
+        """Positions that the model read to learn from a batch, padding not counted; asked for once it has."""
+        return int((batch["items"] > 0).sum())
+
     def validation_rows(self, dataset: PreparedDataset) -> np.ndarray:
         """Rows whose ranking selects the checkpoint: by default all of the validation split."""
         return dataset.rows("valid")

@@ -50,6 +50,13 @@ class TitleObjective(Objective):
     def validation_rows(self, dataset: PreparedDataset) -> np.ndarray:
         return dataset.sample("valid", self.model.config.valid_rows, seed=self._seed)
 
+    def rows(self, batch: Batch) -> int:
+        return len(batch["tokens"])
+
+    def tokens(self, batch: Batch) -> int:
+        """The prefix counts once a step."""
+        return int(batch["inside"].sum()) + len(self.model.prompts.prefix)
+
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The prefix that all prompts share is computed once a step, its gradient is that of all of them."""
         from transformers import DynamicCache
