@@ -62,6 +62,7 @@ class HLLMConfig:
         hidden: width of the hidden layer of the item MLP; 0 leaves the linear projection alone.
         dropout: on the decoder's input and output and, when trained from scratch, after each of its sublayers.
         id_offset: whether every item has a learnable vector added to its projected text.
+        time_gaps: whether the user model is told how long after the item before each item was met.
     """
 
     kind: Literal["hllm"] = "hllm"
@@ -79,6 +80,7 @@ class HLLMConfig:
     hidden: int = Field(default=256, ge=0)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     id_offset: bool = True
+    time_gaps: bool = False
     max_positions: int = Field(default=512, ge=1)
 
     def __post_init__(self) -> None:

@@ -211,9 +211,11 @@ class E4SRec(LayeredTeacher):
             return states[:, before:]
         return states[:, before + length + size - 1 :: size]
 
-    def query(self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None) -> Tensor:
+    def query(
+        self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None, times: Tensor | None = None
+    ) -> Tensor:
         if self.response is None:
-            return super().query(items, lengths, vectors)
+            return super().query(items, lengths, vectors, times)
         states = self._run(items, lengths[:, None] - 1)
         return self.read_out(states[:, -1], self.item_vectors() if vectors is None else vectors)
 

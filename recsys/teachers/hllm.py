@@ -22,12 +22,14 @@ from torch.nn import functional
 from recsys import storage
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.model import last_of
 from recsys.teachers.config import HLLMConfig, SignalsConfig
 from recsys.teachers.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder
 from recsys.teachers.item_encoder import TextEmbeddings, embed_titles, load_transformers_config
 from recsys.teachers.layered import LayeredTeacher, check_same_size
 from recsys.teachers.ranking import WindowPass
 from recsys.teachers.teacher import Progress
+from recsys.teachers.time_gaps import TimeGaps
 from recsys.teachers.title_encoder import TitleEncoder
 
 if TYPE_CHECKING:
@@ -70,6 +72,8 @@ class HLLM(LayeredTeacher):
         decoder_width = self.user.config.hidden_size
         self.enter = nn.Linear(config.width, decoder_width)
         self.leave = nn.Linear(decoder_width, config.width)
+        self.uses_times = config.time_gaps
+        self.gaps = TimeGaps(decoder_width) if config.time_gaps else None
         self.dropout = nn.Dropout(config.dropout)
         self.logit_scale = nn.Parameter(torch.tensor([_INITIAL_SCALE]))  # DeepSpeed broadcasts no scalars
         self.titles: TitleEncoder | None = None  # while it is trained
@@ -130,11 +134,22 @@ class HLLM(LayeredTeacher):
     def decoder(self) -> Any:
         return self.user
 
-    def run(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:
+    def hidden(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
         vectors = self.item_vectors() if vectors is None else vectors
-        inputs = functional.embedding(items, vectors) * self.config.width**0.5  # entries of variance 1
+        return self.read_out(self.run(items, vectors, times), vectors)
+
+    def query(
+        self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None, times: Tensor | None = None
+    ) -> Tensor:
+        return last_of(self.hidden(items, vectors, times), lengths)
+
+    def run(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
+        vectors = self.item_vectors() if vectors is None else vectors
+        inputs = self.enter(functional.embedding(items, vectors) * self.config.width**0.5)  # entries of variance 1
+        if self.gaps is not None and times is not None:
+            inputs = inputs + self.gaps(times).to(inputs.dtype)
         # Padding lies on the right and attention is causal: no position before it can see it, so no mask is needed.
-        return self.user(inputs_embeds=self.dropout(self.enter(inputs)), use_cache=False).last_hidden_state
+        return self.user(inputs_embeds=self.dropout(inputs), use_cache=False).last_hidden_state
 
     def at_items(self, states: Tensor, length: int) -> Tensor:  # noqa: ARG002
         return states

@@ -15,7 +15,8 @@ from recsys.training.objective import Batch, NextItemObjective, Objective
 
 def hllm_objective(model: HLLM, dataset: PreparedDataset) -> Objective:
     """The loss that belongs to a teacher."""
-    if model.titles is None and model.config.duplicate_similarity is None:
+    config = model.config
+    if config.item_training == "frozen" and config.duplicate_similarity is None and not config.time_gaps:
         return NextItemObjective(model, RecommendationLossConfig(kind="softmax"), dataset)
     return InfoNCE(model)
 
@@ -49,7 +50,7 @@ class InfoNCE(Objective):
             vectors_UD = self.model.vectors_of(needed)
         chosen = targets > 0
         loss = info_nce(
-            self.model.hidden(items, vectors_UD)[chosen],
+            self.model.hidden(items, vectors_UD, batch.get("times"))[chosen],
             vectors_UD,
             targets[chosen],
             drawn,

@@ -1,4 +1,4 @@
-"""How fast training is: rows and tokens a second and, on a GPU, the share of its peak that the model's products reach."""
+"""How fast training is: rows and tokens a second and, on a GPU, the share of its peak that is reached."""
 
 import torch
 import torch.distributed as dist
@@ -55,10 +55,9 @@ class Meter:
 def training_flops(objective: nn.Module, batch: Batch) -> float:
     """Floating-point operations of matrix products and attention in one step: those of the forward pass, once more for
     the gradients of what flows, and once more for the share of weights that are trained. All randomness is put back."""
-    devices = [batch["items" if "items" in batch else "tokens"].device]
-    with torch.random.fork_rng(devices=[one for one in devices if one.type == "cuda"]), torch.no_grad():
-        with FlopCounterMode(display=False) as counter:
-            objective(batch)
+    cards = {tensor.device for tensor in batch.values() if tensor.device.type == "cuda"}
+    with torch.random.fork_rng(devices=cards), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        objective(batch)
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in objective.parameters()]  # ZeRO-3 parts them
     trained = sum(size for size, learns in sizes if learns) / max(1, sum(size for size, _ in sizes))
     return counter.get_total_flops() * (2 + trained)

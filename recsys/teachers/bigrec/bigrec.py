@@ -78,6 +78,7 @@ class BIGRec(Teacher):
         self.register_buffer("items", torch.zeros(num_items + 1, self.width))
         self.register_buffer("mean", torch.zeros(self.width))
         self.register_buffer("weights", torch.ones(num_items + 1))
+        self.uses_times = config.time_gaps
         self._stale = False  # the item table is of other weights
         self._generator: TitleGenerator | None = None
 
@@ -168,8 +169,8 @@ class BIGRec(Teacher):
     def _weigh(self, dataset: PreparedDataset) -> None:
         """Weights (1 + c)^(−γ) of the γ with the best NDCG@10 on the sample of validation rows."""
         rows = dataset.sample("valid", self.config.valid_rows, seed=0)
-        items, lengths = dataset.histories(rows)
-        queries = self.query(torch.from_numpy(items), torch.from_numpy(lengths))
+        items, lengths, times = (torch.from_numpy(x) for x in (*dataset.histories(rows), dataset.history_times(rows)))
+        queries = self.query(items, lengths, times=times)
         counts = torch.from_numpy(dataset.catalogue.train_counts[1:]).double()
         popularity = (counts - counts.min()) / (counts.max() - counts.min()).clamp_min(1)
         found: list[tuple[float, float, Tensor]] = []
@@ -223,12 +224,22 @@ class BIGRec(Teacher):
         return self.items.float()
 
     @torch.no_grad()
-    def query(self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def query(
+        self,
+        items: Tensor,
+        lengths: Tensor,
+        vectors: Tensor | None = None,  # noqa: ARG002
+        times: Tensor | None = None,
+    ) -> Tensor:
         """[B, W+2]: [2q, −1, m − |q|²], q the vector of the title that is written for each history."""
         if self._generator is None:
             self._generator = self.generator(self.lm)
-        histories = [row[:length] for row, length in zip(items.tolist(), lengths.tolist(), strict=True)]
-        q = self.ground(self.write(self._generator, histories))
+        shown = [
+            [row[:length] for row, length in zip(values.tolist(), lengths.tolist(), strict=True)]
+            for values in (items, times)
+            if values is not None
+        ]
+        q = self.ground(self.write(self._generator, *shown))
         offset = smallest(q, self.items.float()) - q.square().sum(dim=1, keepdim=True)
         return torch.cat([2 * q, -torch.ones_like(offset), offset], dim=1)
 
@@ -253,9 +264,17 @@ class BIGRec(Teacher):
             batch_size=batch_size,
         )
 
-    def write(self, generator: "TitleGenerator", histories: Sequence[Sequence[int]]) -> list[str]:
+    def write(
+        self,
+        generator: "TitleGenerator",
+        histories: Sequence[Sequence[int]],
+        times: Sequence[Sequence[int]] | None = None,
+    ) -> list[str]:
         """The title written for each history; equal prompts are written to once."""
-        prompts = [tuple(self.prompts.history(list(history))) for history in histories]
+        met = [None] * len(histories) if times is None else times
+        prompts = [
+            tuple(self.prompts.history(list(history), seconds)) for history, seconds in zip(histories, met, strict=True)
+        ]
         distinct = list(dict.fromkeys(prompts))
         texts = map(self.prompts.text, generator.generate(distinct))
         text_of = dict(zip(distinct, texts, strict=True))
@@ -302,9 +321,10 @@ class TitlePass:
 
     def rank(self, dataset: PreparedDataset, rows: np.ndarray) -> Rankings:
         model, config = self._model, self._config
-        histories = [dataset.seen(int(row))[-dataset.max_history :].tolist() for row in rows]
+        shown = [dataset.latest(row) for row in rows.tolist()]
+        histories, times = ([values[one].tolist() for one in shown] for values in (dataset.items, dataset.timestamps))
         before = self._generator.tokens
-        queries = model.ground(model.write(self._generator, histories))
+        queries = model.ground(model.write(self._generator, histories, times))
         weights = model.weights if model.config.popularity else None
         items, distances = [], []
         for begin in range(0, len(rows), config.batch_size):

@@ -31,6 +31,7 @@ class BIGRecConfig:
             instead of the base.
         noun, plural, verb: how the prompt speaks of items: "recommend a new <noun>", "<plural> the user has <verb>".
         history: items of the history that the prompt names, at most.
+        time_gaps: whether the prompt says in words how long after the one before each item was met.
         title_tokens: longer titles are cut, in prompts and catalogue alike. Generation ends there too.
         max_tokens: longer prompts lose their oldest items.
         train_rows: training rows that are learned from, a seeded sample; null takes all.
@@ -56,6 +57,7 @@ class BIGRecConfig:
     plural: str = Field(default="movies", min_length=1)
     verb: str = Field(default="watched", min_length=1)
     history: int = Field(default=10, ge=1)
+    time_gaps: bool = False
     title_tokens: int = Field(default=32, ge=4)
     max_tokens: int = Field(default=512, ge=64)
     train_rows: int | None = Field(default=None, ge=1)

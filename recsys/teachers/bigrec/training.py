@@ -131,7 +131,8 @@ class PromptBatches:
     def example(self, row: int) -> tuple[list[int], int]:
         """The tokens of a prompt without its prefix and of its response, and where what is to be written begins."""
         prompts = self._prompts
-        history = prompts.history(self._dataset.seen(row)[-self._dataset.max_history :].tolist())
+        shown = self._dataset.latest(row)
+        history = prompts.history(self._dataset.items[shown].tolist(), self._dataset.timestamps[shown].tolist())
         response = prompts.response(int(self._dataset.items[row]))
         return history + response, 1 if self._on_inputs else len(history)
 

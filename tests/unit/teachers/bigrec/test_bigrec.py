@@ -11,6 +11,7 @@ from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import from_dict, load_config, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.evaluation.ranking import model_scorer, shown_to
 from recsys.serving.recommender import Recommender
 from recsys.teachers.bigrec.bigrec import BIGRec
 from recsys.teachers.bigrec.config import BIGRecConfig, BIGRecLoRAConfig
@@ -112,6 +113,33 @@ def test_the_pass_equals_each_row_alone(dataset: PreparedDataset, teacher: Calla
         distance[dataset.seen(row).astype(np.int64) - 1] = torch.inf
         np.testing.assert_allclose(ranked.scores[i], distance.sort().values[:4], atol=1e-4)
         assert ranked.items[i].tolist() == (distance.argsort()[:4] + 1).tolist()
+
+
+def test_times_reach_the_prompt_on_every_way(
+    dataset: PreparedDataset, teacher: Callable[..., BIGRec], tmp_path: Path
+) -> None:
+    dataset.timestamps[:] = np.random.default_rng(0).integers(0, 10**6, len(dataset.timestamps)).cumsum()
+    model = teacher(dataset, time_gaps=True)
+    rows = dataset.rows("test")
+    times = [
+        dataset.timestamps[row - len(history) : row].tolist()
+        for row, history in zip(rows, histories(dataset), strict=True)
+    ]
+    written = model.write(model.generator(model.lm), histories(dataset), times)
+    assert written != model.write(model.generator(model.lm), histories(dataset))
+    items, lengths = (torch.from_numpy(array) for array in dataset.histories(rows))
+    scores = model.query(items, lengths, times=torch.from_numpy(dataset.history_times(rows))) @ model.item_vectors().T
+    assert torch.equal(scores, model_scorer(model)(*shown_to(model_scorer(model), dataset, rows, "cpu")))
+    save_checkpoint(str(tmp_path / "teacher"), model, dataset)
+    signals = SignalsConfig(k=5, dtype="fp32", mask_history=False, batch_size=5)
+    ranked = model.ready(signals, "cpu").rank(dataset, rows)
+    shown = [named(dataset, history) for history in histories(dataset)]
+    answers = Recommender.load(tmp_path / "teacher").recommend(shown, k=5, mask_seen=False, times=times)
+    assert answers == [named(dataset, row.tolist()) for row in ranked.items]
+    example, first = PromptBatches(dataset, model.prompts, rows, on_inputs=False, batch_size=1, seed=0).example(
+        int(rows[0])
+    )
+    assert example[:first] == model.prompts.history(histories(dataset)[0], times[0])
 
 
 def test_a_poisoned_row_is_named(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
