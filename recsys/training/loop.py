@@ -134,17 +134,22 @@ def validate(
 ) -> dict[str, float]:
     """Metrics on the objective's validation rows by full ranking; each process ranks its share."""
     rank, size = world()
+    rows = objective.validation_rows(dataset)
+    share = rows[rank::size]
+    own = len(share)
+    if own < len(rows[::size]):  # under ZeRO-3 all processes must score equally many
+        share = np.append(share, rows[0])
     objective.eval()
     try:
         with torch.inference_mode():
             ranks = rank_targets(
                 model_scorer(objective.model),
                 dataset,
-                objective.validation_rows(dataset)[rank::size],
+                share,
                 mask_seen=config.mask_seen,
                 batch_size=batch_size,
                 device=device,
-            )
+            )[:own]
     except FloatingPointError:
         raise UserError("training diverged: the model gives NaN scores; lower training.learning_rate") from None
     finally:

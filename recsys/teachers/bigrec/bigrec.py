@@ -41,6 +41,7 @@ from recsys.teachers.config import SignalsConfig
 from recsys.teachers.engine import check_finite, inference_engine, resolve_dtype
 from recsys.teachers.item_encoder import load_tokenizer
 from recsys.teachers.teacher import Progress, Rankings, Teacher, finite_only
+from recsys.training.in_step import in_step
 
 if TYPE_CHECKING:
     from recsys.teachers.bigrec.generation import TitleGenerator
@@ -232,14 +233,17 @@ class BIGRec(Teacher):
         times: Tensor | None = None,
     ) -> Tensor:
         """[B, W+2]: [2q, −1, m − |q|²], q the vector of the title that is written for each history."""
-        if self._generator is None:
-            self._generator = self.generator(self.lm)
         shown = [
             [row[:length] for row, length in zip(values.tolist(), lengths.tolist(), strict=True)]
             for values in (items, times)
             if values is not None
         ]
-        q = self.ground(self.write(self._generator, *shown))
+        with in_step(self.lm, lambda: self.lm(input_ids=torch.tensor([[0]], device=self.lm.device), use_cache=False)):
+            if self._generator is None:
+                self._generator = self.generator(self.lm)
+            texts = self.write(self._generator, *shown)
+        with in_step(self.lm.base_model, lambda: self.embed_texts([""])):
+            q = self.ground(texts)
         offset = smallest(q, self.items.float()) - q.square().sum(dim=1, keepdim=True)
         return torch.cat([2 * q, -torch.ones_like(offset), offset], dim=1)
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from recsys.data.prepared import PreparedDataset
-from recsys.errors import UserError
 from recsys.teachers.bigrec.bigrec import BIGRec
 from recsys.teachers.bigrec.prompts import Prompts
 from recsys.training.config import TrainingConfig
@@ -30,11 +29,6 @@ class TitleObjective(Objective):
         self._seed = seed
 
     def batches(self, dataset: PreparedDataset, config: TrainingConfig, *, rank: int, world: int) -> "PromptBatches":
-        if config.deepspeed is not None and config.deepspeed.zero_stage == 3:
-            raise UserError(
-                "BIGRec writes texts at validation, each worker in its own number of steps, but under ZeRO-3 all "
-                "workers must step together; set teacher.training.deepspeed.zero_stage to 2 or less"
-            )
         rows = dataset.sample("train", self.model.config.train_rows, seed=self._seed)
         return PromptBatches(
             dataset,

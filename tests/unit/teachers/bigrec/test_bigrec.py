@@ -19,7 +19,7 @@ from recsys.teachers.bigrec.language_model import train_tokenizer
 from recsys.teachers.bigrec.training import PromptBatches, TitleObjective
 from recsys.teachers.config import HLLMConfig, SignalsConfig
 from recsys.teachers.item_encoder import load_tokenizer
-from recsys.training.config import DeepSpeedConfig, TrainingConfig
+from recsys.training.config import TrainingConfig
 from recsys.training.engine import build_engine
 from recsys.training.loop import train_local
 from tests.unit.teachers.bigrec.conftest import SMALL, save_base
@@ -295,12 +295,7 @@ def test_gradient_checkpointing_changes_nothing(
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_what_cannot_work_is_refused(
-    dataset: PreparedDataset, objective: Callable[..., TitleObjective], tmp_path: Path, cache: str
-) -> None:
-    zero = TrainingConfig(deepspeed=DeepSpeedConfig(zero_stage=3))
-    with pytest.raises(UserError, match=r"set teacher\.training\.deepspeed\.zero_stage to 2 or less"):
-        objective(dataset).batches(dataset, zero, rank=0, world=1)
+def test_what_cannot_work_is_refused(dataset: PreparedDataset, tmp_path: Path, cache: str) -> None:
     tokenizer = load_tokenizer(train_tokenizer(BIGRecConfig(**SMALL), dataset, cache))
     base = save_base(tmp_path / "base", "Mistral", tokenizer, len(tokenizer), sliding_window=300)
     with pytest.raises(UserError, match=r"latest 300 tokens only; set teacher\.model\.max_tokens to 300 or less"):
