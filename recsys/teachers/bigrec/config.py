@@ -43,6 +43,9 @@ class BIGRecConfig:
             prompt that asks for one word (PromptEOL, arXiv 2307.16645).
         popularity: rank by (1 + c)^(−γ) · d, c the items' popularity in training and d their distance, each scaled to
             0..1; γ is chosen once, on the validation rows, after training.
+        scores_from: the student of this project whose scores for the history are c instead, scaled to 0..1 over the
+            catalogue for each history; the student becomes a part of the checkpoint.
+        scores_model: its kind and configuration; filled in when a teacher is built.
     """
 
     kind: Literal["bigrec"] = "bigrec"
@@ -67,8 +70,12 @@ class BIGRecConfig:
     constrained: bool = False
     pooling: Literal["last", "mean", "prompt_eol"] = "last"
     popularity: bool = False
+    scores_from: str | None = None
+    scores_model: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if self.popularity and self.scores_from is not None:
+            raise ValueError("popularity and scores_from both say what c is; leave one of them out")
         if self.base != FROM_SCRATCH:
             return
         if self.width % (2 * self.heads):
