@@ -52,9 +52,7 @@ class HLLM(LayeredTeacher):
         super().__init__(config, num_items=num_items)
         self.register_buffer("text", torch.zeros(num_items + 1, config.item_width))
         self.project = nn.Linear(config.item_width, config.width)
-        nn.init.normal_(
-            self.project.weight, std=config.width**-0.5
-        )  # the text has length 1, and so has what it becomes
+        nn.init.normal_(self.project.weight, std=config.width**-0.5)  # text of length 1 keeps its length
         nn.init.zeros_(self.project.bias)
         self.mlp = _ResidualMLP(config.width, config.hidden, config.dropout) if config.hidden else nn.Identity()
         self.offset = nn.Embedding(num_items + 1, config.width) if config.id_offset else None
