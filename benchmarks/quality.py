@@ -110,7 +110,7 @@ def cells(settings: Settings, seeds: int) -> Iterator[Cell]:
 def body(options: Options) -> dict[str, Any]:
     if options.quick:
         with scratch() as folder:
-            settings = _quick(folder)
+            settings = quick_settings(folder)
             wanted = [cell for cell in _in_order([settings], 1) if cell.column not in ("teacher", "distilled")]
             fill(wanted, Path(folder, "store"), options)
             return table([settings], 1, Path(folder, "store"))
@@ -167,7 +167,7 @@ def prepared(settings: Settings, options: Options) -> PreparedDataset:
         folder = options.dataset(settings.name) if not Path(config.path or "").is_absolute() else Path()
         items = config.items_path and str(folder / config.items_path)
         config = replace(config, path=str(folder / (config.path or "")), items_path=items)
-    uri, key = _project(settings).layout.dataset, input_key(config, settings.name)
+    uri, key = project_of(settings).layout.dataset, input_key(config, settings.name)
     manifest = storage.read_manifest(uri)
     if manifest is None or manifest.key != key:
         prepare(located(config, report=progress), settings.name, report=progress).write(uri, key=key)
@@ -181,7 +181,7 @@ def compute(cell: Cell, dataset: PreparedDataset, options: Options) -> dict[str,
     from recsys.evaluation.ranking import Scorer, model_scorer
     from recsys.evaluation.results import evaluate
 
-    settings = _project(cell.settings)
+    settings = project_of(cell.settings)
     facts: dict[str, Any] = {"checkpoint_hash": None, "training": {}, "parameters": {}}
     if cell.column == "baseline":
         baseline = fit_baseline(cell.model, dataset, settings.evaluation)
@@ -236,7 +236,7 @@ def _student(cell: Cell, settings: Settings, options: Options) -> str:
     manifest = storage.read_manifest(uri)
     if manifest is None or manifest.key != cell.key:
         if student.distillation is not None:
-            _signals(settings, options)
+            make_signals(settings, options)
         objective, dataset, training = distill.build(student, layout)
         state, info = _train(objective, dataset, training, settings, cell.key, options)
         with_plain_items(objective.model)
@@ -245,7 +245,7 @@ def _student(cell: Cell, settings: Settings, options: Options) -> str:
     return uri
 
 
-def _signals(settings: Settings, options: Options) -> None:
+def make_signals(settings: Settings, options: Options) -> None:
     """The teacher's signals, ranked by actors of an embedded Ray unless they are there."""
     _teacher(settings, options)
     import ray
@@ -355,12 +355,12 @@ def _in_order(loaded: list[Settings], seeds: int) -> list[Cell]:
     )  # fmt: skip
 
 
-def _project(settings: Settings) -> Settings:
+def project_of(settings: Settings) -> Settings:
     """A project of its own for each data set and protocol, so that none disturbs a demo of the same name."""
     return replace(settings, name=f"quality-{settings.name}-{settings.data.protocol}")
 
 
-def _quick(folder: str) -> Settings:
+def quick_settings(folder: str) -> Settings:
     """The tiny fixture, a small student with either loss."""
     model = {"kind": "sasrec", "width": 8, "blocks": 1, "heads": 1}
     training = {"epochs": 1}
@@ -370,7 +370,9 @@ def _quick(folder: str) -> Settings:
         "distilled": {"model": model, "training": training, "distillation": {}},
     }
     data = {"path": str(FIXTURE)}
-    return from_dict(Settings, {"name": "fixture", "storage": folder, "data": data, "students": students})
+    tracking = {"uri": "none"}
+    values = {"name": "fixture", "storage": folder, "data": data, "students": students, "tracking": tracking}
+    return from_dict(Settings, values)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -100,7 +100,7 @@ class Sweep:
             storage.delete(self.uri)
         plan = storage.join(self.uri, "sweep.json")
         known = results.read_json_if_whole(plan)
-        ended = len(self.store.records())
+        ended = len(self.store.ended())
         begun = ended + len(self.store.interrupted())
         if isinstance(known, dict) and known["key"] != self.key and begun:
             raise UserError(
@@ -158,16 +158,14 @@ def run(
     """
     sweep = Sweep(settings, name, config)
     sweep.prepare(resume=resume, force=force)
-    records = sweep.store.records()
+    records = sweep.store.ended()
     if len(records) >= sweep.trials:
         print(f"sweep {sweep.name}: all {len(records)} trials are there, kept", flush=True)
     else:
         try:
             records = _search(sweep, records)
         except KeyboardInterrupt:
-            print(
-                f"sweep {sweep.name}: {len(sweep.store.records())} trials are kept; continue with --resume", flush=True
-            )
+            print(f"sweep {sweep.name}: {len(sweep.store.ended())} trials are kept; continue with --resume", flush=True)
             raise
     _conclude(sweep, records)
     return records
@@ -249,6 +247,8 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
             seconds=seconds,
         )
         print(ledger.summary(), flush=True)
+        if ledger.late:
+            print("the time was up; continue with --resume", flush=True)
         found = best(ledger.records)
         recorded.log_metrics(
             {

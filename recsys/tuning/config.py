@@ -170,7 +170,7 @@ class SweepConfig:
         epochs: of each trial at most; default the student's own.
         defaults: try the student as it is configured first, where its values lie in the space.
         seed: of the search; trials train with the student's own.
-        minutes: no trial starts after them, and running ones are stopped.
+        minutes: no trial starts after them, and running ones are cut; where the sweep goes on they start again.
         concurrent: trials at a time; default as many as the cluster has room for.
         cpus, gpus: what a trial asks for.
         restarts: how often a trial is started again when its process or node was lost.

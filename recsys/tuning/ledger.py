@@ -7,7 +7,7 @@ from typing import Any
 
 from recsys.evaluation.ladder import human_count
 from recsys.tracking import Run
-from recsys.tuning.records import Record, Started, TrialStore, best, short_names, show
+from recsys.tuning.records import Record, Started, Status, TrialStore, best, short_names, show
 from recsys.tuning.search import Search
 
 _TICK_SECONDS = 10
@@ -29,7 +29,7 @@ class Ledger:
         digest: of a trial's parameters.
         metric, epochs: what selects, and how many epochs a trial has at most.
         trials: how many there will be, those of `records` among them.
-        records, interrupted: what the store holds.
+        records, interrupted: what the store holds of trials that ended, and of those that did not.
         open_run: the MLflow run of a trial that starts; `run` of its argument names one that was opened before.
         seconds: after which trials are stopped for want of time.
     """
@@ -55,7 +55,7 @@ class Ledger:
         self._next = 1 + max([*(r.number for r in records), *(s.number for s in interrupted)], default=-1)
         self._live: dict[str, _Live] = {}
         self._begun, self._seconds = time.monotonic(), seconds
-        self._before = max((record.elapsed for record in records), default=0.0)
+        self._before = max((record.elapsed for record in store.records()), default=0.0)
         self._told = time.monotonic()
         self._widths: dict[str, int] = {}
 
@@ -63,6 +63,11 @@ class Ledger:
     def elapsed(self) -> float:
         """Seconds of the sweep, interruptions not counted."""
         return self._before + time.monotonic() - self._begun
+
+    @property
+    def late(self) -> bool:
+        """Whether the time of the sweep is up."""
+        return self._seconds is not None and time.monotonic() - self._begun >= self._seconds
 
     def propose(self, parameters: Mapping[str, Any]) -> None:
         """A trial will begin: it gets its number, and is tried whatever happens from now on."""
@@ -107,7 +112,7 @@ class Ledger:
             }
         )
         live.run.set_tags({"status": record.status, **({"reason": record.reason} if record.reason else {})})
-        live.run.finish("FAILED" if record.status == "failed" else "FINISHED")
+        live.run.finish({"failed": "FAILED", "cut": "KILLED"}.get(record.status, "FINISHED"))
         # Last: whatever is killed before is done again, in the same MLflow run.
         self._store.end(record)
         self.records.append(record)
@@ -129,21 +134,22 @@ class Ledger:
         """Where the sweep stands, in a line."""
         found = best(self.records)
         leader = "" if found is None else f", best {self._metric} {found.quality:.4f} (trial {found.number})"
-        return f"{len(self.records)} of {self._trials} trials ended{leader}, {self.elapsed:.0f} s"
+        ended = sum(record.status != "cut" for record in self.records)
+        return f"{ended} of {self._trials} trials ended{leader}, {self.elapsed:.0f} s"
 
     def _record(self, live: _Live, failure: str) -> Record:
         curve = [live.curve[number] for number in sorted(live.curve)]
         values = [epoch[f"valid_{self._metric}"] for epoch in curve]
         place = max(range(len(values)), key=values.__getitem__, default=None)
         finished = bool(live.last.get("finished")) and not failure
-        late = self._seconds is not None and time.monotonic() - self._begun >= self._seconds
-        why_stopped = "the sweep's time was up" if late else f"not among the best after epoch {len(curve)}"
+        status: Status = "failed" if failure else "finished" if finished else "cut" if self.late else "stopped"
+        reasons = {"cut": "the sweep's time was up", "stopped": f"not among the best after epoch {len(curve)}"}
         return Record(
             digest=live.started.digest,
             number=live.started.number,
             parameters=live.started.parameters,
-            status="failed" if failure else "finished" if finished else "stopped",
-            reason=failure or ("" if finished else why_stopped),
+            status=status,
+            reason=failure or reasons.get(status, ""),
             metric=self._metric,
             quality=None if place is None or failure else values[place],
             best_epoch=0 if place is None else place + 1,

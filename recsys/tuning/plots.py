@@ -24,8 +24,8 @@ def best_so_far(records: Sequence[Record], form: str = "wide") -> "Figure":
         xs.append(record.elapsed / 60)
         ys.append(leader)
     axes.step(xs, ys, where="post", color=_BEST, linewidth=2, label="best so far", zorder=2)
-    for status, fill, label in (("finished", _OTHER, "ran to its end"), ("stopped", "none", "stopped early")):
-        chosen = [record for record in ended if record.status == status]
+    for finished, fill, label in ((True, _OTHER, "ran to its end"), (False, "none", "stopped early")):
+        chosen = [record for record in ended if (record.status == "finished") == finished]
         axes.plot(
             [record.elapsed / 60 for record in chosen],
             [record.quality or 0.0 for record in chosen],

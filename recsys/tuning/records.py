@@ -3,7 +3,8 @@
     <sweep>/trials/<digest>.started.json   written before a trial trains
     <sweep>/trials/<digest>.json           written once, whole, when it has ended
 
-The digest is that of the trial's whole configuration and inputs. A trial with the first file alone was interrupted.
+The digest is that of the trial's whole configuration and inputs. A trial with the first file alone was interrupted; one
+that was cut, because the time of the sweep was up, has both, and starts again where the sweep goes on.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from pyarrow import fs
 from recsys import storage
 from recsys.evaluation.results import read_json_if_whole
 
-Status = Literal["finished", "stopped", "failed"]
+Status = Literal["finished", "stopped", "failed", "cut"]
 _ENDED, _STARTED = ".json", ".started.json"
 
 
@@ -42,7 +43,8 @@ class Record:
     """A trial that ended.
 
     Attributes:
-        status: `finished` used up its epochs or its patience, `stopped` was not worth more, `failed` broke.
+        status: `finished` used up its epochs or its patience, `stopped` was not worth more, `failed` broke, `cut` ran
+            when the time of the sweep was up.
         reason: why it failed or was stopped, in a line.
         metric: the validation metric that selects.
         quality: its best value, None where no epoch was finished.
@@ -100,7 +102,7 @@ class TrialStore:
         return Started(**raw) if isinstance(raw, dict) else None
 
     def records(self) -> list[Record]:
-        """Trials that ended, by number; a damaged file counts as none."""
+        """What is known of trials that ended or were cut, by number; a damaged file counts as none."""
         found = []
         for digest in self._digests(_ENDED):
             raw = read_json_if_whole(self._file(digest, _ENDED))
@@ -108,9 +110,13 @@ class TrialStore:
                 found.append(Record(**raw))
         return sorted(found, key=lambda record: record.number)
 
+    def ended(self) -> list[Record]:
+        """Trials that are never run again, by number."""
+        return [record for record in self.records() if record.status != "cut"]
+
     def interrupted(self) -> list[Started]:
-        """Trials that began and did not end, by number."""
-        ended = {record.digest for record in self.records()}
+        """Trials that began and were cut or did not end, by number."""
+        ended = {record.digest for record in self.ended()}
         found = [self.started(digest) for digest in self._digests(_STARTED) if digest not in ended]
         return sorted((s for s in found if s is not None), key=lambda started: started.number)
 

@@ -145,10 +145,11 @@ def spent(about: Mapping[str, Any], records: Sequence[Record]) -> str:
     """How many configurations and epochs were spent, in a sentence."""
     epochs = sum(record.epochs for record in records)
     full = len(records) * about["epochs"]
-    stopped = sum(record.status == "stopped" for record in records)
+    stopped, cut = (sum(record.status == status for record in records) for status in ("stopped", "cut"))
     return (
         f"{len(records)} configurations were tried with {epochs:,} epochs, {100 * epochs / full:.0f} % of the {full:,} "
-        f"that all to the end would take; {stopped} were stopped early."
+        f"that all to the end would take; {stopped} were stopped early"
+        + (f", {cut} cut because the time was up." if cut else ".")
     )
 
 

@@ -87,3 +87,11 @@ def test_slmrec(project_root: Path, tmp_path: Path) -> None:
     for name in ("sasrec", "e4srec-8", "4from8"):
         assert 0 < figures[name]["full ndcg@10"]["mean"] <= 1 and 0 < figures[name]["hr@1"]["mean"] <= 1
     assert figures["missing"] == 0
+
+
+@pytest.mark.full
+def test_tuned(project_root: Path, tmp_path: Path) -> None:
+    figures = last_figures(project_root, tmp_path, "tuned")
+    found = figures["fixture/leave_one_out"]
+    assert found["alone"]["sweep"]["trials"] == 2 and len(found["alone"]["ndcg@10"]) == 1
+    assert found["distilled"]["sweep"] is None and figures["missing"] == 2

@@ -21,10 +21,10 @@ CONFIG = from_dict(
 class Sweep:
     """A ledger on a store, and the search that it tells."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, seconds: float | None = None) -> None:
         self.store = TrialStore(str(folder))
         self.opened: list[Started] = []
-        records, interrupted = self.store.records(), self.store.interrupted()
+        records, interrupted = self.store.ended(), self.store.interrupted()
         self.search = Search(CONFIG, digest, records=records, first=[s.parameters for s in interrupted])
         self.ledger = Ledger(
             self.store,
@@ -36,6 +36,7 @@ class Sweep:
             records=records,
             interrupted=interrupted,
             open_run=self.open,
+            seconds=seconds,
         )
 
     def open(self, started: Started) -> Run:
@@ -109,3 +110,26 @@ def test_after_an_interruption(tmp_path: Path) -> None:
     assert sweep.begin("y") not in (done, half)
     assert sweep.opened[1].number == 2
     assert [started.number for started in sweep.store.interrupted()] == [1, 2]
+
+
+def test_what_the_time_cuts_is_known_and_starts_again(tmp_path: Path) -> None:
+    late = Sweep(tmp_path, seconds=1e-9)
+    done, half = late.begin("a"), late.begin("b")
+    for number in (1, 2, 3):
+        late.epoch("a", number, 0.2)
+    late.epoch("b", 1, 0.9)
+    assert late.ledger.late and late.ledger.end("a").status == "finished"
+    cut = late.ledger.end("b")
+    assert (cut.status, cut.reason, cut.quality) == ("cut", "the sweep's time was up", 0.9)
+    assert "1 of 4 trials ended, best ndcg@10 0.9000 (trial 1)" in late.ledger.summary()
+
+    sweep = Sweep(tmp_path)
+    assert not sweep.ledger.late and sweep.ledger.elapsed >= cut.elapsed
+    assert sweep.begin("x") == half and sweep.opened[0].run == "run-1"
+    for number in (1, 2, 3):
+        sweep.epoch("x", number, 0.3)
+    sweep.ledger.end("x")
+    assert [(r.number, r.status, r.parameters) for r in sweep.store.records()] == [
+        (0, "finished", done),
+        (1, "finished", half),
+    ]
