@@ -29,7 +29,7 @@ from quality import CONFIGS, Cell, OutOfTimeError, fill, make_signals, prepared,
 
 from ray_jobs.settings import Settings, StudentSettings
 from recsys import environment
-from recsys.config import beyond_defaults, digest, from_dict, load_config
+from recsys.config import beyond_defaults, digest, from_dict, load_config, to_dict
 from recsys.errors import UserError
 from recsys.tuning.config import SweepConfig, candidate
 from recsys.tuning.records import Record, best, show
@@ -73,6 +73,7 @@ class Contest:
     def key(self, kind: str) -> str:
         """Digest of what the sweep depends on."""
         space = {k: v for k, v in beyond_defaults(self.spaces[kind]).items() if k not in _WITHOUT_EFFECT}
+        space["parameters"] = to_dict(self.spaces[kind])["parameters"]  # their kinds are defaults
         return digest([self._cell(self.settings, self.spaces[kind].student, kind, 0).key, space])
 
     def winner(self, store: Path, kind: str) -> dict[str, Any] | None:

@@ -18,7 +18,11 @@ STUDENTS: dict[str, Any] = {
     "softmax": {"model": {"kind": "sasrec"}, "training": {"epochs": 15}},
     "distilled": {"model": {"kind": "sasrec"}, "training": {"epochs": 15}, "distillation": {}},
 }
-SPACE = {"trials": 4, "epochs": 2, "parameters": {"model.dropout": {"kind": "uniform", "low": 0.1, "high": 0.5}}}
+SPACE: dict[str, Any] = {
+    "trials": 4,
+    "epochs": 2,
+    "parameters": {"model.dropout": {"kind": "uniform", "low": 0.1, "high": 0.5}},
+}
 
 
 @pytest.fixture
@@ -86,3 +90,17 @@ def test_committed_spaces_fit_their_students(tuned: ModuleType) -> None:
             assert defaults(made.student(kind), made.spaces[kind].parameters), "the student as configured is tried"
         alone, distilled = (made.spaces[kind].parameters for kind in tuned.KINDS)
         assert alone.items() <= distilled.items(), "the student alone is searched as widely"
+
+
+def test_a_sweep_is_known_by_its_space(tuned: ModuleType) -> None:
+    key = contest(tuned).key("distilled")
+    assert contest(tuned, minutes=3, concurrent=2).key("distilled") == key
+    (name,) = SPACE["parameters"]
+    wider = {name: {**SPACE["parameters"][name], "high": 0.6}}
+    other = {name: {**SPACE["parameters"][name], "kind": "loguniform"}}
+    assert (
+        len(
+            {key, contest(tuned).key("alone"), *(contest(tuned, parameters=p).key("distilled") for p in (wider, other))}
+        )
+        == 4
+    )
