@@ -31,7 +31,7 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation import results
 from recsys.signals.signals import TeacherSignals
-from recsys.tuning.config import LogUniform, SweepConfig, Uniform, candidate, check, combinations, defaults, grid
+from recsys.tuning.config import RealRange, SweepConfig, candidate, check, combinations, defaults, grid
 from recsys.tuning.records import Record, Started, TrialStore, best
 
 SPACES = Path(__file__).parent / "configs" / "spaces"
@@ -131,7 +131,7 @@ class Sweep:
         """Every choice and end of a whole range must go together with some of the others'; real numbers always fit."""
         values: dict[str, list[Any]] = {}
         for key, parameter in self.config.parameters.items():
-            real = isinstance(parameter, Uniform | LogUniform)
+            real = isinstance(parameter, RealRange)
             values[key] = parameter.samples()[:1] if real else parameter.samples()
         proven: set[tuple[str, str]] = set()
         for key, value in [(key, value) for key, tried in values.items() for value in tried]:

@@ -35,56 +35,36 @@ def _check_range(low: float, high: float) -> None:
 
 
 @configuration
-class Uniform:
-    """A real number, every part of the range alike.
+class RealRange:
+    """A real number: every part of the range alike, or (`loguniform`) every order of magnitude.
 
     Attributes:
-        points: into how many equally spaced values a grid search cuts the range.
+        points: into how many values a grid search cuts the range: equally spaced, or of equal ratio.
     """
 
-    kind: Literal["uniform"] = "uniform"
+    kind: Literal["uniform", "loguniform"] = "uniform"
     low: float
     high: float
     points: int | None = Field(default=None, ge=2)
 
     def __post_init__(self) -> None:
         _check_range(self.low, self.high)
+        if self.kind == "loguniform" and self.low <= 0:
+            raise ValueError(f"low {self.low:g} of a loguniform range must be more than 0")
 
     def grid(self) -> list[Value]:
         """The values of a grid search; empty where `points` says nothing."""
-        count = self.points or 0
-        return [self.low + (self.high - self.low) * n / (count - 1) for n in range(count)]
+        if self.points is None:
+            return []
+        steps = self.points - 1
+        if self.kind == "loguniform":
+            inner = [self.low * (self.high / self.low) ** (n / steps) for n in range(1, steps)]
+        else:
+            inner = [self.low + (self.high - self.low) * n / steps for n in range(1, steps)]
+        return [self.low, *inner, self.high]
 
     def samples(self) -> list[Value]:
         """Values that stand for all where a setting is checked."""
-        return [self.low, self.low + _INSIDE * (self.high - self.low), self.high]
-
-    def holds(self, value: Any) -> bool:
-        return _is_number(value) and self.low <= value <= self.high
-
-
-@configuration
-class LogUniform:
-    """A positive real number, every order of magnitude alike.
-
-    Attributes:
-        points: into how many values of equal ratio a grid search cuts the range.
-    """
-
-    kind: Literal["loguniform"] = "loguniform"
-    low: float = Field(gt=0)
-    high: float
-    points: int | None = Field(default=None, ge=2)
-
-    def __post_init__(self) -> None:
-        _check_range(self.low, self.high)
-
-    def grid(self) -> list[Value]:
-        count = self.points or 0
-        inner = [self.low * (self.high / self.low) ** (n / (count - 1)) for n in range(1, count - 1)]
-        return [self.low, *inner, self.high] if count else []
-
-    def samples(self) -> list[Value]:
         return [self.low, self.low + _INSIDE * (self.high - self.low), self.high]
 
     def holds(self, value: Any) -> bool:
@@ -136,7 +116,7 @@ class Choice:
         return value in self.values
 
 
-Parameter = Annotated[Uniform | LogUniform | IntRange | Choice, Field(discriminator="kind")]
+Parameter = Annotated[RealRange | IntRange | Choice, Field(discriminator="kind")]
 
 
 @configuration

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recsys.evaluation.plots import COLOURS, GRID, INK, new_axes, place_labels
-from recsys.tuning.config import Choice, IntRange, LogUniform, Parameter
+from recsys.tuning.config import Choice, IntRange, Parameter
 from recsys.tuning.records import Record, best, front, short_names, show
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _place(parameter: Parameter, value: Any) -> float:
 
     if isinstance(parameter, Choice):
         return parameter.values.index(value) / max(1, len(parameter.values) - 1)
-    if isinstance(parameter, LogUniform):
+    if parameter.kind == "loguniform":
         return log(value / parameter.low) / log(parameter.high / parameter.low)
     return float((value - parameter.low) / (parameter.high - parameter.low))
 
@@ -195,7 +195,7 @@ def _place(parameter: Parameter, value: Any) -> float:
 def _ends(parameter: Parameter) -> list[str]:
     if isinstance(parameter, Choice):
         return [show(parameter.values[0]), show(parameter.values[-1])]
-    log = " (log)" if isinstance(parameter, LogUniform) else ""
+    log = " (log)" if parameter.kind == "loguniform" else ""
     return [str(parameter.low) if isinstance(parameter, IntRange) else show(parameter.low), show(parameter.high) + log]
 
 

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from recsys.tuning.config import Choice, IntRange, LogUniform, Parameter, SweepConfig, Value, grid
+from recsys.tuning.config import Choice, IntRange, Parameter, SweepConfig, Value, grid
 from recsys.tuning.records import Record
 
 if TYPE_CHECKING:
@@ -135,4 +135,4 @@ def _distribution(parameter: Parameter) -> "BaseDistribution":
         return CategoricalDistribution(parameter.values)
     if isinstance(parameter, IntRange):
         return IntDistribution(parameter.low, parameter.high, step=parameter.step)
-    return FloatDistribution(parameter.low, parameter.high, log=isinstance(parameter, LogUniform))
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.kind == "loguniform")

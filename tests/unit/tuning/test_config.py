@@ -66,7 +66,10 @@ def test_values_that_do_not_go_together_are_refused() -> None:
     ("values", "message"),
     [
         ({"parameters": {"x": {"kind": "uniform", "low": 2, "high": 1}}}, "the range is empty: low 2"),
-        ({"parameters": {"x": {"kind": "loguniform", "low": 0, "high": 1}}}, "low: should be greater than 0"),
+        (
+            {"parameters": {"x": {"kind": "loguniform", "low": 0, "high": 1}}},
+            "low 0 of a loguniform range must be more than 0",
+        ),
         ({"parameters": {"x": {"kind": "uniform", "low": 0, "high": float("inf")}}}, "finite"),
         ({"parameters": {"x": {"kind": "int", "low": 0, "high": 5, "step": 2}}}, "do not reach high 5"),
         ({"parameters": {"x": {"kind": "int", "low": 0.5, "high": 5}}}, "valid integer"),
