@@ -1,4 +1,5 @@
-"""Train the teacher on Ray Train: item embeddings once, then the recommender on top of them.
+"""Train the teacher on Ray Train: item embeddings once, then the recommender on top of them (and, where
+`teacher.model.item_training` says so, the item language model as well).
 
     python -m ray_jobs.train_teacher --config ray_jobs/configs/demo.yaml
     ray job submit --working-dir . -- python -m ray_jobs.train_teacher --config ray_jobs/configs/demo.yaml \\
@@ -51,17 +52,21 @@ def needed_students(settings: Settings) -> list[str]:
     Raises:
         UserError: there is no such student, or it would in turn learn from the teacher.
     """
-    name = getattr(settings.teacher.model, "ids_from", None)
-    if name is None:
-        return []
-    if name not in settings.students:
-        known = ", ".join(settings.students) or "none"
-        raise UserError(f"teacher.model.ids_from names student {name!r}, but the configuration has: {known}")
-    if settings.students[name].needs_teacher:
-        raise UserError(
-            f"teacher.model.ids_from: student {name!r} learns from the teacher itself; name one that is trained alone"
-        )
-    return [name]
+    names = []
+    for field in ("ids_from", "scores_from"):
+        name = getattr(settings.teacher.model, field, None)
+        if name is None:
+            continue
+        if name not in settings.students:
+            known = ", ".join(settings.students) or "none"
+            raise UserError(f"teacher.model.{field} names student {name!r}, but the configuration has: {known}")
+        if settings.students[name].needs_teacher:
+            raise UserError(
+                f"teacher.model.{field}: student {name!r} learns from the teacher itself; name one that is trained "
+                "alone"
+            )
+        names.append(name)
+    return names
 
 
 def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
@@ -110,12 +115,14 @@ def _train(
             force=force,
         )
         objective, dataset, _ = build(teacher, layout, inputs, fold)
-        # ZeRO in bf16 trains a bf16 copy; what is stored is fp32, and buffers (texts, ids) as they were given.
-        given = {name for name, _ in objective.model.named_buffers()}
-        state = {name: tensor.float() for name, tensor in result.state.items()} | {
-            name: tensor for name, tensor in objective.model.state_dict().items() if name in given
-        }
         assert isinstance(objective.model, Teacher)
+        # ZeRO in bf16 trains a bf16 copy; what is stored is fp32, and what is not trained (buffers of texts and ids,
+        # frozen weights) is as it was given.
+        given = {name for name, _ in objective.model.named_buffers()} - objective.model.computed_buffers
+        given |= {name for name, weight in objective.model.named_parameters() if not weight.requires_grad}
+        state = {name: tensor.float() for name, tensor in result.state.items()} | {
+            name: tensor for name, tensor in objective.model.state_dict().items() if name in given & result.state.keys()
+        }
         state = objective.model.finished(state, dataset)
         info = {"training": train_runs.describe(result.progress), "settings": to_dict(teacher)}
         save_checkpoint(uri, objective.model, dataset, state=state, key=work, info=info)

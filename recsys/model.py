@@ -23,6 +23,9 @@ KINDS = {
 }
 
 
+UNKNOWN_TIME = -1
+
+
 class SequentialRecommender(nn.Module):
     """Reads a history causally and scores the whole catalogue by dot products.
 
@@ -32,6 +35,8 @@ class SequentialRecommender(nn.Module):
 
     kind: ClassVar[str]
     Config: ClassVar[type]
+    uses_times: bool = False
+    """Whether `query` and `scores` look at when the items of a history were met."""
 
     def __init__(self, config: Any, *, num_items: int) -> None:
         super().__init__()
@@ -54,10 +59,24 @@ class SequentialRecommender(nn.Module):
         """[N+1, D]: `hidden @ item_vectors().T` are the scores (logits); row 0 is padding and not to be ranked."""
         raise NotImplementedError
 
-    def query(self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None) -> Tensor:
-        """[B, D]: `hidden` at the last item of each history ([B, L] int64, lengths [B] ≥ 1)."""
-        hidden = self.hidden(items, vectors)
-        return hidden[torch.arange(len(items), device=items.device), lengths - 1]
+    def query(
+        self,
+        items: Tensor,
+        lengths: Tensor,
+        vectors: Tensor | None = None,
+        times: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """[B, D]: `hidden` at the last item of each history ([B, L] int64, lengths [B] ≥ 1).
+
+        Args:
+            times: [B, L] int64 seconds, for a model that `uses_times`; none, or `UNKNOWN_TIME`, where they are not
+                known.
+        """
+        return last_of(self.hidden(items, vectors), lengths)
+
+    def scores(self, items: Tensor, lengths: Tensor, vectors: Tensor, times: Tensor | None = None) -> Tensor:
+        """[B, N+1] float32, the score of every item after each history; arguments as of `query`."""
+        return self.query(items, lengths, vectors, times).float() @ vectors.float().T
 
     def save_files(self, directory: Path) -> None:
         """Write what a checkpoint needs besides weights and catalogue, a tokenizer say, into its directory."""
@@ -68,6 +87,11 @@ class SequentialRecommender(nn.Module):
     def export_state(self) -> dict[str, Tensor]:
         """Weights to save for serving; a model that trains with more than it serves with folds the rest in here."""
         return self.state_dict()
+
+
+def last_of(hidden: Tensor, lengths: Tensor) -> Tensor:
+    """[B, L, D] → [B, D] at the last item of each history."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
 
 
 def model_class(kind: str) -> type[SequentialRecommender]:

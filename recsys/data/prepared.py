@@ -172,18 +172,30 @@ class PreparedDataset:
             items: [R, L] int64, oldest first, padded with 0 on the right.
             lengths: [R] int64, at least 1 for every row of a valid dataset.
         """
-        limit = max_history or self.max_history
+        index, inside, lengths = self._shown(rows, max_history or self.max_history)
+        return np.where(inside, self.items[index], 0).astype(np.int64), lengths
+
+    def history_times(self, rows: np.ndarray) -> np.ndarray:
+        """When the items of `histories` were met, [R, L] int64, 0 at padding."""
+        index, inside, _ = self._shown(rows, self.max_history)
+        return np.where(inside, self.timestamps[index], 0)
+
+    def _shown(self, rows: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Offsets of the items of histories and which are no padding, [R, L] each, and their number [R]."""
         start = self.offsets[self.users_of(rows)]
         first = np.maximum(start, rows - limit)
         lengths = rows - first
         columns = np.arange(limit)
         index = first[:, None] + columns[None, :]
-        inside = columns[None, :] < lengths[:, None]
-        return np.where(inside, self.items[np.minimum(index, len(self.items) - 1)], 0).astype(np.int64), lengths
+        return np.minimum(index, len(self.items) - 1), columns[None, :] < lengths[:, None], lengths
 
     def seen(self, row: int) -> np.ndarray:
         """Every item of the user before the row's target (the whole past, not only the latest L), int32."""
         return self.items[self.offsets[np.searchsorted(self.offsets, row, side="right") - 1] : row]
+
+    def latest(self, row: int) -> slice:
+        """Where the latest L items before the row's target lie in `items` and `timestamps`."""
+        return slice(max(row - self.max_history, row - len(self.seen(row))), row)
 
     def past(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`seen` for many rows at once.

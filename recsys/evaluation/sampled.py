@@ -15,7 +15,7 @@ import torch
 from recsys.data.prepared import PreparedDataset
 from recsys.evaluation.config import SampledConfig
 from recsys.evaluation.metrics import metrics_from_ranks
-from recsys.evaluation.ranking import Scorer
+from recsys.evaluation.ranking import Scorer, shown_to
 
 
 def sampled_negatives(dataset: PreparedDataset, row: int, config: SampledConfig) -> np.ndarray:
@@ -54,8 +54,7 @@ def sampled_ranks(
     ranks = np.empty(len(rows), dtype=np.int64)
     for begin in range(0, len(rows), batch_size):
         batch = rows[begin : begin + batch_size]
-        items, lengths = dataset.histories(batch)
-        scores = score(torch.from_numpy(items).to(device), torch.from_numpy(lengths).to(device))
+        scores = score(*shown_to(score, dataset, batch, device))
         if torch.isnan(scores[:, 1:]).any():
             raise FloatingPointError("the model gives NaN scores")
         negatives = np.zeros((len(batch), config.negatives), dtype=np.int64)  # 0 where there is none

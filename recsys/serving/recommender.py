@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recsys.checkpoint import Checkpoint, load_checkpoint
 from recsys.errors import UserError
+from recsys.model import UNKNOWN_TIME
+
+Times = Sequence[Sequence[int] | None] | None
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,6 @@ class Recommender:
         with torch.inference_mode():
             # Once for all requests: a teacher computes them from its texts.
             self._item_vectors = self._model.item_vectors()
-            self._score_vectors = self._item_vectors.float().T
         if not bool(torch.isfinite(self._item_vectors).all()):
             raise UserError("the checkpoint's item vectors are not all finite; train it again")
 
@@ -57,19 +60,25 @@ class Recommender:
         """
         return cls(load_checkpoint(path, device))
 
-    def recommend(self, histories: Sequence[Sequence[str]], k: int = 10, *, mask_seen: bool = True) -> list[list[str]]:
+    def recommend(
+        self, histories: Sequence[Sequence[str]], k: int = 10, *, mask_seen: bool = True, times: Times = None
+    ) -> list[list[str]]:
         """The `k` best items for each history (catalogue ids, oldest first), as catalogue ids, best first."""
-        return [answer.items for answer in self.rank(histories, k, mask_seen=mask_seen)]
+        return [answer.items for answer in self.rank(histories, k, mask_seen=mask_seen, times=times)]
 
-    def rank(self, histories: Sequence[Sequence[str]], k: int = 10, *, mask_seen: bool = True) -> list[Recommendation]:
+    def rank(
+        self, histories: Sequence[Sequence[str]], k: int = 10, *, mask_seen: bool = True, times: Times = None
+    ) -> list[Recommendation]:
         """`recommend` with scores and with what was ignored.
 
         Args:
+            times: when the items of each history were met, in seconds, for a model that `uses_times`; others do not
+                look. None, for all histories or for one, is not known, which such a model has learned from as well.
             mask_seen: never recommend an item of the history. Fewer than k items are returned only where the
                 catalogue has fewer left.
 
         Raises:
-            UserError: k is not within 1..N, or a history is empty.
+            UserError: k is not within 1..N, a history is empty, or has another number of times than of items.
         """
         if not 1 <= k <= len(self.catalogue):
             raise UserError(f"k must be between 1 and {len(self.catalogue)}, the size of the catalogue (got {k})")
@@ -78,8 +87,10 @@ class Recommender:
         for history in histories:
             if not history:
                 raise UserError("a history is empty; give at least one item id")
+        met = self._times(histories, times)
         scored = [row for row, history in enumerate(known) if history]
-        best, values = self._top_k([known[row] for row in scored], k, mask_seen) if scored else ([], [])
+        chosen = None if met is None else [met[row] for row in scored]
+        best, values = self._top_k([known[row] for row in scored], k, mask_seen, chosen) if scored else ([], [])
         answers: dict[int, tuple[list[int], list[float]]] = dict(
             zip(scored, zip(best, values, strict=True), strict=True)
         )
@@ -99,15 +110,28 @@ class Recommender:
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         return [self.catalogue.titles[self.catalogue.index[i]] for i in item_ids]
 
+    def _times(self, histories: Sequence[Sequence[str]], times: Times) -> list[list[int]] | None:
+        """The times of the known items of each history, where the model looks at them."""
+        if times is None or not self._model.uses_times:
+            return None
+        met = []
+        for history, own in zip(histories, times, strict=True):
+            if own is not None and len(own) != len(history):
+                raise UserError(f"a history of {len(history)} items has {len(own)} times; give one for each item")
+            seconds = [UNKNOWN_TIME] * len(history) if own is None else own
+            met.append([t for item, t in zip(history, seconds, strict=True) if item in self.catalogue.index])
+        return met
+
     @torch.inference_mode()
-    def _top_k(self, histories: list[list[int]], k: int, mask_seen: bool) -> tuple[list[list[int]], list[list[float]]]:
+    def _top_k(
+        self, histories: list[list[int]], k: int, mask_seen: bool, times: list[list[int]] | None
+    ) -> tuple[list[list[int]], list[list[float]]]:
         limit = self.checkpoint.max_history
         recent = [history[-limit:] for history in histories]
         lengths = torch.tensor([len(history) for history in recent], device=self._device)
-        items = torch.zeros(len(recent), int(lengths.max()), dtype=torch.int64)
-        for row, history in enumerate(recent):
-            items[row, : len(history)] = torch.tensor(history)
-        scores = self._model.query(items.to(self._device), lengths, self._item_vectors).float() @ self._score_vectors
+        items = self._padded(recent)
+        met = None if times is None else self._padded([one[-limit:] for one in times])
+        scores = self._model.scores(items, lengths, self._item_vectors, met)
         scores[:, 0] = -torch.inf
         if mask_seen:
             for row, history in enumerate(histories):
@@ -118,3 +142,10 @@ class Recommender:
             [row[:n] for row, n in zip(best.tolist(), finite, strict=True)],
             [row[:n] for row, n in zip(values.tolist(), finite, strict=True)],
         )
+
+    def _padded(self, rows: list[list[int]]) -> Tensor:
+        """[B, L] int64 on the model's device, padded with 0 on the right."""
+        padded = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
+        for row, values in enumerate(rows):
+            padded[row, : len(values)] = torch.tensor(values)
+        return padded.to(self._device)

@@ -32,11 +32,27 @@ class ItemEncoderConfig:
 
 
 @configuration
+class ItemLoRAConfig(LoRAConfig):
+    """The adapters of an item language model: names of attention layers in encoders and in decoders, of which a model
+    has some."""
+
+    rank: int = Field(default=8, ge=1)
+    targets: tuple[str, ...] = ("query", "value", "q_proj", "v_proj")
+
+
+@configuration
 class HLLMConfig:
     """Item language model → projection, MLP and id offset → user language model (HLLM, arXiv 2409.12740).
 
     Attributes:
-        item: the frozen item language model; its embeddings are computed once and kept in the checkpoint.
+        item: the item language model; a checkpoint keeps its embeddings and needs it no more.
+        item_training: `frozen` computes the embeddings once; `lora` and `full` train the item language model as well,
+            by adapters (`item_lora`) or all its weights: each step it reads the titles of the batch and of `negatives`
+            further items, each epoch those of the catalogue.
+        negatives: items drawn anew for each step, of which the loss learns what is not next; of a trained item side
+            alone, a frozen one learns from the whole catalogue. Where there are fewer items, all.
+        duplicate_similarity: items whose vector has a greater cosine with the target's are not learned to be wrong
+            (HLLM: 0.99); null leaves out none.
         item_width: width of those embeddings; filled in when a teacher is built.
         user_model: `from-scratch` (a Llama decoder of the size below with random initial weights) or a transformers
             id or path of a causal decoder, which brings its own layers, heads and width.
@@ -46,10 +62,15 @@ class HLLMConfig:
         hidden: width of the hidden layer of the item MLP; 0 leaves the linear projection alone.
         dropout: on the decoder's input and output and, when trained from scratch, after each of its sublayers.
         id_offset: whether every item has a learnable vector added to its projected text.
+        time_gaps: whether the user model is told how long after the item before each item was met.
     """
 
     kind: Literal["hllm"] = "hllm"
     item: ItemEncoderConfig = ItemEncoderConfig()
+    item_training: Literal["frozen", "lora", "full"] = "frozen"
+    item_lora: ItemLoRAConfig = ItemLoRAConfig()
+    negatives: int = Field(default=512, ge=8)
+    duplicate_similarity: float | None = Field(default=None, gt=0, lt=1)
     item_width: int = Field(default=384, ge=1)
     user_model: str = "from-scratch"
     user_config: dict[str, Any] | None = None
@@ -59,6 +80,7 @@ class HLLMConfig:
     hidden: int = Field(default=256, ge=0)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     id_offset: bool = True
+    time_gaps: bool = False
     max_positions: int = Field(default=512, ge=1)
 
     def __post_init__(self) -> None:

@@ -21,13 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recsys import storage
-from recsys.checkpoint import load_checkpoint
 from recsys.data.prepared import PreparedDataset
-from recsys.errors import UserError
 from recsys.losses.config import RecommendationLossConfig
 from recsys.teachers.config import E4SRecConfig, SignalsConfig
 from recsys.teachers.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder
+from recsys.teachers.from_student import load_student, require_student
 from recsys.teachers.item_encoder import load_tokenizer, load_transformers_config
 from recsys.teachers.layered import LayeredTeacher, check_same_size
 from recsys.teachers.lora import add_adapters
@@ -79,25 +77,13 @@ class E4SRec(LayeredTeacher):
         progress: Progress | None = None,  # noqa: ARG003
     ) -> dict[str, str]:
         """The checkpoint whose item vectors are the id embeddings."""
-        uri = student(config.ids_from)
-        if storage.read_manifest(uri) is None:
-            raise UserError(
-                f"teacher.model.ids_from: student {config.ids_from!r} has no checkpoint in {uri}; "
-                f"run distill --student {config.ids_from} first"
-            )
-        return {"ids": uri}
+        return {"ids": require_student(config.ids_from, student(config.ids_from), field="ids_from")}
 
     @classmethod
     def objective(
         cls, config: E4SRecConfig, dataset: PreparedDataset, inputs: Mapping[str, str], *, seed: int
     ) -> NextItemObjective:
-        checkpoint = load_checkpoint(inputs["ids"])
-        if checkpoint.fingerprint != dataset.fingerprint:
-            raise UserError(
-                f"teacher.model.ids_from: student {config.ids_from!r} was trained on dataset "
-                f"{checkpoint.fingerprint[:12]}, but dataset {dataset.name!r} is {dataset.fingerprint[:12]}; "
-                f"run distill --student {config.ids_from} again"
-            )
+        checkpoint = load_student(config.ids_from, inputs["ids"], dataset, field="ids_from")
         torch.manual_seed(seed)
         with torch.inference_mode():
             ids = checkpoint.model.item_vectors().clone()
@@ -211,9 +197,11 @@ class E4SRec(LayeredTeacher):
             return states[:, before:]
         return states[:, before + length + size - 1 :: size]
 
-    def query(self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None) -> Tensor:
+    def query(
+        self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None, times: Tensor | None = None
+    ) -> Tensor:
         if self.response is None:
-            return super().query(items, lengths, vectors)
+            return super().query(items, lengths, vectors, times)
         states = self._run(items, lengths[:, None] - 1)
         return self.read_out(states[:, -1], self.item_vectors() if vectors is None else vectors)
 

@@ -59,6 +59,7 @@ class TeacherEngine:
         if tensor_parallel > 1 and getattr(model, "compression", None) is not None:
             raise UserError("signals.tensor_parallel cannot part the matrices of a compressed teacher; set it to 1")
         self._model: Any = model
+        self.uses_times = model.uses_times
         self._engine = inference_engine(
             _Hidden(model),
             self.dtype,
@@ -69,9 +70,15 @@ class TeacherEngine:
         self._inputs = self.vectors.to(self.dtype)
 
     @torch.inference_mode()
-    def hidden(self, items: Tensor) -> Tensor:
-        """[B, L, D] float32 from [B, L] int64 padded with 0 on the right; times `vectors.T` they are the logits."""
-        return self._engine(items.to(self.device), self._inputs).float()
+    def hidden(self, items: Tensor, times: Tensor | None = None) -> Tensor:
+        """[B, L, D] float32; their products with `vectors` are the logits.
+
+        Args:
+            items: [B, L] int64 padded with 0 on the right.
+            times: [B, L] int64, where the model `uses_times`.
+        """
+        more = () if times is None else (times.to(self.device),)
+        return self._engine(items.to(self.device), self._inputs, *more).float()
 
     @torch.inference_mode()
     def states(self, items: Tensor, layers: Sequence[int]) -> Tensor:
@@ -127,8 +134,8 @@ class _Hidden(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, items: Tensor, vectors: Tensor) -> Tensor:
-        return self.model.hidden(items, vectors)
+    def forward(self, items: Tensor, vectors: Tensor, *times: Tensor) -> Tensor:
+        return self.model.hidden(items, vectors, *times)
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:

@@ -1,17 +1,19 @@
 """HLLM-style teacher: an item language model reads titles, a user language model reads sequences of items.
 
 After Chen et al., "HLLM: Enhancing Sequential Recommendations via Hierarchical Large Language Models for Item and User
-Modeling" (arXiv 2409.12740). Here the item language model is frozen and its vectors are a buffer; a projection, an MLP
-and an optional id offset fit them to the task, which is what makes the teacher trainable on small machines. The loss
-that belongs to it is softmax cross-entropy over the catalogue at every position: InfoNCE with all items as negatives.
+Modeling" (arXiv 2409.12740). What the item language model says of the titles is a buffer; a projection, an MLP and an
+optional id offset fit it to the task, which is what makes the teacher trainable on small machines. The loss that
+belongs to it is InfoNCE at every position: over the whole catalogue where the item language model is frozen, and over
+items drawn for the step where it is trained too (`recsys.teachers.hllm_training`). Saved, both are the same model.
 
-Legend: B batch, L history, N items, W width of the item language model, D width of the item vectors, H of the decoder.
+Legend: B batch, L history, N items, U some of them, W width of the item language model, D width of the item vectors, H
+of the decoder.
 """
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,14 +22,18 @@ from torch.nn import functional
 from recsys import storage
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.losses.config import RecommendationLossConfig
+from recsys.model import last_of
 from recsys.teachers.config import HLLMConfig, SignalsConfig
 from recsys.teachers.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder
 from recsys.teachers.item_encoder import TextEmbeddings, embed_titles, load_transformers_config
 from recsys.teachers.layered import LayeredTeacher, check_same_size
 from recsys.teachers.ranking import WindowPass
 from recsys.teachers.teacher import Progress
-from recsys.training.objective import NextItemObjective
+from recsys.teachers.time_gaps import TimeGaps
+from recsys.teachers.title_encoder import TitleEncoder
+
+if TYPE_CHECKING:
+    from recsys.training.objective import Objective
 
 _INITIAL_SCALE = math.log(1 / 0.07)
 _LARGEST_SCALE = math.log(100)
@@ -46,9 +52,7 @@ class HLLM(LayeredTeacher):
         super().__init__(config, num_items=num_items)
         self.register_buffer("text", torch.zeros(num_items + 1, config.item_width))
         self.project = nn.Linear(config.item_width, config.width)
-        nn.init.normal_(
-            self.project.weight, std=config.width**-0.5
-        )  # the text has length 1, and so has what it becomes
+        nn.init.normal_(self.project.weight, std=config.width**-0.5)  # text of length 1 keeps its length
         nn.init.zeros_(self.project.bias)
         self.mlp = _ResidualMLP(config.width, config.hidden, config.dropout) if config.hidden else nn.Identity()
         self.offset = nn.Embedding(num_items + 1, config.width) if config.id_offset else None
@@ -66,8 +70,12 @@ class HLLM(LayeredTeacher):
         decoder_width = self.user.config.hidden_size
         self.enter = nn.Linear(config.width, decoder_width)
         self.leave = nn.Linear(decoder_width, config.width)
+        self.uses_times = config.time_gaps
+        self.gaps = TimeGaps(decoder_width) if config.time_gaps else None
         self.dropout = nn.Dropout(config.dropout)
         self.logit_scale = nn.Parameter(torch.tensor([_INITIAL_SCALE]))  # DeepSpeed broadcasts no scalars
+        self.titles: TitleEncoder | None = None  # while it is trained
+        self._stale = False  # the text table is of other weights of the item language model
 
     @classmethod
     def prepare(
@@ -89,10 +97,11 @@ class HLLM(LayeredTeacher):
     @classmethod
     def objective(
         cls, config: HLLMConfig, dataset: PreparedDataset, inputs: Mapping[str, str], *, seed: int
-    ) -> NextItemObjective:
+    ) -> "Objective":
+        from recsys.teachers.hllm_training import hllm_objective
+
         torch.manual_seed(seed)
-        model = cls.build(config, dataset, TextEmbeddings.load(inputs["text"]))
-        return NextItemObjective(model, RecommendationLossConfig(kind="softmax"), dataset)
+        return hllm_objective(cls.build(config, dataset, TextEmbeddings.load(inputs["text"])), dataset)
 
     def ready(self, config: SignalsConfig, device: str | torch.device) -> WindowPass:
         return WindowPass(self, config, device)
@@ -114,17 +123,31 @@ class HLLM(LayeredTeacher):
             model = cls(dataclasses.replace(config, user_config=user_config), num_items=dataset.num_items)
             load_decoder(model.user, config.user_model)
         model.text.copy_(text.standardised())
+        if config.item_training != "frozen":
+            lora = config.item_lora if config.item_training == "lora" else None
+            model.titles = TitleEncoder(dataset.catalogue.titles, config.item, text, lora)
         return model
 
     @property
     def decoder(self) -> Any:
         return self.user
 
-    def run(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:
+    def hidden(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
         vectors = self.item_vectors() if vectors is None else vectors
-        inputs = functional.embedding(items, vectors) * self.config.width**0.5  # entries of variance 1
+        return self.read_out(self.run(items, vectors, times), vectors)
+
+    def query(
+        self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None, times: Tensor | None = None
+    ) -> Tensor:
+        return last_of(self.hidden(items, vectors, times), lengths)
+
+    def run(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
+        vectors = self.item_vectors() if vectors is None else vectors
+        inputs = self.enter(functional.embedding(items, vectors) * self.config.width**0.5)  # entries of variance 1
+        if self.gaps is not None and times is not None:
+            inputs = inputs + self.gaps(times).to(inputs.dtype)
         # Padding lies on the right and attention is causal: no position before it can see it, so no mask is needed.
-        return self.user(inputs_embeds=self.dropout(self.enter(inputs)), use_cache=False).last_hidden_state
+        return self.user(inputs_embeds=self.dropout(inputs), use_cache=False).last_hidden_state
 
     def at_items(self, states: Tensor, length: int) -> Tensor:  # noqa: ARG002
         return states
@@ -158,11 +181,37 @@ class HLLM(LayeredTeacher):
 
     def item_vectors(self) -> Tensor:
         """[N+1, D] unit vectors, row 0 zero."""
+        self._read_catalogue()
+        return self._fit(self.text, slice(1, None))
+
+    def vectors_of(self, items: Tensor) -> Tensor:
+        """[U, D] rows of `item_vectors` for items [U], the first of which is padding; the gradient of a trained item
+        language model flows through them."""
+        if self.titles is None:
+            return self._fit(self.text[items], items[1:])
+        self._stale |= self.training
+        return self._fit(functional.pad(self.titles(items[1:]), (0, 0, 1, 0)), items[1:])
+
+    def _fit(self, text: Tensor, items: Tensor | slice) -> Tensor:
         # Engines that train in bf16 convert parameters, not buffers.
-        fitted = self.mlp(self.project(self.text[1:].to(self.project.weight.dtype)))
+        fitted = self.mlp(self.project(text[1:].to(self.project.weight.dtype)))
         if self.offset is not None:
-            fitted = fitted + self.offset.weight[1:]
+            fitted = fitted + self.offset.weight[items]
         return functional.pad(functional.normalize(fitted, dim=-1), (0, 0, 1, 0))
+
+    def _read_catalogue(self) -> None:
+        if self.titles is not None and self._stale:
+            self.text.copy_(self.titles.table())
+            self._stale = False
+
+    def export_state(self) -> dict[str, Tensor]:
+        """Without the item language model: what it says of the titles is in the table."""
+        self._read_catalogue()
+        return {name: tensor for name, tensor in super().export_state().items() if not name.startswith("titles.")}
+
+    @property
+    def computed_buffers(self) -> frozenset[str]:
+        return frozenset({"text"} if self.titles is not None else ())
 
 
 class _ResidualMLP(nn.Module):

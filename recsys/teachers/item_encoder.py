@@ -52,16 +52,26 @@ class TextEmbeddings:
         Rows have a length of about 1: at √W, Adam's steps on what reads them would be as many times too long
         (docs/experiments.md). Missing titles stay zero, that is, average.
         """
+        mean, scale = self.scale()
+        standardised = ((self.vectors.double() - mean) / scale).float()
+        return torch.where(self.known[:, None], standardised, 0.0)
+
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """What `standardised` takes off and divides by, [W] float64 each."""
+        rows = self.vectors[self.known].double()
+        if not len(rows):
+            return torch.zeros(self.width, dtype=torch.float64), torch.ones(self.width, dtype=torch.float64)
+        spread = rows.std(dim=0, correction=0)
+        # Some models have dimensions that are the same for every text; their rounding must not be blown up.
+        spread = spread.clamp_min(max(1e-3 * float(spread.median()), 1e-12))
+        return rows.mean(dim=0), spread * self.width**0.5
+
+    @property
+    def known(self) -> Tensor:
+        """[N+1] bool, items with a title."""
         known = ~self.missing
         known[0] = False
-        result = torch.zeros_like(self.vectors)
-        if known.any():
-            rows = self.vectors[known].double()
-            spread = rows.std(dim=0, correction=0)
-            # Some models have dimensions that are the same for every text; their rounding must not be blown up.
-            spread = spread.clamp_min(max(1e-3 * float(spread.median()), 1e-12))
-            result[known] = ((rows - rows.mean(dim=0)) / (spread * self.width**0.5)).float()
-        return result
+        return known
 
 
 def embed_titles(
@@ -102,34 +112,47 @@ def encode(titles: Sequence[str], config: ItemEncoderConfig, *, progress: Progre
     Raises:
         UserError: see `embed_titles`.
     """
-    tokenizer, model, last_token = _load(config)
+    tokenizer, model, last_token = load_item_model(config)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     present = [row for row, title in enumerate(titles) if title.strip()]
     missing = torch.tensor([row > 0 and not title.strip() for row, title in enumerate(titles)])
     vectors = torch.zeros(len(titles), model.config.hidden_size)
-    tokens: list[list[int]] = []
-    for start in range(0, len(present), 4096):
-        texts = [config.prompt + titles[row].strip() for row in present[start : start + 4096]]
-        tokens += tokenizer(texts, truncation=True, max_length=config.max_tokens)["input_ids"]
+    tokens = tokenise([titles[row] for row in present], tokenizer, config)
     done = 0
-    for batch in _batches_by_length([len(ids) for ids in tokens], config.batch_tokens):
+    for batch in batches_by_length([len(ids) for ids in tokens], config.batch_tokens):
         padded = tokenizer.pad({"input_ids": [tokens[i] for i in batch]}, padding_side="right", return_tensors="pt")
         mask = padded["attention_mask"].to(device)
-        # Positions of 0 in both models' masks are padding on the right, which neither kind of pooling looks at.
-        hidden = model(input_ids=padded["input_ids"].to(device), attention_mask=mask).last_hidden_state.float()
-        if last_token:
-            pooled = hidden[torch.arange(len(batch), device=device), mask.sum(dim=1) - 1]
-        else:
-            pooled = (hidden * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        vectors[[present[i] for i in batch]] = functional.normalize(pooled, dim=1).cpu()
+        pooled = read_titles(model, padded["input_ids"].to(device), mask, last_token=last_token)
+        vectors[[present[i] for i in batch]] = pooled.cpu()
         done += len(batch)
         if progress:
             progress(done, len(present))
     return TextEmbeddings(vectors=vectors, missing=missing)
 
 
-def _batches_by_length(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
+def tokenise(titles: Sequence[str], tokenizer: Any, config: ItemEncoderConfig) -> list[list[int]]:
+    """What the item language model reads of each title."""
+    tokens: list[list[int]] = []
+    for start in range(0, len(titles), 4096):
+        texts = [config.prompt + title.strip() for title in titles[start : start + 4096]]
+        tokens += tokenizer(texts, truncation=True, max_length=config.max_tokens)["input_ids"]
+    return tokens
+
+
+def read_titles(model: Any, tokens: Tensor, mask: Tensor, *, last_token: bool) -> Tensor:
+    """Unit vectors [B, W] float32 of tokens [B, L], where mask [B, L] is 0 padding on the right."""
+    # Padding is what neither kind of pooling looks at.
+    hidden = model(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
+    lengths = mask.sum(dim=1)
+    if last_token:
+        pooled = hidden[torch.arange(len(tokens), device=tokens.device), lengths - 1]
+    else:
+        pooled = (hidden * mask[..., None]).sum(dim=1) / lengths[:, None]
+    return functional.normalize(pooled, dim=1)
+
+
+def batches_by_length(lengths: list[int], batch_tokens: int) -> Iterator[list[int]]:
     """Indices in batches of similar length, longest first, so that little padding is computed."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     while order:
@@ -138,7 +161,7 @@ def _batches_by_length(lengths: list[int], batch_tokens: int) -> Iterator[list[i
         order = order[size:]
 
 
-def _load(config: ItemEncoderConfig) -> tuple[Any, Any, bool]:
+def load_item_model(config: ItemEncoderConfig) -> tuple[Any, Any, bool]:
     """Tokenizer, model, and whether the last token (not the mean) is the embedding."""
     source = _resolve(config.model)
     model_config = load_transformers_config(source)

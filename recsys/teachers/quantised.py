@@ -1,6 +1,6 @@
 """Linear layers whose weights are kept in 8 or 4 bits, and what models keep in all: weight-only quantisation.
 
-What a layer reads and puts out stays floating point. The products are computed in bf16 where the processor does so
+What a layer reads and puts out stays floating point. Large products are computed in bf16 where the processor does so
 (every int8 is a bf16 number), otherwise in fp32; int4 uses PyTorch's own kernel. `torch.ao`'s dynamic quantisation is
 deprecated and keeps its weights in packed objects that only pickle saves; torchao 0.18 refuses int4 on processors.
 
@@ -17,6 +17,7 @@ from recsys.errors import UserError
 from recsys.teachers.engine import resolve_dtype
 
 CPU_ALONE = "int4 weights are computed with on processors alone; use int8, or set gpus to 0"
+_WORTH_BF16 = 2**15  # a product with fewer weights is done in fp32 before its parts are in bf16
 GROUP = 32  # neighbouring weights of an output that share an int4 scale
 
 
@@ -35,7 +36,7 @@ class Int8Linear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        dtype = resolve_dtype("auto", x.device)
+        dtype = resolve_dtype("auto", x.device) if self.weight.numel() >= _WORTH_BF16 else x.dtype
         y = functional.linear(x.to(dtype), self.weight.to(dtype)).to(x.dtype) * self.scale
         return y if self.bias is None else y + self.bias
 

@@ -58,7 +58,7 @@ class WindowPass:
         """
         found: list[Tensor] = []
         places: list[np.ndarray] = []
-        for which, items, window, position in _batches(dataset, rows, self._config.batch_size):
+        for which, items, _, window, position in _batches(dataset, rows, self._config.batch_size):
             states = self._engine.states(torch.from_numpy(items), layers).cpu()
             found.append(states[torch.from_numpy(window), torch.from_numpy(position)].to(dtype))
             places.append(which)
@@ -101,8 +101,8 @@ def rank_rows(
     rank_of = np.empty(len(rows), dtype=np.int64)
     parts = []
     done = tokens = 0
-    for which, items, window, position in _batches(dataset, rows, batch_size):
-        hidden_PD = engine.hidden(torch.from_numpy(items))[
+    for which, items, times, window, position in _batches(dataset, rows, batch_size):
+        hidden_PD = engine.hidden(torch.from_numpy(items), torch.from_numpy(times) if engine.uses_times else None)[
             torch.from_numpy(window).to(engine.device), torch.from_numpy(position).to(engine.device)
         ]
         rank_of[which] = np.arange(done, done + len(which))
@@ -137,11 +137,12 @@ def check_k(dataset: PreparedDataset, rows: np.ndarray, k: int, mask_history: bo
 
 def _batches(
     dataset: PreparedDataset, rows: np.ndarray, batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Windows of similar length together.
 
     Yields:
-        which: [P] indices into `rows`; items: [B, L] int64; window, position: [P] where each row's prediction is.
+        which: [P] indices into `rows`; items, times: [B, L] int64; window, position: [P] where each row's prediction
+            is.
     """
     starts, window_of = np.unique(window_starts(dataset, rows), return_inverse=True)
     last = np.zeros(len(starts), dtype=np.int64)
@@ -154,10 +155,11 @@ def _batches(
         chosen = order[begin : begin + batch_size]
         columns = np.arange(length[chosen].max())
         inside = columns < length[chosen, None]
-        items = np.where(inside, dataset.items[np.where(inside, starts[chosen, None] + columns, 0)], 0)
+        index = np.where(inside, starts[chosen, None] + columns, 0)
+        items, times = (np.where(inside, values[index], 0) for values in (dataset.items, dataset.timestamps))
         which = np.concatenate([by_window[bounds[w] : bounds[w + 1]] for w in chosen])
         window = np.repeat(np.arange(len(chosen)), bounds[chosen + 1] - bounds[chosen])
-        yield which, items.astype(np.int64), window, rows[which] - 1 - starts[chosen][window]
+        yield which, items.astype(np.int64), times, window, rows[which] - 1 - starts[chosen][window]
 
 
 @torch.inference_mode()

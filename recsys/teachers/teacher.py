@@ -134,6 +134,11 @@ class Teacher(SequentialRecommender):
         """
         raise NotImplementedError
 
+    @property
+    def computed_buffers(self) -> frozenset[str]:
+        """Buffers that `export_state` gives as training left them; all others stay as the teacher was built with."""
+        return frozenset()
+
     def finished(self, state: dict[str, Tensor], dataset: PreparedDataset) -> dict[str, Tensor]:  # noqa: ARG002
         """What the checkpoint holds, given the trained weights: a teacher that keeps something derived from them
         computes it here."""

@@ -28,6 +28,7 @@ from recsys.evaluation.ranking import model_scorer, rank_targets
 from recsys.training.config import TrainingConfig
 from recsys.training.engine import Engine, build_engine, world
 from recsys.training.objective import Batches, Objective
+from recsys.training.throughput import Meter
 
 
 @dataclass
@@ -96,6 +97,7 @@ def train(
     device = torch.device(device)
     engine = build_engine(objective, config, device)
     batches = objective.batches(dataset, config, rank=rank, world=size)
+    meter = Meter(objective, device)
     progress, best_state = Progress(), dict[str, Tensor]()
     if resume is not None:
         engine.load(resume)
@@ -103,7 +105,7 @@ def train(
         if rank == 0:
             best_state = load_file(resume / "best.safetensors")
     while not progress.finished:
-        record = _train_epoch(engine, batches, config, progress.epoch, device)
+        record = _train_epoch(engine, batches, config, progress.epoch, device, meter)
         started = time.perf_counter()
         metrics = validate(objective, dataset, config, device=device, batch_size=eval_batch_size)
         record |= {f"valid_{name}": value for name, value in metrics.items()}
@@ -132,17 +134,22 @@ def validate(
 ) -> dict[str, float]:
     """Metrics on the objective's validation rows by full ranking; each process ranks its share."""
     rank, size = world()
+    rows = objective.validation_rows(dataset)
+    share = rows[rank::size]
+    own = len(share)
+    if own < len(rows[::size]):  # under ZeRO-3 all processes must score equally many
+        share = np.append(share, rows[0])
     objective.eval()
     try:
         with torch.inference_mode():
             ranks = rank_targets(
                 model_scorer(objective.model),
                 dataset,
-                objective.validation_rows(dataset)[rank::size],
+                share,
                 mask_seen=config.mask_seen,
                 batch_size=batch_size,
                 device=device,
-            )
+            )[:own]
     except FloatingPointError:
         raise UserError("training diverged: the model gives NaN scores; lower training.learning_rate") from None
     finally:
@@ -194,7 +201,7 @@ def _save(engine: Engine, progress: Progress, best_state: dict[str, Tensor], dir
 
 
 def _train_epoch(
-    engine: Engine, source: Batches, config: TrainingConfig, epoch: int, device: torch.device
+    engine: Engine, source: Batches, config: TrainingConfig, epoch: int, device: torch.device, meter: Meter
 ) -> dict[str, float]:
     rank, size = world()
     torch.manual_seed(int(np.random.default_rng((config.seed, epoch, rank)).integers(2**62)))
@@ -206,8 +213,10 @@ def _train_epoch(
     rate = config.learning_rate
     for number, (batch, total) in enumerate(batches):
         rate = learning_rate(config, epoch, number, steps)
+        meter.before(batch)
         for name, value in engine.step(batch, total, rate).items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + value
+        meter.after(batch)
         count += 1
         targets += total
     if not count:
@@ -220,7 +229,8 @@ def _train_epoch(
     record = dict(zip(sorted(sums), stacked.tolist(), strict=True))
     if not math.isfinite(record["loss"]):
         raise UserError(f"training diverged: the loss of epoch {epoch + 1} is NaN; lower training.learning_rate")
-    return record | {"learning_rate": rate, "train_seconds": seconds, "targets_per_second": targets / seconds}
+    speed = {"targets_per_second": targets / seconds, **meter.read(seconds)}
+    return record | {"learning_rate": rate, "train_seconds": seconds, **speed}
 
 
 def learning_rate(config: TrainingConfig, epoch: int, step: int, steps: int) -> float:

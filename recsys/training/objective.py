@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Tensor]
 """What an objective's `batches` yield; those of `Windows`: items [B, L], targets [B, L] (0: no loss here), rows [B, L]
-(offset of the target, -1: none), all int64."""
+(offset of the target, -1: none) and, for a model that uses them, times [B, L] of the items, all int64."""
 
 
 class Batches(Protocol):
@@ -57,7 +57,16 @@ class Objective(nn.Module):
             rank=rank,
             world=world,
             one_a_user=self.one_a_user,
+            times=self.model.uses_times,
         )
+
+    def rows(self, batch: Batch) -> int:
+        """Rows that a batch learns from."""
+        return int((batch["targets"] > 0).sum())
+
+    def tokens(self, batch: Batch) -> int:
+        """Positions that the model read to learn from a batch, padding not counted; asked for once it has."""
+        return int((batch["items"] > 0).sum())
 
     def validation_rows(self, dataset: PreparedDataset) -> np.ndarray:
         """Rows whose ranking selects the checkpoint: by default all of the validation split."""

@@ -25,6 +25,7 @@ class Windows:
 
     Args:
         batch_size: windows a step over all processes.
+        times: batches say when the items were met.
         one_a_user: learn each user's last training target alone, from its latest history (SLMRec's training rows).
         rank, world: this process and how many there are.
     """
@@ -39,8 +40,10 @@ class Windows:
         rank: int = 0,
         world: int = 1,
         one_a_user: bool = False,
+        times: bool = False,
     ) -> None:
         self._items = dataset.items
+        self._timestamps = dataset.timestamps if times else None
         self._max_history = max_history
         self._batch_size = max(batch_size, world)
         self._seed, self._rank, self._world = seed, rank, world
@@ -99,8 +102,11 @@ class Windows:
         index = np.where(inside, first[:, None] + columns, first[:, None])
         rows = np.where(inside, index + 1, -1)
         learned = inside & self._is_train[rows]
-        return {
+        batch = {
             "items": torch.from_numpy(np.where(inside, self._items[index], 0).astype(np.int64)),
             "targets": torch.from_numpy(np.where(learned, self._items[rows], 0).astype(np.int64)),
             "rows": torch.from_numpy(np.where(learned, rows, -1).astype(np.int64)),
         }
+        if self._timestamps is not None:
+            batch["times"] = torch.from_numpy(np.where(inside, self._timestamps[index], 0))
+        return batch

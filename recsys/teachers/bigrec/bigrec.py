@@ -11,7 +11,7 @@ Legend: B batch, L history, N items, W width of the language model.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,13 +19,15 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
 
 from recsys import storage
-from recsys.config import digest
+from recsys.config import digest, from_dict, to_dict
 from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation.metrics import metrics_from_ranks
 from recsys.evaluation.ranking import rank_targets
+from recsys.model import SequentialRecommender, model_class
 from recsys.teachers.bigrec.config import FROM_SCRATCH, BIGRecConfig
 from recsys.teachers.bigrec.grounding import embed, nearest, smallest
 from recsys.teachers.bigrec.language_model import (
@@ -39,8 +41,10 @@ from recsys.teachers.bigrec.prompts import Prompts
 from recsys.teachers.bigrec.trie import TitleTrie
 from recsys.teachers.config import SignalsConfig
 from recsys.teachers.engine import check_finite, inference_engine, resolve_dtype
+from recsys.teachers.from_student import load_student, require_student
 from recsys.teachers.item_encoder import load_tokenizer
 from recsys.teachers.teacher import Progress, Rankings, Teacher, finite_only
+from recsys.training.in_step import in_step
 
 if TYPE_CHECKING:
     from recsys.teachers.bigrec.generation import TitleGenerator
@@ -55,7 +59,7 @@ class BIGRec(Teacher):
     """Scores are −w (|q − e|² − m), m the smallest squared distance of a query and w an item's weight: 1, or less the
     more popular the item is. They are the dot product of [2q, −1, m − |q|²] and [w e, w |e|², w], and without weights
     they order items like the negative distance. Vectors are relative to the catalogue's mean, which changes no distance
-    and rounds less.
+    and rounds less. Where w depends on the history, by the scores of a student, `scores` multiplies by it.
     """
 
     kind: ClassVar[str] = "bigrec"
@@ -68,6 +72,7 @@ class BIGRec(Teacher):
     items: Tensor
     mean: Tensor
     weights: Tensor
+    gamma: Tensor
     prompts: Prompts
 
     def __init__(self, config: BIGRecConfig, *, num_items: int) -> None:
@@ -78,6 +83,13 @@ class BIGRec(Teacher):
         self.register_buffer("items", torch.zeros(num_items + 1, self.width))
         self.register_buffer("mean", torch.zeros(self.width))
         self.register_buffer("weights", torch.ones(num_items + 1))
+        self.uses_times = config.time_gaps
+        self.student: SequentialRecommender | None = None
+        if config.scores_model is not None:
+            kind = model_class(config.scores_model["kind"])
+            self.student = kind(from_dict(kind.Config, config.scores_model["model"]), num_items=num_items)
+            self.student.requires_grad_(False)
+            self.register_buffer("gamma", torch.zeros(1))
         self._stale = False  # the item table is of other weights
         self._generator: TitleGenerator | None = None
 
@@ -88,14 +100,18 @@ class BIGRec(Teacher):
         dataset: PreparedDataset,
         *,
         cache: str,
-        student: Callable[[str], str],  # noqa: ARG003
+        student: Callable[[str], str],
         progress: Progress | None = None,
     ) -> dict[str, str]:
-        """The tokenizer of a model made from scratch; the title vectors of a base that gets adapters."""
+        """The tokenizer of a model made from scratch; the title vectors of a base that gets adapters; the checkpoint of
+        the student whose scores are used."""
+        inputs = {}
+        if (name := config.scores_from) is not None:
+            inputs["scores"] = require_student(name, student(name), field="scores_from")
         if config.base == FROM_SCRATCH:
-            return {_TOKENIZER: train_tokenizer(config, dataset, storage.join(cache, "tokenizers"))}
+            return {_TOKENIZER: train_tokenizer(config, dataset, storage.join(cache, "tokenizers")), **inputs}
         if config.lora is None:
-            return {}
+            return inputs
         model = cls._new(config, dataset, load_tokenizer(config.base))
         key = digest(
             {
@@ -115,7 +131,7 @@ class BIGRec(Teacher):
                 save_file(tensors, directory / "titles.safetensors")
             if progress:
                 progress(dataset.num_items, dataset.num_items)
-        return {"titles": uri}
+        return {"titles": uri, **inputs}
 
     @classmethod
     def objective(
@@ -124,6 +140,10 @@ class BIGRec(Teacher):
         from recsys.teachers.bigrec.training import TitleObjective
 
         torch.manual_seed(seed)
+        scores = None
+        if (name := config.scores_from) is not None:
+            scores = load_student(name, inputs["scores"], dataset, field="scores_from").model
+            config = dataclasses.replace(config, scores_model={"kind": scores.kind, "model": to_dict(scores.config)})
         if config.base == FROM_SCRATCH:
             model = cls._new(config, dataset, load_tokenizer(storage.local_copy(inputs[_TOKENIZER], "tokenizer")))
         else:
@@ -133,6 +153,8 @@ class BIGRec(Teacher):
             tensors = load_file(storage.local_copy(inputs["titles"], "title vectors") / "titles.safetensors")
             model.items.copy_(tensors["items"])
             model.mean.copy_(tensors["mean"])
+        if model.student is not None and scores is not None:
+            model.student.load_state_dict(scores.state_dict())
         return TitleObjective(model, seed=seed)
 
     @classmethod
@@ -160,31 +182,49 @@ class BIGRec(Teacher):
         self.eval()
         if self.config.lora is None:
             self.embed_titles()
-        if self.config.popularity:
-            self._weigh(dataset)
+        if self.config.popularity or self.student is not None:
+            self._choose_gamma(dataset)
         return self.state_dict()
 
     @torch.inference_mode()
-    def _weigh(self, dataset: PreparedDataset) -> None:
-        """Weights (1 + c)^(−γ) of the γ with the best NDCG@10 on the sample of validation rows."""
+    def _choose_gamma(self, dataset: PreparedDataset) -> None:
+        """The γ with the best NDCG@10 on the sample of validation rows; of equally good ones the smallest."""
         rows = dataset.sample("valid", self.config.valid_rows, seed=0)
-        items, lengths = dataset.histories(rows)
-        queries = self.query(torch.from_numpy(items), torch.from_numpy(lengths))
+        items, lengths, times = (torch.from_numpy(x) for x in (*dataset.histories(rows), dataset.history_times(rows)))
+        queries = self.query(items, lengths, times=times)
+        found: list[tuple[float, float]] = []
+        for gamma in _GAMMAS:
+            self._inject(gamma, dataset)
+            batches, vectors = iter(queries.split(_ROWS)), self.item_vectors()
+
+            def score(*shown: Tensor, batches: Iterator[Tensor] = batches, vectors: Tensor = vectors) -> Tensor:
+                return self._injected(next(batches) @ vectors.T, *shown)
+
+            ranks = rank_targets(score, dataset, rows, mask_seen=True, batch_size=_ROWS)
+            found.append((metrics_from_ranks(ranks)["ndcg@10"], -gamma))
+        self._inject(-max(found)[1], dataset)
+
+    def _inject(self, gamma: float, dataset: PreparedDataset) -> None:
+        if self.student is not None:
+            self.gamma.fill_(gamma)
+            return
         counts = torch.from_numpy(dataset.catalogue.train_counts[1:]).double()
         popularity = (counts - counts.min()) / (counts.max() - counts.min()).clamp_min(1)
-        found: list[tuple[float, float, Tensor]] = []
-        for gamma in _GAMMAS:
-            self.weights[1:] = ((1 + popularity) ** -gamma).float()
-            batches, vectors = iter(queries.split(_ROWS)), self.item_vectors()
-            ranks = rank_targets(
-                lambda *_, batches=batches, vectors=vectors: next(batches) @ vectors.T,
-                dataset,
-                rows,
-                mask_seen=True,
-                batch_size=_ROWS,
-            )
-            found.append((metrics_from_ranks(ranks)["ndcg@10"], -gamma, self.weights.clone()))
-        self.weights.copy_(max(found, key=lambda one: one[:2])[2])
+        self.weights[1:] = ((1 + popularity) ** -gamma).float()
+
+    def scores(self, items: Tensor, lengths: Tensor, vectors: Tensor, times: Tensor | None = None) -> Tensor:
+        return self._injected(super().scores(items, lengths, vectors, times), items, lengths)
+
+    def _injected(self, scores: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
+        return scores if self.student is None else scores * self.student_weights(items, lengths)
+
+    def student_weights(self, items: Tensor, lengths: Tensor) -> Tensor:
+        """[B, N+1]: (1 + c)^(−γ), c the student's scores for each history, scaled to 0..1 over the catalogue."""
+        assert self.student is not None
+        scores = self.student.scores(items, lengths, self.student.item_vectors())[:, 1:]
+        least, most = scores.aminmax(dim=1, keepdim=True)
+        weights = (1 + (scores - least) / (most - least).clamp_min(1e-12)) ** -self.gamma.float()
+        return functional.pad(weights, (1, 0), value=1.0)
 
     def embed_titles(self) -> None:
         """Fill the item table with the vectors of the titles as the language model gives them now."""
@@ -223,12 +263,25 @@ class BIGRec(Teacher):
         return self.items.float()
 
     @torch.no_grad()
-    def query(self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def query(
+        self,
+        items: Tensor,
+        lengths: Tensor,
+        vectors: Tensor | None = None,  # noqa: ARG002
+        times: Tensor | None = None,
+    ) -> Tensor:
         """[B, W+2]: [2q, −1, m − |q|²], q the vector of the title that is written for each history."""
-        if self._generator is None:
-            self._generator = self.generator(self.lm)
-        histories = [row[:length] for row, length in zip(items.tolist(), lengths.tolist(), strict=True)]
-        q = self.ground(self.write(self._generator, histories))
+        shown = [
+            [row[:length] for row, length in zip(values.tolist(), lengths.tolist(), strict=True)]
+            for values in (items, times)
+            if values is not None
+        ]
+        with in_step(self.lm, lambda: self.lm(input_ids=torch.tensor([[0]], device=self.lm.device), use_cache=False)):
+            if self._generator is None:
+                self._generator = self.generator(self.lm)
+            texts = self.write(self._generator, *shown)
+        with in_step(self.lm.base_model, lambda: self.embed_texts([""])):
+            q = self.ground(texts)
         offset = smallest(q, self.items.float()) - q.square().sum(dim=1, keepdim=True)
         return torch.cat([2 * q, -torch.ones_like(offset), offset], dim=1)
 
@@ -253,9 +306,17 @@ class BIGRec(Teacher):
             batch_size=batch_size,
         )
 
-    def write(self, generator: "TitleGenerator", histories: Sequence[Sequence[int]]) -> list[str]:
+    def write(
+        self,
+        generator: "TitleGenerator",
+        histories: Sequence[Sequence[int]],
+        times: Sequence[Sequence[int]] | None = None,
+    ) -> list[str]:
         """The title written for each history; equal prompts are written to once."""
-        prompts = [tuple(self.prompts.history(list(history))) for history in histories]
+        met = [None] * len(histories) if times is None else times
+        prompts = [
+            tuple(self.prompts.history(list(history), seconds)) for history, seconds in zip(histories, met, strict=True)
+        ]
         distinct = list(dict.fromkeys(prompts))
         texts = map(self.prompts.text, generator.generate(distinct))
         text_of = dict(zip(distinct, texts, strict=True))
@@ -302,10 +363,10 @@ class TitlePass:
 
     def rank(self, dataset: PreparedDataset, rows: np.ndarray) -> Rankings:
         model, config = self._model, self._config
-        histories = [dataset.seen(int(row))[-dataset.max_history :].tolist() for row in rows]
+        latest = [dataset.latest(row) for row in rows.tolist()]
+        histories, times = ([values[one].tolist() for one in latest] for values in (dataset.items, dataset.timestamps))
         before = self._generator.tokens
-        queries = model.ground(model.write(self._generator, histories))
-        weights = model.weights if model.config.popularity else None
+        queries = model.ground(model.write(self._generator, histories, times))
         items, distances = [], []
         for begin in range(0, len(rows), config.batch_size):
             chunk = slice(begin, begin + config.batch_size)
@@ -313,6 +374,10 @@ class TitlePass:
             if config.mask_history:
                 which, seen = dataset.past(rows[chunk])
                 excluded = (torch.from_numpy(which).to(queries.device), torch.from_numpy(seen).to(queries.device))
+            weights = model.weights if model.config.popularity else None
+            if model.student is not None:
+                shown = (torch.from_numpy(array).to(queries.device) for array in dataset.histories(rows[chunk]))
+                weights = model.student_weights(*shown)
             found, distance = nearest(queries[chunk], model.items, config.k, excluded=excluded, weights=weights)
             items.append(found.cpu())
             distances.append(distance.cpu())

@@ -31,6 +31,7 @@ class BIGRecConfig:
             instead of the base.
         noun, plural, verb: how the prompt speaks of items: "recommend a new <noun>", "<plural> the user has <verb>".
         history: items of the history that the prompt names, at most.
+        time_gaps: whether the prompt says in words how long after the one before each item was met.
         title_tokens: longer titles are cut, in prompts and catalogue alike. Generation ends there too.
         max_tokens: longer prompts lose their oldest items.
         train_rows: training rows that are learned from, a seeded sample; null takes all.
@@ -42,6 +43,9 @@ class BIGRecConfig:
             prompt that asks for one word (PromptEOL, arXiv 2307.16645).
         popularity: rank by (1 + c)^(−γ) · d, c the items' popularity in training and d their distance, each scaled to
             0..1; γ is chosen once, on the validation rows, after training.
+        scores_from: the student of this project whose scores for the history are c instead, scaled to 0..1 over the
+            catalogue for each history; the student becomes a part of the checkpoint.
+        scores_model: its kind and configuration; filled in when a teacher is built.
     """
 
     kind: Literal["bigrec"] = "bigrec"
@@ -56,6 +60,7 @@ class BIGRecConfig:
     plural: str = Field(default="movies", min_length=1)
     verb: str = Field(default="watched", min_length=1)
     history: int = Field(default=10, ge=1)
+    time_gaps: bool = False
     title_tokens: int = Field(default=32, ge=4)
     max_tokens: int = Field(default=512, ge=64)
     train_rows: int | None = Field(default=None, ge=1)
@@ -65,8 +70,12 @@ class BIGRecConfig:
     constrained: bool = False
     pooling: Literal["last", "mean", "prompt_eol"] = "last"
     popularity: bool = False
+    scores_from: str | None = None
+    scores_model: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if self.popularity and self.scores_from is not None:
+            raise ValueError("popularity and scores_from both say what c is; leave one of them out")
         if self.base != FROM_SCRATCH:
             return
         if self.width % (2 * self.heads):

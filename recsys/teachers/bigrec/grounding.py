@@ -59,7 +59,7 @@ def nearest(
     Args:
         queries: [B, W]; items: [N+1, W], row 0 is left out.
         excluded: pairs (rows, items) that must not be returned.
-        weights: [N+1]; then the order is that of weight · (squared distance − the smallest of the row).
+        weights: [N+1] or [B, N+1]; then the order is that of weight · (squared distance − the smallest of the row).
     """
     offset = torch.zeros(len(queries), 1, device=items.device)
     if weights is not None:
@@ -70,7 +70,7 @@ def nearest(
         part = items[begin : begin + chunk]
         order_by = offset + part.square().sum(dim=1) - 2 * (queries @ part.T)
         if weights is not None:
-            order_by *= weights[begin : begin + chunk]
+            order_by *= weights[..., begin : begin + chunk]
         if excluded is not None:
             inside = (excluded[1] >= begin) & (excluded[1] < begin + len(part))
             order_by[excluded[0][inside], excluded[1][inside] - begin] = torch.inf

@@ -8,11 +8,13 @@ An item's *name* is its title with double quotation marks made single and white 
 model cannot tell them apart, they have one vector, and rank beside each other.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from recsys.data.prepared import Catalogue
 from recsys.errors import UserError
+from recsys.model import UNKNOWN_TIME
 from recsys.teachers.bigrec.config import BIGRecConfig
 
 QUOTE = '"'
@@ -26,6 +28,12 @@ _INSTRUCTION = (
     "The user has {verb} the following {plural} before:"
 )
 _SEPARATOR = ", "
+_LATER = ", {gap} later "
+_GAPS = (  # from how many seconds on
+    (0, "moments"), (60, "minutes"), (3600, "hours"), (86400, "a day"), (2 * 86400, "days"), (7 * 86400, "a week"),
+    (14 * 86400, "weeks"), (30 * 86400, "a month"), (60 * 86400, "months"), (365 * 86400, "a year"),
+    (730 * 86400, "years"),
+)  # fmt: skip
 _BLOCK = 4096  # titles
 _RESPONSE = "\n\n### Response:\n"
 _ONE_WORD = 'This sentence : "{text}" means in one word:"'
@@ -38,7 +46,8 @@ def instruction(config: BIGRecConfig) -> str:
 
 def texts_of(catalogue: Catalogue, config: BIGRecConfig) -> list[str]:
     """Everything a tokenizer of the catalogue's own must be good at."""
-    return [instruction(config), _SEPARATOR, _RESPONSE, _ONE_WORD, *names(catalogue, config)]
+    separators = [_SEPARATOR, *(_LATER.format(gap=gap) for _, gap in _GAPS if config.time_gaps)]
+    return [instruction(config), *separators, _RESPONSE, _ONE_WORD, *names(catalogue, config)]
 
 
 def names(catalogue: Catalogue, config: BIGRecConfig) -> list[str]:
@@ -71,6 +80,7 @@ class Prompts:
         self._begin = begin if tokenizer.bos_token_id is not None and begin == [tokenizer.bos_token_id] else []
         self.prefix = self._begin + self._tokens(instruction(config))
         self._quote, self._separator = self._tokens(QUOTE), self._tokens(_SEPARATOR)
+        self._later = [(seconds, self._tokens(_LATER.format(gap=gap))) for seconds, gap in reversed(_GAPS)]
         self._response = self._tokens(_RESPONSE) + self._quote
         vocabulary = tokenizer.get_vocab()
         self.closing = sorted(token for text, token in vocabulary.items() if QUOTE in text or text == "<0x22>")
@@ -83,25 +93,42 @@ class Prompts:
         self.index = {name: item for item, name in reversed(list(enumerate(self.names))) if item}
         fixed = len(self.prefix) + len(self._response) + config.title_tokens + len(self._quote) + 1
         self._room = config.max_tokens - fixed
-        longest = max(map(len, self.titles)) + 2 * len(self._quote) + len(self._separator)
+        separators = [self._separator, *(tokens for _, tokens in self._later if config.time_gaps)]
+        longest = max(map(len, self.titles)) + 2 * len(self._quote) + max(map(len, separators))
         if self._room < longest:
             raise UserError(
                 f"teacher.model.max_tokens is {config.max_tokens}, but the prompt without its history takes {fixed} "
                 f"tokens and a title {longest}; raise it"
             )
 
-    def history(self, items: Sequence[int]) -> list[int]:
-        """What follows the prefix: the latest items that fit, oldest first, up to the response's opening quote."""
-        room, chosen = self._room, []
-        for item in reversed(items[-self._config.history :]):
-            room -= len(self.titles[item]) + 2 * len(self._quote) + len(self._separator)
+    def history(self, items: Sequence[int], times: Sequence[int] | None = None) -> list[int]:
+        """What follows the prefix: the latest items that fit, oldest first, up to the response's opening quote.
+
+        times: of the items, in seconds; where one is not known, nothing is said of it.
+        """
+        room, chosen = self._room, list[tuple[int, list[int]]]()
+        gaps = self._gaps(times, len(items))
+        for item, separator in zip(reversed(items[-self._config.history :]), reversed(gaps), strict=False):
+            room -= len(self.titles[item]) + 2 * len(self._quote) + len(separator)
             if room < 0:
                 break
-            chosen.append(item)
+            chosen.append((item, separator))
         tokens: list[int] = []
-        for item in reversed(chosen):
-            tokens += (self._separator if tokens else []) + self._quote + self.titles[item] + self._quote
+        for item, separator in reversed(chosen):
+            tokens += (separator if tokens else []) + self._quote + self.titles[item] + self._quote
         return tokens + self._response
+
+    def _gaps(self, times: Sequence[int] | None, count: int) -> list[list[int]]:
+        """What stands before each item, in tokens."""
+        if times is None or not self._config.time_gaps:
+            return [self._separator] * count
+        known = [UNKNOWN_TIME not in pair for pair in itertools.pairwise(times)]
+        seconds = [max(0, after - before) for before, after in itertools.pairwise(times)]
+        later = [
+            next(tokens for least, tokens in self._later if gap >= least) if sure else self._separator
+            for gap, sure in zip(seconds, known, strict=True)
+        ]
+        return [self._separator, *later]
 
     def response(self, item: int) -> list[int]:
         """What is to be written after the opening quote: title, closing quote, end of text."""

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from recsys.data.prepared import PreparedDataset
-from recsys.errors import UserError
 from recsys.teachers.bigrec.bigrec import BIGRec
 from recsys.teachers.bigrec.prompts import Prompts
 from recsys.training.config import TrainingConfig
@@ -30,11 +29,6 @@ class TitleObjective(Objective):
         self._seed = seed
 
     def batches(self, dataset: PreparedDataset, config: TrainingConfig, *, rank: int, world: int) -> "PromptBatches":
-        if config.deepspeed is not None and config.deepspeed.zero_stage == 3:
-            raise UserError(
-                "BIGRec writes texts at validation, each worker in its own number of steps, but under ZeRO-3 all "
-                "workers must step together; set teacher.training.deepspeed.zero_stage to 2 or less"
-            )
         rows = dataset.sample("train", self.model.config.train_rows, seed=self._seed)
         return PromptBatches(
             dataset,
@@ -49,6 +43,13 @@ class TitleObjective(Objective):
 
     def validation_rows(self, dataset: PreparedDataset) -> np.ndarray:
         return dataset.sample("valid", self.model.config.valid_rows, seed=self._seed)
+
+    def rows(self, batch: Batch) -> int:
+        return len(batch["tokens"])
+
+    def tokens(self, batch: Batch) -> int:
+        """The prefix counts once a step."""
+        return int(batch["inside"].sum()) + len(self.model.prompts.prefix)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The prefix that all prompts share is computed once a step, its gradient is that of all of them."""
@@ -124,7 +125,8 @@ class PromptBatches:
     def example(self, row: int) -> tuple[list[int], int]:
         """The tokens of a prompt without its prefix and of its response, and where what is to be written begins."""
         prompts = self._prompts
-        history = prompts.history(self._dataset.seen(row)[-self._dataset.max_history :].tolist())
+        shown = self._dataset.latest(row)
+        history = prompts.history(self._dataset.items[shown].tolist(), self._dataset.timestamps[shown].tolist())
         response = prompts.response(int(self._dataset.items[row]))
         return history + response, 1 if self._on_inputs else len(history)
 

@@ -43,7 +43,7 @@ def model() -> E4SRec:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize(("outputs", "inputs"), [(48, 64), (17, 33), (16, 7)])
+@pytest.mark.parametrize(("outputs", "inputs"), [(256, 128), (48, 64), (17, 33), (16, 7)])
 def test_quantised_layers_say_what_their_rounded_weights_say(outputs: int, inputs: int, bias: bool) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(inputs, outputs, bias=bias)
@@ -58,13 +58,14 @@ def test_quantised_layers_say_what_their_rounded_weights_say(outputs: int, input
     torch.testing.assert_close(eight(x), expected, atol=0.02, rtol=0.02)
 
     four = Int4Linear(linear)
-    q, scales = four.quantised().float(), four.scales.float()
-    rounded = torch.zeros(outputs, inputs)
+    q, scales, weights = four.quantised().tolist(), four.scales.float().tolist(), exact.tolist()
     for row in range(outputs):
         for column in range(inputs):
-            scale, zero = scales[column // 32, row]
-            rounded[row, column] = (q[row, column] - 8) * scale + zero
-            assert abs(rounded[row, column] - exact[row, column]) < 0.6 * scale + 0.01
+            scale, zero = scales[column // 32][row]
+            value = (q[row][column] - 8) * scale + zero
+            assert abs(value - weights[row][column]) < 0.6 * scale + 0.01
+            weights[row][column] = value
+    rounded = torch.tensor(weights)
     torch.testing.assert_close(four(x), functional.linear(x, rounded, linear.bias), atol=0.03, rtol=0.03)
 
 

@@ -11,14 +11,18 @@ from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import from_dict, load_config, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.evaluation.ranking import model_scorer, shown_to
+from recsys.losses.config import RecommendationLossConfig
 from recsys.serving.recommender import Recommender
+from recsys.students.build import build_student
+from recsys.students.config import SASRecConfig
 from recsys.teachers.bigrec.bigrec import BIGRec
 from recsys.teachers.bigrec.config import BIGRecConfig, BIGRecLoRAConfig
 from recsys.teachers.bigrec.language_model import train_tokenizer
 from recsys.teachers.bigrec.training import PromptBatches, TitleObjective
 from recsys.teachers.config import HLLMConfig, SignalsConfig
 from recsys.teachers.item_encoder import load_tokenizer
-from recsys.training.config import DeepSpeedConfig, TrainingConfig
+from recsys.training.config import TrainingConfig
 from recsys.training.engine import build_engine
 from recsys.training.loop import train_local
 from tests.unit.teachers.bigrec.conftest import SMALL, save_base
@@ -97,6 +101,56 @@ def test_popularity_weighs_distances_by_the_gamma_that_validates_best(
     assert np.array_equal(ranked.target_distance, unweighed.target_distance)
 
 
+def test_a_students_scores_weigh_distances(
+    dataset: PreparedDataset, objective: Callable[..., TitleObjective], tmp_path: Path
+) -> None:
+    student = build_student(SASRecConfig(width=16), dataset, loss=RecommendationLossConfig(), seed=0).model.eval()
+    uri = str(tmp_path / "student")
+    save_checkpoint(uri, student, dataset)
+    config = BIGRecConfig(**SMALL, scores_from="sasrec", beams=1)
+    with pytest.raises(UserError, match=r"scores_from: student 'sasrec' has no checkpoint .* run distill --student"):
+        BIGRec.prepare(config, dataset, cache=str(tmp_path), student=lambda name: str(tmp_path / "none"))
+    inputs = BIGRec.prepare(config, dataset, cache=str(tmp_path), student=lambda name: uri)
+    model = BIGRec.objective(config, dataset, inputs, seed=0).model.eval()
+    assert not any(weight.requires_grad for name, weight in model.named_parameters() if name.startswith("student."))
+    model.embed_titles()
+    items, lengths = (torch.from_numpy(array) for array in dataset.histories(dataset.rows("valid")))
+    plain = BIGRec.scores(model, items, lengths, model.item_vectors())
+    # What validates best is what the student says: its first choice is the target.
+    best = student.scores(items, lengths, student.item_vectors()).detach()
+    best[:, 0] = -torch.inf
+    best[dataset.past(dataset.rows("valid"))] = -torch.inf
+    targets = dataset.items.copy()
+    targets[dataset.rows("valid")] = best.argmax(dim=1).numpy()
+    easy = dataclasses.replace(dataset, items=targets)
+    state = model.finished(model.state_dict(), easy)
+    gamma = float(model.gamma)
+    assert gamma > 1
+    scores = student.scores(items, lengths, student.item_vectors())[:, 1:]
+    c = (scores - scores.min(dim=1, keepdim=True).values) / (
+        scores.max(dim=1, keepdim=True).values - scores.min(dim=1, keepdim=True).values
+    )
+    weighed = model.scores(items, lengths, model.item_vectors())
+    torch.testing.assert_close(weighed[:, 1:], plain[:, 1:] * (1 + c) ** -gamma, atol=1e-4, rtol=1e-4)
+    save_checkpoint(str(tmp_path / "teacher"), model, dataset, state=state)
+    loaded = load_checkpoint(tmp_path / "teacher").model
+    assert torch.equal(loaded.scores(items, lengths, loaded.item_vectors()), weighed)
+    answers = Recommender.load(tmp_path / "teacher").recommend(
+        [named(dataset, dataset.seen(row)[-8:].tolist()) for row in dataset.rows("valid")], k=5, mask_seen=False
+    )
+    ranked = model.ready(SignalsConfig(k=5, dtype="fp32", mask_history=False, batch_size=5), "cpu").rank(
+        dataset, dataset.rows("valid")
+    )
+    # A written title has distance 0, which a dot product gives but to rounding: neighbours may change places.
+    shared = [len(set(a) & set(named(dataset, b.tolist()))) / 5 for a, b in zip(answers, ranked.items, strict=True)]
+    assert np.mean(shared) > 0.9
+    other = dataclasses.replace(dataset, fingerprint="0" * 64)
+    with pytest.raises(UserError, match=r"scores_from: student 'sasrec' was trained on dataset"):
+        BIGRec.objective(config, other, inputs, seed=0)
+    with pytest.raises(UserError, match="both say what c is"):
+        from_dict(BIGRecConfig, {"popularity": True, "scores_from": "sasrec"})
+
+
 def test_the_pass_equals_each_row_alone(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
     model = teacher(dataset)
     rows = np.sort(np.concatenate([dataset.rows(split) for split in ("train", "valid", "test")]))[::3]
@@ -112,6 +166,33 @@ def test_the_pass_equals_each_row_alone(dataset: PreparedDataset, teacher: Calla
         distance[dataset.seen(row).astype(np.int64) - 1] = torch.inf
         np.testing.assert_allclose(ranked.scores[i], distance.sort().values[:4], atol=1e-4)
         assert ranked.items[i].tolist() == (distance.argsort()[:4] + 1).tolist()
+
+
+def test_times_reach_the_prompt_on_every_way(
+    dataset: PreparedDataset, teacher: Callable[..., BIGRec], tmp_path: Path
+) -> None:
+    dataset.timestamps[:] = np.random.default_rng(0).integers(0, 10**6, len(dataset.timestamps)).cumsum()
+    model = teacher(dataset, time_gaps=True)
+    rows = dataset.rows("test")
+    times = [
+        dataset.timestamps[row - len(history) : row].tolist()
+        for row, history in zip(rows, histories(dataset), strict=True)
+    ]
+    written = model.write(model.generator(model.lm), histories(dataset), times)
+    assert written != model.write(model.generator(model.lm), histories(dataset))
+    items, lengths = (torch.from_numpy(array) for array in dataset.histories(rows))
+    scores = model.query(items, lengths, times=torch.from_numpy(dataset.history_times(rows))) @ model.item_vectors().T
+    assert torch.equal(scores, model_scorer(model)(*shown_to(model_scorer(model), dataset, rows, "cpu")))
+    save_checkpoint(str(tmp_path / "teacher"), model, dataset)
+    signals = SignalsConfig(k=5, dtype="fp32", mask_history=False, batch_size=5)
+    ranked = model.ready(signals, "cpu").rank(dataset, rows)
+    shown = [named(dataset, history) for history in histories(dataset)]
+    answers = Recommender.load(tmp_path / "teacher").recommend(shown, k=5, mask_seen=False, times=times)
+    assert answers == [named(dataset, row.tolist()) for row in ranked.items]
+    example, first = PromptBatches(dataset, model.prompts, rows, on_inputs=False, batch_size=1, seed=0).example(
+        int(rows[0])
+    )
+    assert example[:first] == model.prompts.history(histories(dataset)[0], times[0])
 
 
 def test_a_poisoned_row_is_named(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
@@ -267,12 +348,7 @@ def test_gradient_checkpointing_changes_nothing(
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_what_cannot_work_is_refused(
-    dataset: PreparedDataset, objective: Callable[..., TitleObjective], tmp_path: Path, cache: str
-) -> None:
-    zero = TrainingConfig(deepspeed=DeepSpeedConfig(zero_stage=3))
-    with pytest.raises(UserError, match=r"set teacher\.training\.deepspeed\.zero_stage to 2 or less"):
-        objective(dataset).batches(dataset, zero, rank=0, world=1)
+def test_what_cannot_work_is_refused(dataset: PreparedDataset, tmp_path: Path, cache: str) -> None:
     tokenizer = load_tokenizer(train_tokenizer(BIGRecConfig(**SMALL), dataset, cache))
     base = save_base(tmp_path / "base", "Mistral", tokenizer, len(tokenizer), sliding_window=300)
     with pytest.raises(UserError, match=r"latest 300 tokens only; set teacher\.model\.max_tokens to 300 or less"):

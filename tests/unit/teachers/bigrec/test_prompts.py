@@ -45,6 +45,19 @@ def test_the_prompt_reads_as_published(dataset: PreparedDataset, tmp_path: Path)
     )
 
 
+def test_gaps_are_told_in_words(dataset: PreparedDataset, tmp_path: Path) -> None:
+    prompts = prompts_of(dataset, tmp_path, time_gaps=True)
+    day = 86400
+    times = [5, 5, 65, 65 + day, 65 + 41 * day, 65 + 1000 * day, -1, 70 + 1000 * day]
+    text = prompts.tokenizer.decode(prompts.history([1, 2, 3, 4, 1, 2, 3, 4], times))
+    said = [part.strip(", ") for part in text.partition("\n")[0].split('"')[2:-1:2]]
+    assert said == ["moments later", "minutes later", "a day later", "a month later", "years later", "", ""]
+    assert prompts.history([1, 2]) == prompts.history([1, 2], [-1, -1])
+    without = prompts_of(dataset, tmp_path)
+    assert without.history([1, 2], [5, 65]) == without.history([1, 2])
+    assert "later" not in without.tokenizer.decode(without.history([1, 2], [5, 65]))
+
+
 def test_names_are_what_titles_can_be_told_by(dataset: PreparedDataset, tmp_path: Path) -> None:
     prompts = prompts_of(dataset, tmp_path)
     assert prompts.names[:5] == ["", "The 'Best' Film (1995)", "movie i2", "Déjà Vu (1997)", "Déjà Vu (1997)"]
