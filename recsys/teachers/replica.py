@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from recsys.checkpoint import Checkpoint, load_checkpoint
@@ -121,7 +122,7 @@ class SplitReplica:
         return self._ask("rank", uri, rows)
 
     def states(self, uri: str, rows: np.ndarray, layers: Sequence[int], dtype: str) -> Tensor:
-        return self._ask("states", uri, rows, layers, dtype)
+        return load(self._ask("states", uri, rows, layers, dtype))["answer"]
 
     def close(self) -> None:
         for process, connection in self._members:
@@ -189,6 +190,8 @@ def _member(connection: Connection, rank: int, port: int, dataset_uri: str, conf
                 answer = getattr(replica, method)(*arguments)
             except UserError as error:
                 answer = error
+            if isinstance(answer, Tensor):  # sent as it is, it would be shared by a file that a killed process leaves
+                answer = save({"answer": answer})
             connection.send(answer if rank == 0 else None)
 
 
