@@ -126,6 +126,7 @@ def test_a_pass_is_done_once_and_again_when_the_teacher_changes(
 
 
 @pytest.mark.faults
+@pytest.mark.full
 def test_each_fold_is_ranked_by_the_teacher_that_did_not_learn_it(
     settings: Settings, dataset: PreparedDataset, ray_session: None
 ) -> None:
