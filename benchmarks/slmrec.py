@@ -4,7 +4,8 @@
 
 MovieLens 100K, leave-one-out. The item ids are those of one SASRec; teachers are E4SRec of 8 and of 32 layers, 64 wide,
 from scratch, of one seed; every student starts from random weights or, where its name ends in `-start`, from its
-teacher's first layers. A cell is one model with one seed, in `benchmarks/results/slmrec/ml-100k/<model>.seed<n>.json`:
+teacher's first layers; the states of a teacher are computed once. A cell is one model with one seed, in
+`benchmarks/results/slmrec/ml-100k/<model>.seed<n>.json`:
 HR@1, HR@5, NDCG@5 and MRR among 999 sampled negatives (the paper's protocol, negatives fixed) and full ranking, on
 test; the epoch is selected on validation. A run fills missing cells, the most telling first, until the time is up; what
 it began is finished by the next run. `--table` only draws what is there. Work goes under --storage.
@@ -14,6 +15,7 @@ import argparse
 import json
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -60,7 +62,10 @@ def models(ids_training: TrainingConfig, training: TrainingConfig) -> list[Model
 
     def student(name: str, says: str, layers: int, above: Model, start: str = "fresh", **alignment: Any) -> Model:
         config = from_dict(SLMRecConfig, {"kind": "slmrec", "layers": layers, "start": start})
-        return Model(name, says, config, training, above, AlignmentConfig(**alignment) if alignment else None)
+        taught = AlignmentConfig(**alignment) if alignment else None
+        if taught is not None and taught.teaches:
+            taught = replace(taught, stored=True)
+        return Model(name, says, config, training, above, taught)
 
     eight, deep = teacher(8), teacher(32)
     # Chosen on validation, one seed, among four ways of weighing the losses (docs/experiments.md).
@@ -215,7 +220,13 @@ def trained(model: Model, seed: int, dataset: Any, root: Path, options: Options)
         objective = E4SRec.objective(model.config, dataset, {"ids": needed}, seed=seed)
     else:
         objective = build_slmrec(
-            model.config, dataset, load_checkpoint(needed), loss=loss, alignment=model.alignment, seed=seed
+            model.config,
+            dataset,
+            load_checkpoint(needed),
+            loss=loss,
+            alignment=model.alignment,
+            stored=states_of(needed, str(root / "dataset")) if model.alignment and model.alignment.stored else None,
+            seed=seed,
         )
 
     def report(epoch: Any) -> None:
@@ -233,6 +244,27 @@ def trained(model: Model, seed: int, dataset: Any, root: Path, options: Options)
     info = {"best_epoch": done.best_epoch, "epochs": done.epoch, "valid": done.best, "train_seconds": seconds}
     save_checkpoint(uri, objective.model, dataset, state=result.state, key=work, info={"training": info})
     return uri
+
+
+@cache
+def states_of(teacher: str, dataset_uri: str) -> Any:
+    """A teacher's states after every quarter of its layers, for all training rows; computed once a run."""
+    import torch
+
+    from recsys.checkpoint import load_checkpoint
+    from recsys.data.prepared import PreparedDataset
+    from recsys.losses.alignment import block_ends
+    from recsys.signals.states import StatesMeta, StoredStates
+    from recsys.teachers.config import SignalsConfig
+    from recsys.teachers.ranking import WindowPass
+
+    checkpoint, dataset = load_checkpoint(teacher), PreparedDataset.load(dataset_uri)
+    rows = dataset.rows("train")
+    layers = block_ends(checkpoint.model.depth, 4)
+    progress(f"  states of {Path(teacher).name} after layers {', '.join(map(str, layers))}")
+    states = WindowPass(checkpoint.model, SignalsConfig(), "cpu").states(dataset, rows, layers, torch.float32)
+    meta = StatesMeta(layers=layers, width=checkpoint.model.width, dtype="fp32")
+    return StoredStates(meta, checkpoint.hash, rows, states, len(dataset.items))
 
 
 class _OutOfTimeError(Exception):
