@@ -114,11 +114,7 @@ def _compress(model: CompressedConfig, name: str, settings: Settings, work: str)
             f"students.{name}: only language-model recommenders (e4srec or hllm, and slmrec students) are compressed, "
             f"but {teacher_uri(student, layout)} is of kind {source.model.kind}"
         )
-    if source.fingerprint != dataset.fingerprint:
-        raise UserError(
-            f"students.{name}: what it is made from was trained on dataset {source.fingerprint[:12]}, but dataset "
-            f"{dataset.name!r} is {dataset.fingerprint[:12]}; train that on this dataset"
-        )
+    source.check_dataset(dataset, f"students.{name}: what it is made from", "train that on this dataset")
     small = compressed(source.model, model.compression)
     sizes = [numbers_and_bytes(each)[1] for each in (source.model, small)]
     with tracking.start_run(

@@ -226,11 +226,7 @@ def _load(subject: Subject, dataset: PreparedDataset, config: EvaluationConfig) 
         facts: dict[str, Any] = {"kind": baseline.kind, "checkpoint_hash": None, "training": {}}
         return baseline, {**facts, "parameters": {"trainable": 0, "served": baseline.stored}}
     checkpoint = load_checkpoint(subject.uri, _device(config))
-    if checkpoint.fingerprint != dataset.fingerprint:
-        raise UserError(
-            f"{subject.name} was trained on dataset {checkpoint.fingerprint[:12]}, but dataset {dataset.name!r} is "
-            f"{dataset.fingerprint[:12]}; train it again"
-        )
+    checkpoint.check_dataset(dataset, subject.name, "train it again")
     return model_scorer(checkpoint.model), {
         "kind": checkpoint.model.kind,
         "checkpoint_hash": checkpoint.hash,

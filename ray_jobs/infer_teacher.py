@@ -264,9 +264,9 @@ class RankShard:
     ) -> None:
         from recsys.teachers.replica import open_replica
 
-        self._replica = open_replica(dataset_uri, config)
         self._states = states
         self._dataset = PreparedDataset.load(dataset_uri)
+        self._replica = open_replica(dataset_uri, config, self._dataset)
         self._plan = _plan(config, self._dataset)
         self._writer = SignalsWriter(signals_uri, key=key, k=config.k)
         self._uris = teacher_uris

@@ -39,6 +39,14 @@ class Checkpoint:
         """Fingerprint of the dataset it was trained on."""
         return self.info["dataset"]["fingerprint"]
 
+    def check_dataset(self, dataset: PreparedDataset, what: str, mend: str) -> None:
+        """Raise a `UserError` where it was trained on another dataset, in the words of `what` it is and the `mend`."""
+        if self.fingerprint != dataset.fingerprint:
+            raise UserError(
+                f"{what} was trained on dataset {self.fingerprint[:12]}, but dataset {dataset.name!r} is "
+                f"{dataset.fingerprint[:12]}; {mend}"
+            )
+
 
 def save_checkpoint(
     uri: str,

@@ -203,11 +203,7 @@ def build_slmrec(
         UserError: the teacher is of another dataset or kind, configuration and teacher do not fit each other, or the
             stored states are not this teacher's.
     """
-    if teacher.fingerprint != dataset.fingerprint:
-        raise UserError(
-            f"the teacher of this student was trained on dataset {teacher.fingerprint[:12]}, but dataset "
-            f"{dataset.name!r} is {dataset.fingerprint[:12]}; train the teacher on this dataset"
-        )
+    teacher.check_dataset(dataset, "the teacher of this student", "train the teacher on this dataset")
     if not isinstance(teacher.model, LayeredTeacher):
         raise UserError(
             f"a student of kind slmrec is cut from a language-model recommender (e4srec or hllm), but its teacher is "

@@ -29,9 +29,5 @@ def load_student(name: str, uri: str, dataset: PreparedDataset, *, field: str) -
         UserError: it was trained on another dataset, or cannot be read.
     """
     checkpoint = load_checkpoint(uri)
-    if checkpoint.fingerprint != dataset.fingerprint:
-        raise UserError(
-            f"teacher.model.{field}: student {name!r} was trained on dataset {checkpoint.fingerprint[:12]}, but "
-            f"dataset {dataset.name!r} is {dataset.fingerprint[:12]}; run distill --student {name} again"
-        )
+    checkpoint.check_dataset(dataset, f"teacher.model.{field}: student {name!r}", f"run distill --student {name} again")
     return checkpoint

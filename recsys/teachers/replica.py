@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from recsys.checkpoint import Checkpoint, load_checkpoint
@@ -49,12 +50,16 @@ class Replica(Protocol):
         """End what was started."""
 
 
-def open_replica(dataset_uri: str, config: SignalsConfig) -> Replica:
-    """A replica as the configuration wants it."""
+def open_replica(dataset_uri: str, config: SignalsConfig, dataset: PreparedDataset | None = None) -> Replica:
+    """A replica as the configuration wants it.
+
+    Args:
+        dataset: that of the URI where the caller has read it already; the processes of a split one read their own.
+    """
     if config.tensor_parallel > 1:
         return SplitReplica(dataset_uri, config)
     torch.set_num_threads(threads(config))
-    return WholeReplica(PreparedDataset.load(dataset_uri), config, "cuda" if config.gpus else "cpu")
+    return WholeReplica(dataset or PreparedDataset.load(dataset_uri), config, "cuda" if config.gpus else "cpu")
 
 
 def threads(config: SignalsConfig) -> int:
@@ -69,11 +74,7 @@ def load_teacher(uri: str, dataset: PreparedDataset) -> Checkpoint:
         UserError: it was trained on another dataset, or cannot be read.
     """
     checkpoint = load_checkpoint(uri)
-    if checkpoint.fingerprint != dataset.fingerprint:
-        raise UserError(
-            f"teacher {uri} was trained on dataset {checkpoint.fingerprint[:12]}, but dataset {dataset.name!r} is "
-            f"{dataset.fingerprint[:12]}; run train_teacher on this dataset"
-        )
+    checkpoint.check_dataset(dataset, f"teacher {uri}", "run train_teacher on this dataset")
     return checkpoint
 
 
@@ -121,7 +122,7 @@ class SplitReplica:
         return self._ask("rank", uri, rows)
 
     def states(self, uri: str, rows: np.ndarray, layers: Sequence[int], dtype: str) -> Tensor:
-        return self._ask("states", uri, rows, layers, dtype)
+        return load(self._ask("states", uri, rows, layers, dtype))["answer"]
 
     def close(self) -> None:
         for process, connection in self._members:
@@ -189,6 +190,8 @@ def _member(connection: Connection, rank: int, port: int, dataset_uri: str, conf
                 answer = getattr(replica, method)(*arguments)
             except UserError as error:
                 answer = error
+            if isinstance(answer, Tensor):  # sent as it is, it would be shared by a file that a killed process leaves
+                answer = save({"answer": answer})
             connection.send(answer if rank == 0 else None)
 
 

@@ -24,6 +24,7 @@ def last_figures(project_root: Path, tmp_path: Path, name: str) -> dict[str, Any
     return json.loads(lines[-2])
 
 
+@pytest.mark.full
 def test_training(project_root: Path, tmp_path: Path) -> None:
     figures = last_figures(project_root, tmp_path, "training")
     assert figures["speedup_vs_plain"] > 0 and figures["peak_gb"] > 0
@@ -32,6 +33,7 @@ def test_training(project_root: Path, tmp_path: Path) -> None:
     assert {"ray_overhead", "two_worker_speedup"} <= figures.keys()
 
 
+@pytest.mark.full
 def test_quality(project_root: Path, tmp_path: Path) -> None:
     figures = last_figures(project_root, tmp_path, "quality")
     sasrec = figures["fixture"]["leave_one_out"]["sasrec"]

@@ -16,6 +16,7 @@ from recsys.signals.signals import TeacherSignals
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.full
 def test_train_infer_and_load(fixture_data: Path, tmp_path: Path, ray_session: None) -> None:
     options = [
         f"storage={tmp_path}", "name=p", "tracking.uri=none", "teacher.model.kind=bigrec", "teacher.model.width=32",

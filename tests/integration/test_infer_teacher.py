@@ -126,6 +126,7 @@ def test_a_pass_is_done_once_and_again_when_the_teacher_changes(
 
 
 @pytest.mark.faults
+@pytest.mark.full
 def test_each_fold_is_ranked_by_the_teacher_that_did_not_learn_it(
     settings: Settings, dataset: PreparedDataset, ray_session: None
 ) -> None:
@@ -256,7 +257,7 @@ def test_a_killed_job_is_continued(settings: Settings, dataset: PreparedDataset)
     command = [
         sys.executable, "-m", "ray_jobs.infer_teacher", "--storage", settings.layout.storage_root, "name=p",
         "tracking.uri=none", "signals.k=5", "signals.rows_per_shard=12", "signals.actors=2", "signals.batch_size=4",
-        "signals.dtype=fp32",
+        "signals.dtype=fp32", "signals.states={blocks: 2, dtype: fp32}",
     ]  # fmt: skip
     marker = f"RECSYS_TEST_JOB=killed-{os.getpid()}"
     with tempfile.TemporaryDirectory(prefix="j-") as folder:  # short, for Ray's sockets

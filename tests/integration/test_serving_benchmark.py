@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.full
 def test_quick_run_prints_its_figures(project_root: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(project_root / "benchmarks" / "serving.py"), "--quick"],
