@@ -11,6 +11,7 @@ from recsys.tuning.config import RealRange, SweepConfig, reals
 from recsys.tuning.ledger import Ledger
 
 _EPOCH, _NOW = "epoch", "now"
+_AT = "record/epoch"  # Ray Tune hands results on flat
 
 
 class Population(PopulationBasedTraining):
@@ -21,7 +22,7 @@ class Population(PopulationBasedTraining):
     """
 
     def __init__(self, config: SweepConfig, metric: str, ledger: Ledger) -> None:
-        self._ledger, self._valid = ledger, f"valid_{metric}"
+        self._ledger, self._valid = ledger, f"record/valid_{metric}"
         self._ranges = reals(config.parameters)
         random.seed(config.seed)  # Ray Tune draws from it
         super().__init__(
@@ -39,10 +40,10 @@ class Population(PopulationBasedTraining):
         )
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        if "record" not in result or result["finished"] or result["record"]["epoch"] % self._perturbation_interval:
+        if _AT not in result or result["finished"] or result[_AT] % self._perturbation_interval:
             return TrialScheduler.CONTINUE
-        record = result["record"]
-        self._save_trial_state(self._trial_state[trial], record["epoch"], {**result, _NOW: record[self._valid]}, trial)
+        known = {**result, _NOW: result[self._valid]}
+        self._save_trial_state(self._trial_state[trial], result[_AT], known, trial)
         self._turn(tune_controller)
         return TrialScheduler.NOOP if trial.status == Trial.PAUSED else TrialScheduler.PAUSE
 

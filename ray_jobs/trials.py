@@ -126,6 +126,8 @@ def run_trials(
                     callbacks=[_Follower(ledger)],
                 ),
             ).fit()
+            if ledger.late:  # Ray Tune ends its trials without a word
+                ledger.cut()
         finally:
             storage.delete(folder)
 

@@ -136,6 +136,11 @@ class Ledger:
         self._print(record)
         return record
 
+    def cut(self) -> None:
+        """The time is up: what still runs ends here."""
+        for trial in list(self._live):
+            self.end(trial)
+
     def tick(self) -> None:
         """Say what is running, every some seconds."""
         if time.monotonic() - self._told < _TICK_SECONDS:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from ray.tune.experiment import Trial
+from ray.tune.utils import flatten_dict
 
 from ray_jobs.population import Population
 from recsys.config import from_dict
@@ -93,7 +94,7 @@ def reach(scheduler: Population, tuned: Tuned, number: int, epoch: int, value: f
     trial = tuned.trials[number]
     trial.status, trial.checkpoint = Trial.RUNNING, f"{number} at {epoch}"
     result = {"record": {"epoch": epoch, "valid_mrr": value}, "finished": False, "quality": 1.0}
-    decision = scheduler.on_trial_result(tuned, trial, result)  # type: ignore[arg-type]
+    decision = scheduler.on_trial_result(tuned, trial, flatten_dict(result))  # type: ignore[arg-type]
     if decision == "PAUSE":
         trial.status = Trial.PAUSED
     return decision
