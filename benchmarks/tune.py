@@ -134,6 +134,7 @@ def starts(records: list[Record]) -> tuple[list[float], list[float]]:
 
 def memory(gigabytes: float, trials: int, folder: str) -> tuple[float, float]:
     """Peak GB of everything with so many trials at a time, and the GB that they share."""
+    from ray_jobs import shared_inputs
     from ray_jobs import trials as jobs
     from recsys.tracking import Run
     from recsys.tuning.ledger import Ledger
@@ -150,7 +151,7 @@ def memory(gigabytes: float, trials: int, folder: str) -> tuple[float, float]:
     config = from_dict(SweepConfig, {"student": "s", "parameters": space, "trials": 2, "stopping": {"kind": "none"}})
     interactions = int(gigabytes * 1e9 / BYTES)
     dataset = made_up_dataset(interactions)
-    inputs = jobs.share(dataset, made_up_signals(dataset))
+    inputs = shared_inputs.share(dataset, made_up_signals(dataset))
     del dataset
     search = Search(config, digest)
     ledger = Ledger(

@@ -39,7 +39,7 @@ SPACES = ROOT / "spaces"
 PAGE = ROOT.parent / "docs" / "results.md"
 KINDS = ("alone", "distilled")
 _BUDGET = ("trials", "epochs", "search", "objectives", "stopping", "defaults", "seed")
-_WITHOUT_EFFECT = ("minutes", "concurrent", "cpus", "gpus", "restarts", "retrain")
+_WITHOUT_EFFECT = ("minutes", "concurrent", "workers", "cpus", "gpus", "restarts", "retrain")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ Memory of a task: the dataset, the model, and `evaluation.batch_size` times the 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -54,8 +54,8 @@ class Subject:
     seed: int | None
 
 
-def subjects(settings: Settings) -> list[Subject]:
-    """Baselines, the students that have a checkpoint, the teacher if it has one.
+def subjects(settings: Settings, only: Collection[str] | None = None) -> list[Subject]:
+    """Baselines, the students that have a checkpoint, the teacher if it has one; or those of some names alone.
 
     Raises:
         UserError: there is no dataset, or a student bears a reserved name.
@@ -73,6 +73,8 @@ def subjects(settings: Settings) -> list[Subject]:
         ("teacher", "teacher", layout.teacher, settings.teacher.training.seed),
     ]
     for name, role, uri, seed in models:
+        if only is not None and name not in only:
+            continue
         if role == "student" and name in RESERVED:
             raise UserError(f"students.{name}: a student cannot be called {name!r}; choose another name")
         checkpoint = storage.read_manifest(uri)
@@ -81,7 +83,7 @@ def subjects(settings: Settings) -> list[Subject]:
         else:
             work = digest([name, checkpoint.content_hash, dataset.content_hash, *sampled])
             found.append(Subject(name, role, uri, work, seed))
-    return found
+    return [subject for subject in found if only is None or subject.name in only]
 
 
 def twins(settings: Settings) -> dict[str, str]:

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ from recsys.training.objective import Objective
 Build = Callable[[], tuple[Objective, PreparedDataset, TrainingConfig]]
 """Runs in every worker: seeds, builds the model with its losses and loads the data."""
 
+Describe = Callable[[Objective, PreparedDataset, str], dict[str, Any]]
+"""Runs in every worker before it trains, with its device."""
+
 
 def fit(
     name: str,
@@ -67,34 +71,11 @@ def fit(
     folder = f"{name}-{key[:16]}"
     if force:
         storage.delete(storage.join(train_runs, folder))
-    filesystem, path = storage.filesystem(train_runs)
     queue: Queue = Queue(actor_options={"num_cpus": 0})
     printer = threading.Thread(target=_follow, args=(queue, name, training, run), daemon=True)
     printer.start()
-    # Ray gives type checkers the signatures of Ray Train V1.
-    work: Any = _work
-    # What Ray Train says of its own workings goes to its log files; progress and failures are told by `_follow`.
-    telling: dict[str, Any] = {"callbacks": [_Report(queue)], "logging_config": LoggingConfig(log_level="ERROR")}
     try:
-        trainer = TorchTrainer(
-            work,
-            train_loop_config={"build": build, "threads": max(1, round(scaling.cpus))},
-            torch_config=TorchConfig(backend="nccl" if scaling.gpus else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=scaling.workers,
-                use_gpu=scaling.gpus > 0,
-                resources_per_worker={"CPU": scaling.cpus, **({"GPU": scaling.gpus} if scaling.gpus else {})},
-            ),
-            run_config=RunConfig(
-                name=folder,
-                storage_path=path,
-                storage_filesystem=filesystem,
-                failure_config=FailureConfig(max_failures=scaling.max_failures),
-                checkpoint_config=CheckpointConfig(num_to_keep=2),
-                **telling,
-            ),
-        )
-        result: Any = trainer.fit()
+        result: Any = trainer(folder, build, scaling=scaling, train_runs=train_runs, callback=_Report(queue)).fit()
     finally:
         queue.put(None)
         printer.join(timeout=30)
@@ -104,6 +85,45 @@ def fit(
     assert result.checkpoint is not None, "a finished run has a checkpoint"
     with result.checkpoint.as_directory() as directory:
         return load_progress(Path(directory))
+
+
+def trainer(
+    folder: str,
+    build: Build,
+    *,
+    scaling: WorkersConfig,
+    train_runs: str,
+    callback: UserCallback,
+    describe: Describe | None = None,
+) -> TorchTrainer:
+    """A Ray Train run that keeps its state in `folder` under `train_runs` and continues from what lies there.
+
+    Args:
+        callback: on the controller, told of every report; what it does not tell goes to Ray Train's log files.
+        describe: what every report says beside its epoch.
+    """
+    filesystem, path = storage.filesystem(train_runs)
+    # Ray gives type checkers the signatures of Ray Train V1.
+    work: Any = _work
+    telling: dict[str, Any] = {"callbacks": [callback], "logging_config": LoggingConfig(log_level="ERROR")}
+    return TorchTrainer(
+        work,
+        train_loop_config={"build": build, "describe": describe, "threads": max(1, round(scaling.cpus))},
+        torch_config=TorchConfig(backend="nccl" if scaling.gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=scaling.workers,
+            use_gpu=scaling.gpus > 0,
+            resources_per_worker={"CPU": scaling.cpus, **({"GPU": scaling.gpus} if scaling.gpus else {})},
+        ),
+        run_config=RunConfig(
+            name=folder,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=scaling.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            **telling,
+        ),
+    )
 
 
 def discard(name: str, *, train_runs: str, key: str) -> None:
@@ -128,24 +148,26 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     checkpoint = ray.train.get_checkpoint()
     try:
         objective, dataset, training = config["build"]()
+        device, describe = ray.train.torch.get_device(), config["describe"]
+        facts = describe(objective, dataset, str(device)) if describe else {}
         with checkpoint.as_directory() if checkpoint else nullcontext() as resume:
             train(
                 objective,
                 dataset,
                 training,
-                report=_report,
+                report=partial(_report, facts),
                 resume=Path(resume) if resume else None,
-                device=ray.train.torch.get_device(),
+                device=device,
             )
     except UserError as error:  # a restart would fail in the same way
         return {"error": str(error)}
     return {}
 
 
-def _report(epoch: Epoch) -> None:
+def _report(facts: dict[str, Any], epoch: Epoch) -> None:
     with tempfile.TemporaryDirectory() as folder:
         epoch.save(Path(folder))
-        metrics = {**epoch.metrics, "epoch": epoch.number, "finished": epoch.finished}
+        metrics = {**facts, **epoch.metrics, "epoch": epoch.number, "finished": epoch.finished}
         # Every worker reports every epoch; Ray merges the files of those that wrote some.
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder) if os.listdir(folder) else None)  # noqa: PTH208
 

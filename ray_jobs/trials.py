@@ -1,91 +1,37 @@
-"""The trials of a sweep on Ray Tune: function trainables in reused processes, on data that lies in memory once a node.
+"""The trials of a sweep on Ray Tune: function trainables in reused processes.
 
-The driver reads the dataset and the teacher's signals and puts them into Ray's object store; a trial maps the arrays
-into its process (zero-copy) instead of loading them. The same training loop as everywhere reports each epoch, and
-the scheduler may end the trial there. `Ledger`, in the driver, writes what came of each trial as one file and one
-MLflow run, and prints it. Ray Tune's own snapshots are not used: what a sweep knows are its records.
+What a trial does is in `trial_work`, on data that `shared_inputs` keeps in memory once a node. It reports each epoch,
+and the scheduler may end it there. `Ledger`, in the driver, writes what came of each trial as one file and one MLflow
+run, and prints it. Ray Tune's own snapshots are not used: what a sweep knows are its records.
 """
 
 import logging
 import math
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
-import torch
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from ray_jobs import distill
-from ray_jobs.settings import Layout, StudentSettings
+from ray_jobs import trial_work
+from ray_jobs.population import Population
+from ray_jobs.settings import Layout, StudentSettings, WorkersConfig
+from ray_jobs.shared_inputs import Inputs
+from ray_jobs.trial_work import QUALITY
 from recsys import storage
-from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.evaluation.latency import single_request_latency
-from recsys.evaluation.ranking import model_scorer
-from recsys.signals.signals import TeacherSignals
-from recsys.training.loop import Epoch, train
-from recsys.tuning.config import StoppingConfig, SweepConfig, candidate
+from recsys.tuning.config import StoppingConfig, SweepConfig
 from recsys.tuning.ledger import Ledger
 from recsys.tuning.records import Record
 from recsys.tuning.search import Search
 
-_LATENCY_REQUESTS = 50
-_QUALITY, _EPOCH = "quality", "training_iteration"
-
-
-@dataclass(frozen=True)
-class _SharedSignals(TeacherSignals):
-    """Signals whose arrays lie in shared memory, the table of rows among them."""
-
-    table: np.ndarray
-
-    def lookup(self, total: int) -> np.ndarray:
-        assert total == len(self.table)
-        return self.table
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """What all trials read. Tensors travel as arrays: these alone are mapped instead of copied."""
-
-    dataset: PreparedDataset
-    signals: TeacherSignals | None
-    table: np.ndarray | None
-
-
-def share(dataset: PreparedDataset, signals: TeacherSignals | None) -> "ray.ObjectRef[_Inputs]":
-    """Put the data into the object store: once, whatever the number of trials; a node that needs it copies it once."""
-    if signals is None:
-        return ray.put(_Inputs(dataset, None, None))
-    text = signals.text_embeddings
-    arrays: Any = {
-        "item_embeddings": signals.item_embeddings.numpy(),
-        "text_embeddings": None if text is None else text.numpy(),
-        "scores": signals.scores[:0],  # no student learns from them
-    }
-    return ray.put(_Inputs(dataset, replace(signals, **arrays), signals.lookup(len(dataset.items))))
-
-
-@lru_cache(maxsize=1)
-def _received(reference: "ray.ObjectRef[_Inputs]") -> tuple[PreparedDataset, TeacherSignals | None]:
-    """In a trial's process: the shared data, unpacked once for all trials that run there."""
-    # Ray's arrays are read-only, and nothing writes to data.
-    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-    inputs = ray.get(reference)
-    if inputs.signals is None or inputs.table is None:
-        return inputs.dataset, None
-    fields = {**vars(inputs.signals)}
-    for name in ("item_embeddings", "text_embeddings"):
-        fields[name] = None if fields[name] is None else torch.from_numpy(fields[name])
-    return inputs.dataset, _SharedSignals(**fields, table=inputs.table)
+_EPOCH = "training_iteration"
 
 
 def room(config: SweepConfig) -> int:
@@ -95,15 +41,14 @@ def room(config: SweepConfig) -> int:
         UserError: there is not room for one.
     """
     have = ray.cluster_resources()
-    places = [
-        int(have.get(name, 0) / each + 1e-6) for name, each in (("CPU", config.cpus), ("GPU", config.gpus)) if each
-    ]
+    cpus, gpus = config.workers * config.cpus, config.workers * config.gpus
+    places = [int(have.get(name, 0) / each + 1e-6) for name, each in (("CPU", cpus), ("GPU", gpus)) if each]
     if not os.environ.get("RAY_ADDRESS"):  # an embedded Ray declares more cores than there are
-        places.append(max(1, int(len(os.sched_getaffinity(0)) / config.cpus)))
+        places.append(max(1, int(len(os.sched_getaffinity(0)) / cpus)))
     if min(places) < 1:
         raise UserError(
-            f"a trial asks for {config.cpus:g} CPU and {config.gpus:g} GPU, but the cluster has {have.get('CPU', 0):g} "
-            f"CPU and {have.get('GPU', 0):g} GPU; lower cpus or gpus of the space"
+            f"a trial asks for {cpus:g} CPU and {gpus:g} GPU, but the cluster has {have.get('CPU', 0):g} CPU and "
+            f"{have.get('GPU', 0):g} GPU; lower {'workers, ' if config.workers > 1 else ''}cpus or gpus of the space"
         )
     return min([*places, *([config.concurrent] if config.concurrent else [])])
 
@@ -111,7 +56,7 @@ def room(config: SweepConfig) -> int:
 def run_trials(
     config: SweepConfig,
     student: StudentSettings,
-    inputs: "ray.ObjectRef[_Inputs]",
+    inputs: "ray.ObjectRef[Inputs]",
     search: Search,
     ledger: Ledger,
     *,
@@ -128,23 +73,47 @@ def run_trials(
         seconds: time after which no trial starts and the running ones are stopped.
     """
 
-    resources = {"CPU": config.cpus, **({"GPU": config.gpus} if config.gpus else {})}
-    trial: Any = tune.with_parameters(
-        _trial, student=student, inputs=[inputs], layout=layout, threads=max(1, round(config.cpus))
-    )
+    given: dict[str, Any] = {"student": student, "inputs": [inputs], "layout": layout}
+    if config.workers == 1:
+        resources = {"CPU": config.cpus, **({"GPU": config.gpus} if config.gpus else {})}
+        given["threads"] = max(1, round(config.cpus))
+        if config.search == "population":
+            given["interval"] = config.population.interval
+            # All of a population are begun; how many run at a time is what they ask for.
+            resources["CPU"] = max(config.cpus, ray.cluster_resources()["CPU"] / concurrent)
+        trial: Any = tune.with_parameters(trial_work.alone, **given)
+    else:
+        # The trial itself only waits. What its workers ask for is reserved by Ray Train, all of it or nothing, so that
+        # no two trials wait for each other, and `room` lets no more begin than fit. Ray Tune wants a trial to hold
+        # something.
+        resources = {"memory": 1}
+        scaling = WorkersConfig(
+            workers=config.workers, cpus=config.cpus, gpus=config.gpus, max_failures=config.restarts
+        )
+        trial = tune.with_parameters(trial_work.with_workers, **given, scaling=scaling, folder=folder)
     filesystem, path = storage.filesystem(folder)
-    scheduler = _scheduler(config.stopping, student.training.epochs, ledger.records)
+    how: dict[str, Any] = {
+        "search_alg": _Searcher(search, ledger),
+        "scheduler": _scheduler(config.stopping, student.training.epochs, ledger.records),
+        "num_samples": count,
+        "max_concurrent_trials": concurrent,
+    }
+    space: dict[str, Any] = {}
+    if config.search == "population":  # Ray Tune wants all of it at once, not one by one
+        how = {"scheduler": Population(config, student.training.metric, ledger)}
+        members = [parameters for _ in range(count) if (parameters := search.ask())]
+        for parameters in members:
+            ledger.propose(parameters)
+        space = {"parameters": tune.grid_search(members)}
     with _quiet():
         try:
             tune.Tuner(
                 tune.with_resources(trial, resources),
+                param_space=space,
                 tune_config=tune.TuneConfig(
-                    search_alg=_Searcher(search, ledger),
-                    scheduler=scheduler,
-                    num_samples=count,
-                    max_concurrent_trials=concurrent,
+                    **how,
                     time_budget_s=seconds,
-                    reuse_actors=True,
+                    reuse_actors=config.workers == 1,  # a Ray Train run ends with the process that started it
                     trial_name_creator=str,
                     trial_dirname_creator=lambda made: made.trial_id,
                 ),
@@ -157,64 +126,17 @@ def run_trials(
                     callbacks=[_Follower(ledger)],
                 ),
             ).fit()
+            if ledger.late:  # Ray Tune ends its trials without a word
+                ledger.cut()
         finally:
             storage.delete(folder)
-
-
-def _trial(
-    config: dict[str, Any], *, student: StudentSettings, inputs: list[Any], layout: Layout, threads: int
-) -> None:
-    """In a worker: train one student and report each epoch; what breaks it is reported as its reason."""
-    torch.set_num_threads(threads)
-    student = candidate(student, config["parameters"])
-    training = student.training
-    worker = f"{ray.get_runtime_context().get_node_id()[:8]}/{os.getpid()}"
-    device = "cuda" if ray.get_gpu_ids() else "cpu"
-    facts: dict[str, Any] = {"worker": worker}
-    best = -math.inf
-
-    def report(epoch: Epoch) -> None:
-        nonlocal best
-        best = max(best, epoch.metrics[f"valid_{training.metric}"])
-        record = {"epoch": epoch.number, **epoch.metrics}
-        tune.report({_QUALITY: best, "record": record, "finished": epoch.finished, **facts})
-
-    try:
-        dataset, signals = _received(inputs[0])
-        objective = distill.assemble(student, dataset, signals, layout)
-        facts["size"] = _size(objective.model)
-        facts["latency_ms"] = _latency(objective.model.to(device), dataset, device)
-        train(objective, dataset, training, report=report, device=device)
-    except UserError as error:
-        tune.report({"failed": str(error), **facts})
-    except Exception as error:  # the sweep goes on, whatever it is
-        tune.report({"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", **facts})
-
-
-def _size(model: Any) -> int:
-    """Numbers that the served model keeps."""
-    return sum(tensor.numel() for tensor in model.export_state().values())
-
-
-def _latency(model: Any, dataset: PreparedDataset, device: str) -> float:
-    model.eval()
-    with torch.inference_mode():
-        timed = single_request_latency(
-            {"trial": model_scorer(model)},
-            dataset,
-            dataset.rows("valid"),
-            requests=_LATENCY_REQUESTS,
-            device=device,
-        )
-    model.train()
-    return timed["trial"]["median_ms"]
 
 
 class _Searcher(Searcher):
     """`Search` as Ray Tune asks for it; what came of a trial is told by the ledger."""
 
     def __init__(self, search: Search, ledger: Ledger) -> None:
-        super().__init__(metric=_QUALITY, mode="max")
+        super().__init__(metric=QUALITY, mode="max")
         self._search, self._ledger = search, ledger
 
     def set_search_properties(self, *_: Any, **__: Any) -> bool:
@@ -251,12 +173,32 @@ class _Follower(tune.Callback):
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
         self._ledger.end(trial.trial_id)
 
+    def on_trial_recover(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
+        kept = int(trial.last_result["record"]["epoch"]) if trial.checkpoint else 0
+        self._ledger.lost(trial.trial_id, _why_lost(trial), kept)
+
     def on_trial_error(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
-        said = str(trial.get_error() or "").strip().splitlines()
-        self._ledger.end(trial.trial_id, failure=said[-1][:300] if said else "its process was lost")
+        self._ledger.end(trial.trial_id, failure=_why_lost(trial))
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self._ledger.tick()
+
+
+_LOST = {
+    "low on memory": "its process was ended because its node had no memory left",
+    "node has died": "its node was lost",
+    "worker process has died": "its process was killed or crashed (the system's log says whether for want of memory)",
+}
+
+
+def _why_lost(trial: Any) -> str:
+    """What Ray says of the end of a trial's process, in a line."""
+    file = Path(trial.error_file or "")
+    said = file.read_text().strip().rpartition("Failure #")[2] if file.is_file() else ""
+    for sign, reason in _LOST.items():
+        if sign in said:
+            return reason
+    return said.splitlines()[-1][:300] if said else "its process was lost"
 
 
 @dataclass(frozen=True)
@@ -269,7 +211,7 @@ class _Former:
 def _scheduler(config: StoppingConfig, epochs: int, records: Sequence[Record]) -> TrialScheduler:
     """Ray Tune's scheduler, told the curves of the trials that ended before."""
     grace = min(config.grace, epochs)
-    metric: Any = {"metric": _QUALITY, "mode": "max", "time_attr": _EPOCH}
+    metric: Any = {"metric": QUALITY, "mode": "max", "time_attr": _EPOCH}
     if config.kind == "none":
         return FIFOScheduler()
     made: TrialScheduler
@@ -293,7 +235,7 @@ def _scheduler(config: StoppingConfig, epochs: int, records: Sequence[Record]) -
         best, result = -math.inf, {}
         for number, epoch in enumerate(record.curve, start=1):
             best = max(best, epoch[f"valid_{record.metric}"])
-            result = {_QUALITY: best, _EPOCH: number}
+            result = {QUALITY: best, _EPOCH: number}
             made.on_trial_result(nobody, former, result)
         made.on_trial_complete(nobody, former, result)
     return made

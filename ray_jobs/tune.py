@@ -37,7 +37,7 @@ from recsys.tuning.records import Record, Started, TrialStore, best
 SPACES = Path(__file__).parent / "configs" / "spaces"
 _BUILT = 64  # students, before a value is said to go together with nothing
 # What may change from one part of a sweep to the next.
-_WITHOUT_EFFECT = {"trials", "minutes", "concurrent", "cpus", "gpus", "restarts", "retrain"}
+_WITHOUT_EFFECT = {"trials", "minutes", "concurrent", "workers", "cpus", "gpus", "restarts", "retrain"}
 
 
 def load_space(space: str, **changes: Any) -> tuple[str, SweepConfig]:
@@ -75,12 +75,15 @@ class Sweep:
         check(self.student, config.parameters)
         training = replace(self.student.training, epochs=config.epochs or self.student.training.epochs)
         self.trial_student = replace(self.student, training=training)
+        if config.search == "population" and config.population.interval >= training.epochs:
+            raise UserError(f"population.interval must be less than the {training.epochs} epochs of a trial")
         self.trials = len(grid(config.parameters)) if config.search == "grid" else config.trials
         self.uri = settings.layout.sweep(self.name)
         self.store = TrialStore(storage.join(self.uri, "trials"))
         work = distill.key(replace(settings, students={config.student: self.trial_student}), config.student)
-        asked = {key: value for key, value in to_dict(config).items() if key not in _WITHOUT_EFFECT}
-        self.key = digest([work, asked])
+        without = _WITHOUT_EFFECT if config.search == "population" else {*_WITHOUT_EFFECT, "population"}
+        self.asked = {key: value for key, value in to_dict(config).items() if key not in without}
+        self.key = digest([work, self.asked])
         self._work = work
 
     def digest(self, parameters: Mapping[str, Any]) -> str:
@@ -176,7 +179,7 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
     dataset, signals = sweep.load()
     # What a trial has to say is in its record; Ray reads this when it is imported.
     os.environ.setdefault("RAY_LOG_TO_DRIVER", "0")
-    from ray_jobs import runtime, trials
+    from ray_jobs import runtime, shared_inputs, trials
     from recsys.tuning.ledger import Ledger
     from recsys.tuning.search import Search
 
@@ -189,7 +192,7 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
     left = sweep.trials - len(records)
     plan = storage.join(sweep.uri, "sweep.json")
     storage.write_json(plan, {**storage.read_json(plan), "concurrent": concurrent})
-    inputs = trials.share(dataset, signals)
+    inputs = shared_inputs.share(dataset, signals)
     fingerprint = dataset.fingerprint
     del dataset, signals  # the trials read the shared copy
     epochs = sweep.trial_student.training.epochs
@@ -203,7 +206,7 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
         settings.name,
         f"sweep {sweep.name}",
         id=(results.read_json_if_whole(storage.join(sweep.uri, "run.json")) or {}).get("id", ""),
-        params={key: value for key, value in to_dict(config).items() if key not in _WITHOUT_EFFECT},
+        params=sweep.asked,
         tags={"student": config.student, "dataset": fingerprint, "sweep": sweep.key},
     ) as recorded:
 
@@ -311,12 +314,9 @@ def _retrain(sweep: Sweep, settings: Settings) -> dict[str, Any]:
     names = _tuned_names(sweep)
     for name in names:
         distill.run(settings, name)
-    if recorded := results.read_json_if_whole(storage.join(sweep.uri, "run.json")):
-        checkpoint = storage.local_copy(settings.layout.student(names[0]), "checkpoint")
-        tracking.Run(**recorded).register(checkpoint, f"{settings.name}.{names[0]}")
-    winners = replace(settings, students={name: settings.students[name] for name in names})
-    subjects = [subject for subject in evaluate.subjects(winners) if subject.name in names]
-    missing = [s for s in subjects if not results.is_current(settings.layout.results, s.name, s.key)]
+    missing = [
+        s for s in evaluate.subjects(settings, names) if not results.is_current(settings.layout.results, s.name, s.key)
+    ]
     if missing:
         runtime.connect()
         evaluate.evaluate_all(missing, settings.layout, settings.evaluation)
@@ -330,6 +330,11 @@ def _retrain(sweep: Sweep, settings: Settings) -> dict[str, Any]:
         "hr@10": mean(each["hr@10"] for each in metrics),
         "spread": stdev(values) if len(values) > 1 else 0.0,
     }
+    if recorded := results.read_json_if_whole(storage.join(sweep.uri, "run.json")):
+        run, uri = tracking.Run(**recorded), settings.layout.student(names[0])
+        model, content = f"{settings.name}.{names[0]}", cli.required(uri, "checkpoint", "distill").content_hash
+        run.register(storage.local_copy(uri, "checkpoint"), model, content)
+        run.log_metrics({"test": tested})
     print(
         f"test, {len(values)} seed(s): NDCG@10 {tested['ndcg@10']:.4f} (sd {tested['spread']:.4f}), "
         f"HR@10 {tested['hr@10']:.4f}",
@@ -345,7 +350,7 @@ def _tuned_names(sweep: Sweep) -> list[str]:
 
 def tuned(sweep: Sweep, winner: Record) -> Settings:
     """The settings with the winner as further students, one a seed."""
-    student = candidate(sweep.student, winner.parameters)
+    student = candidate(sweep.student, winner.chosen)
     students = dict(sweep.settings.students)
     for number, name in enumerate(_tuned_names(sweep)):
         training = replace(student.training, seed=student.training.seed + number)
@@ -353,13 +358,24 @@ def tuned(sweep: Sweep, winner: Record) -> Settings:
     return replace(sweep.settings, storage=sweep.settings.layout.storage_root, students=students)
 
 
+def _schedule(winner: Record) -> str:
+    """What of a population's winner a configuration cannot say, as comments."""
+    if not winner.changes:
+        return ""
+    steps = "".join(
+        f"#   after epoch {change['epoch']} from trial {change['from']}: {change['parameters']}\n"
+        for change in winner.changes
+    )
+    return f"# Those are the values of its best epoch. It began with {winner.parameters}\n{steps}"
+
+
 def write_winner(sweep: Sweep, winner: Record) -> Settings:
     """Write `winner.yaml`: the whole configuration with the winner as a student beside the others."""
     settings = tuned(sweep, winner)
-    changes = "\n".join(f"#   {key}: {value}" for key, value in winner.parameters.items())
+    changes = "\n".join(f"#   {key}: {value}" for key, value in winner.chosen.items())
     head = (
         f"# Trial {winner.number} of sweep {sweep.name}, the best of {len(sweep.store.records())} on validation: "
-        f"{winner.metric} {winner.quality:.4f}\n{changes}\n"
+        f"{winner.metric} {winner.quality:.4f}\n{changes}\n{_schedule(winner)}"
         f"# python -m ray_jobs.distill --config winner.yaml --student {sweep.config.student}-tuned\n"
     )
     text = head + yaml.safe_dump(to_dict(settings), sort_keys=False)

@@ -124,21 +124,28 @@ class Run:
 
         self._record(f"artefact {Path(path).name}", write)
 
-    def register(self, path: str | Path, model: str) -> None:
-        """Copy a checkpoint's directory into the run and make it the newest version of a registered model, once."""
+    def register(self, path: str | Path, model: str, content: str) -> None:
+        """Copy a checkpoint's directory into the run and make it the newest version of a registered model.
+
+        Args:
+            content: hash of the checkpoint; what is registered already from this run is not registered again.
+        """
 
         def write() -> None:
             from mlflow.exceptions import MlflowException
 
-            if any(version.name == model for version in self._client.search_model_versions(f"run_id = '{self.id}'")):
+            known = self._client.search_model_versions(f"run_id = '{self.id}'")
+            if any((version.name, version.tags.get("checkpoint")) == (model, content) for version in known):
                 return
-            self._client.log_artifacts(self.id, str(path), "model")
+            folder = f"model-{content[:12]}"
+            self._client.log_artifacts(self.id, str(path), folder)
             try:
                 self._client.create_registered_model(model)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            self._client.create_model_version(model, source=f"runs:/{self.id}/model", run_id=self.id)
+            source = f"runs:/{self.id}/{folder}"
+            self._client.create_model_version(model, source=source, run_id=self.id, tags={"checkpoint": content})
 
         self._record(f"model {model}", write)
 

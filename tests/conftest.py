@@ -17,6 +17,7 @@ import pytest
 
 from ray_jobs.cli import QUIET
 from ray_jobs.local_ray import start_time
+from tests.integration.commands import free_port
 
 MARKER = "RECSYS_TEST_SESSION"
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,13 +71,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One local Ray for all tests marked `ray`: four logical cores, no dashboard, no authentication."""
+    """One local Ray for all tests marked `ray`: four logical cores, no authentication.
+
+    With its dashboard, which Ray Train asks whether a run's controller lives before it frees the run's places.
+    """
     import ray
 
     directory = tempfile.mkdtemp(prefix="ray-")
     ray.init(
         num_cpus=4,
-        include_dashboard=False,
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        dashboard_port=free_port(),
         object_store_memory=300_000_000,
         logging_level="WARNING",
         _temp_dir=directory,

@@ -5,7 +5,8 @@ Resume state is written and read by the same run only; what is exchanged or serv
 """
 
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,6 +102,15 @@ def _on_cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
 
 
+@contextmanager
+def _own_weight_decay(optimizer: Any) -> Iterator[None]:
+    """Keep what the configuration says while another's state is loaded, as population-based training does."""
+    own = [group["weight_decay"] for group in optimizer.param_groups]
+    yield
+    for group, value in zip(optimizer.param_groups, own, strict=True):
+        group["weight_decay"] = value
+
+
 class TorchEngine:
     """AdamW, with `DistributedDataParallel` where there are several processes."""
 
@@ -146,7 +156,8 @@ class TorchEngine:
     def load(self, directory: Path) -> None:
         state = torch.load(directory / "engine.pt", map_location=self._device, weights_only=True)
         self.objective.load_state_dict(state["objective"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        with _own_weight_decay(self._optimizer):
+            self._optimizer.load_state_dict(state["optimizer"])
 
 
 class DeepSpeedEngine:
@@ -213,7 +224,8 @@ class DeepSpeedEngine:
         self._engine.save_checkpoint(str(directory), tag="deepspeed")
 
     def load(self, directory: Path) -> None:
-        self._engine.load_checkpoint(str(directory), tag="deepspeed")
+        with _own_weight_decay(self._optimizer):
+            self._engine.load_checkpoint(str(directory), tag="deepspeed")
 
 
 def import_deepspeed(device: torch.device) -> Any:

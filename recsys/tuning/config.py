@@ -136,14 +136,31 @@ class StoppingConfig:
 
 
 @configuration
+class PopulationConfig:
+    """Population-based training (Jaderberg et al., arXiv 1711.09846), generation by generation.
+
+    Attributes:
+        interval: epochs of a generation.
+        share: of the population that is replaced after each, by copies of as many of the best; at least one.
+        redraw: chance that a copy's real number is drawn anew instead of multiplied by 0.8 or 1.2.
+    """
+
+    interval: int = Field(default=2, ge=1)
+    share: float = Field(default=0.25, gt=0, le=0.5)
+    redraw: float = Field(default=0.25, ge=0, le=1)
+
+
+@configuration
 class SweepConfig:
     """A sweep.
 
     Attributes:
         student: whose settings are searched, a name of `students`.
         parameters: key inside the student's section → what is tried there.
-        search: `tpe` is Optuna's tree-structured Parzen estimator, `random` draws, `grid` tries every combination.
+        search: `tpe` is Optuna's tree-structured Parzen estimator, `random` draws, `grid` tries every combination;
+            `population` draws as many as there are trials, and changes real numbers on the way.
         trials: how many configurations are tried; a grid has as many as it has.
+        population: of that search alone.
         objectives: `quality` is the validation metric of `training.metric`; `parameters` (numbers a served model keeps)
             and `latency` (milliseconds of a history, beside the other trials) are made small beside it.
         stopping: by validation quality alone.
@@ -152,22 +169,26 @@ class SweepConfig:
         seed: of the search; trials train with the student's own.
         minutes: no trial starts after them, and running ones are cut; where the sweep goes on they start again.
         concurrent: trials at a time; default as many as the cluster has room for.
-        cpus, gpus: what a trial asks for.
-        restarts: how often a trial is started again when its process or node was lost.
+        workers: processes of a trial; several train it as a Ray Train run of its own.
+        cpus, gpus: what a trial asks for, or each of its workers.
+        restarts: how often a trial is started again when its process or node was lost; a trial of several workers goes
+            on from its last epoch.
         retrain: with how many seeds the best configuration is trained anew and then, once, tested; 0 leaves it out.
     """
 
     student: str
     parameters: dict[str, Parameter] = Field(min_length=1)
-    search: Literal["tpe", "random", "grid"] = "tpe"
+    search: Literal["tpe", "random", "grid", "population"] = "tpe"
     trials: int = Field(default=24, ge=1)
     objectives: tuple[Objective, ...] = ("quality",)
     stopping: StoppingConfig = StoppingConfig()
+    population: PopulationConfig = PopulationConfig()
     epochs: int | None = Field(default=None, ge=1)
     defaults: bool = True
     seed: int = 0
     minutes: float | None = Field(default=None, gt=0)
     concurrent: int | None = Field(default=None, ge=1)
+    workers: int = Field(default=1, ge=1)
     cpus: float = Field(default=1, gt=0)
     gpus: float = Field(default=0, ge=0)
     restarts: int = Field(default=1, ge=0)
@@ -180,6 +201,20 @@ class SweepConfig:
             uncut = [name for name, parameter in self.parameters.items() if not parameter.grid()]
             if uncut:
                 raise ValueError(f"parameters.{uncut[0]}: a grid needs points, into how many values the range is cut")
+        if self.search != "population":
+            if self.population != PopulationConfig():
+                raise ValueError(f"population says how search population works, but search is {self.search}")
+        elif self.stopping.kind != "none":
+            raise ValueError("a population replaces instead of stopping; set stopping.kind=none")
+        elif self.workers > 1:
+            raise ValueError("a population's trials have one worker each; set workers=1")
+        elif self.trials < 2 or not reals(self.parameters):
+            raise ValueError("a population needs at least two trials and a range of real numbers")
+
+
+def reals(parameters: Mapping[str, Parameter]) -> dict[str, RealRange]:
+    """Those that can change while a student is trained; others decide which weights it has."""
+    return {key: parameter for key, parameter in parameters.items() if isinstance(parameter, RealRange)}
 
 
 def candidate(base: T, parameters: Mapping[str, Any]) -> T:

@@ -18,6 +18,8 @@ class _Live:
     started: Started
     run: Run
     begun: float
+    restarts: int = 0
+    changes: list[dict[str, Any]] = field(default_factory=list)
     curve: dict[int, dict[str, float]] = field(default_factory=dict)
     last: dict[str, Any] = field(default_factory=dict)
 
@@ -78,10 +80,8 @@ class Ledger:
             self._store.start(self._proposed[digest])
 
     def start(self, trial: str, parameters: Mapping[str, Any]) -> None:
-        """A trial begins, or begins again because its process was lost."""
+        """A trial begins, or begins again."""
         if trial in self._live:
-            self._live[trial].curve.clear()
-            self._say(f"  trial {self._live[trial].started.number} lost its process and starts again")
             return
         started = self._proposed[self._digest(parameters)]
         run = self._open_run(started)
@@ -96,6 +96,22 @@ class Ledger:
         live.last.update(result)
         if record := result.get("record"):
             live.curve[int(record["epoch"])] = dict(record)
+
+    def lost(self, trial: str, reason: str, kept: int = 0) -> None:
+        """The process or node of a trial was lost, and it will begin again after epoch `kept`."""
+        live = self._live[trial]
+        live.curve = {number: record for number, record in live.curve.items() if number <= kept}
+        live.last.clear()
+        live.restarts += 1
+        self._say(f"  trial {live.started.number}: {reason}; it starts again")
+
+    def replaced(self, trial: str, by: str, epoch: int, parameters: Mapping[str, Any]) -> None:
+        """A trial of a population goes on from the weights that another has after an epoch, with its own parameters."""
+        live, donor = self._live[trial], self._live[by].started.number
+        live.changes.append({"epoch": epoch, "from": donor, "parameters": dict(parameters)})
+        names = short_names(parameters)
+        changed = ", ".join(f"{names[key]} {show(value)}" for key, value in parameters.items())
+        self._say(f"  trial {live.started.number} goes on from trial {donor} after epoch {epoch}: {changed}")
 
     def end(self, trial: str, failure: str = "") -> Record:
         """A trial ended; `failure` says why Ray gave it up."""
@@ -119,6 +135,11 @@ class Ledger:
         self._search.tell(record)
         self._print(record)
         return record
+
+    def cut(self) -> None:
+        """The time is up: what still runs ends here."""
+        for trial in list(self._live):
+            self.end(trial)
 
     def tick(self) -> None:
         """Say what is running, every some seconds."""
@@ -152,14 +173,16 @@ class Ledger:
             reason=failure or reasons.get(status, ""),
             metric=self._metric,
             quality=None if place is None or failure else values[place],
-            best_epoch=0 if place is None else place + 1,
+            best_epoch=0 if place is None else int(curve[place]["epoch"]),
             curve=curve,
+            changes=live.changes,
             size=live.last.get("size"),
             latency_ms=live.last.get("latency_ms"),
             train_seconds=sum(epoch["train_seconds"] + epoch["valid_seconds"] for epoch in curve),
             seconds=time.monotonic() - live.begun,
             elapsed=self.elapsed,
             worker=live.last.get("worker", ""),
+            restarts=live.restarts,
             run=live.started.run,
         )
 
@@ -173,7 +196,7 @@ class Ledger:
             "size": "–" if record.size is None else human_count(record.size),
             "ms": "–" if record.latency_ms is None else f"{record.latency_ms:.2f}",
             "s": f"{record.seconds:.1f}",
-            **{names[key]: show(value) for key, value in record.parameters.items()},
+            **{names[key]: show(value) for key, value in record.chosen.items()},
         }
         if not self._widths:
             self._widths = {name: max(len(name), 8 if name == "status" else 6) for name in cells}

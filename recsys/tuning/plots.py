@@ -107,7 +107,7 @@ def parallel_coordinates(
     places = range(len(names))
     for rank, record in enumerate(shown):
         quality = (record.quality or 0) - low
-        heights = [_place(parameters[key], record.parameters[key]) for key in parameters]
+        heights = [_place(parameters[key], record.chosen[key]) for key in parameters]
         heights.append(quality / (high - low) if high > low else 0.5)
         last = rank == len(shown) - 1
         axes.plot(

@@ -55,7 +55,9 @@ class Record:
         train_seconds: in its epochs, validation included.
         seconds: from its start to its end as the driver saw it.
         elapsed: seconds of the sweep, interruptions not counted, when it ended.
+        changes: of a population: "epoch" after which it took the weights of trial "from", and its "parameters" since.
         worker: process and node that trained it.
+        restarts: how often it began again because its process or node was lost.
     """
 
     digest: str
@@ -72,12 +74,20 @@ class Record:
     train_seconds: float = 0.0
     seconds: float = 0.0
     elapsed: float = 0.0
+    changes: list[dict[str, Any]] = field(default_factory=list)
     worker: str = ""
+    restarts: int = 0
     run: str = ""
 
     @property
     def epochs(self) -> int:
         return len(self.curve)
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The parameters at its best epoch."""
+        earlier = [change["parameters"] for change in self.changes if change["epoch"] < self.best_epoch]
+        return earlier[-1] if earlier else self.parameters
 
     def objective(self, name: str) -> float | None:
         """The value of an objective of `SweepConfig`."""

@@ -20,6 +20,7 @@ _SEARCH = {
     "tpe": "tree-structured Parzen estimator (Optuna)",
     "random": "random draws",
     "grid": "every combination",
+    "population": "random draws, changed on the way (population-based training)",
 }
 _STOPPING = {
     "asha": "asynchronous successive halving: after {grace} epochs, {reduction} times that, and so on, the best "
@@ -113,7 +114,7 @@ def findings(about: Mapping[str, Any], config: SweepConfig, records: Sequence[Re
     winner = best(records)
     assert winner is not None
     names = short_names(config.parameters)
-    chosen = ", ".join(f"{escape(names[key])} {escape(show(value))}" for key, value in winner.parameters.items())
+    chosen = ", ".join(f"{escape(names[key])} {escape(show(value))}" for key, value in winner.chosen.items())
     lines = [
         f"<strong>Trial {winner.number}</strong> is the best: {winner.metric.upper()} {winner.quality:.4f} on "
         f"validation at epoch {winner.best_epoch}; {chosen}."
@@ -181,7 +182,7 @@ def _trials_section(records: Sequence[Record], winner: Record) -> str:
                 "–" if record.size is None else human_count(record.size),
                 human_ms(record.latency_ms),
                 f"{record.seconds:.0f}",
-                *(escape(show(value)) for value in record.parameters.values()),
+                *(escape(show(value)) for value in record.chosen.values()),
             ]
             for record in chosen
         ]

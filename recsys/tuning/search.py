@@ -114,10 +114,12 @@ def distributions(config: SweepConfig) -> dict[str, "BaseDistribution"]:
 def importances(config: SweepConfig, records: Sequence[Record]) -> dict[str, float]:
     """How much of the variance of quality each parameter explains (fANOVA, Hutter et al., ICML 2014); they sum to 1.
 
-    Empty where fewer than four trials, or only equal ones, tell anything.
+    Empty where fewer than four trials, or only equal ones, tell anything, and for a population, whose values change.
     """
     import optuna
 
+    if config.search == "population":
+        return {}
     only_quality = SweepConfig(student=config.student, parameters=config.parameters)
     told = [record for record in records if objectives(only_quality, record) is not None]
     varied = any(len({repr(r.parameters[name]) for r in told}) > 1 for name in config.parameters)

@@ -1,12 +1,17 @@
 """Commands as a user starts them."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -106,3 +111,20 @@ def processes(*entries: str) -> set[str]:
         except OSError:
             continue  # it ended meanwhile, or belongs to someone else
     return found
+
+
+@contextmanager
+def ray_nodes(prefix: str, **node: Any) -> Iterator[Any]:
+    """A Ray cluster (`ray.cluster_utils.Cluster`) whose head is made with `node`, for drivers in other processes."""
+    from ray.cluster_utils import Cluster
+
+    folder, usual = tempfile.mkdtemp(prefix=prefix), Path(tempfile.gettempdir(), "ray")
+    usual.mkdir(exist_ok=True)  # there Ray notes the address, wherever the rest is
+    head = {**node, "include_dashboard": False, "dashboard_port": free_port(), "temp_dir": folder}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(usual, ignore_errors=True)

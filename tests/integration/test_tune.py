@@ -1,9 +1,12 @@
 """Sweeps on the shared Ray, on the tiny data set with a made-up teacher's signals."""
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,16 +20,19 @@ import yaml
 
 from ray_jobs import distill, tune
 from ray_jobs.settings import Settings
-from recsys import tracking
+from recsys import storage, tracking
 from recsys.config import from_dict, load_config, to_dict
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
 from recsys.errors import UserError
+from recsys.evaluation import results
 from recsys.signals.signals import SignalsMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
 from recsys.tracking import PARENT_TAG
 from recsys.tuning.config import SweepConfig
 from recsys.tuning.records import TrialStore
+from tests.conftest import MARKER
+from tests.integration.commands import processes, ray_nodes
 
 pytestmark = pytest.mark.ray
 EPOCHS, TRIALS, K = 6, 8, 5
@@ -176,6 +182,39 @@ def test_a_trial_learns_what_the_same_student_learns_alone(ray_session: None, se
         assert [e["loss"] for e in record.curve] == pytest.approx([e["loss"] for e in alone.curve], rel=1e-5)
 
 
+def test_the_winner_is_trained_anew_tested_and_registered(
+    ray_session: None, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlflow import MlflowClient
+
+    config = sweep(
+        {"model.dropout": {"kind": "choice", "values": [0.1, 0.3]}}, search="grid", epochs=2, concurrent=1, retrain=2
+    )
+    tune.run(settings, "winner", config)
+    printed = capsys.readouterr().out
+    folder = Path(settings.layout.sweep("winner-small"))
+    found = load_config(Settings, folder / "winner.yaml")
+    tested = [results.read_result(found.layout.results, name) for name in ("small-tuned", "small-tuned-seed1")]
+    values = [result.metrics["masked"]["ndcg@10"] for result in tested if result is not None]
+    assert [result.seed for result in tested if result is not None] == [0, 1]
+    assert f"test, 2 seed(s): NDCG@10 {np.mean(values):.4f} (sd {np.std(values, ddof=1):.4f})" in printed
+    assert found.students["small-tuned"].training.epochs == EPOCHS, "the student's own, not those of a trial"
+    report = (folder / "report" / "sweep.html").read_text()
+    assert f"tested once: NDCG@10 {np.mean(values):.4f}" in report
+
+    # `distill` takes the file as it is, and finds that the winner is trained; nothing is tested or registered twice.
+    assert distill.run(found, "small-tuned") == {}
+    assert "student small-tuned: unchanged, kept" in capsys.readouterr().out
+    tune.run(settings, "winner", config)
+    assert "evaluate" not in capsys.readouterr().out
+    client = MlflowClient(tracking_uri=tracking.describe(settings.tracking, settings.layout.mlflow))
+    (version,) = client.search_model_versions("name = 'p.small-tuned'")
+    checkpoint = storage.read_manifest(found.layout.student("small-tuned"))
+    assert checkpoint is not None and version.tags["checkpoint"] == checkpoint.content_hash
+    assert version.run_id == storage.read_json(str(folder / "run.json"))["id"]
+    assert client.get_run(version.run_id).data.metrics["test.ndcg_at_10"] == pytest.approx(np.mean(values))
+
+
 def test_what_cannot_be_built_is_said_before_anything_starts(settings: Settings) -> None:
     config = sweep({"distillation.ranking.k": {"kind": "int", "low": K, "high": 50}})
     with pytest.raises(UserError, match=r"no student .* with distillation.ranking.k=50 .* hold the top 5"):
@@ -235,3 +274,187 @@ def test_a_killed_sweep_continues_without_repeating(driver: Any, settings: Setti
     assert sorted(run.info.run_name for run in runs) == sorted(f"trial {n}" for n in range(TRIALS))
     assert all(run.info.status == "FINISHED" for run in runs)
     assert free_cpus() == 4
+
+
+@pytest.mark.full
+def test_trials_of_two_workers(ray_session: None, settings: Settings) -> None:
+    from recsys.training.loop import train
+
+    torch.set_num_threads(1)
+    config = sweep(
+        {
+            "model.dropout": {"kind": "choice", "values": [0.0]},
+            "training.learning_rate": {"kind": "choice", "values": [0.01, 1.0e-6, 1.0e30]},
+        },
+        search="grid",
+        workers=2,
+        concurrent=1,
+    )
+    finished, stopped, failed = tune.run(settings, "workers", config)
+    assert (finished.status, stopped.status, failed.status) == ("finished", "stopped", "failed")
+    assert "diverged" in failed.reason and 0 < stopped.epochs < EPOCHS
+    student = tune.Sweep(settings, "workers", config).candidate(finished.parameters)
+    objective, dataset, training = distill.build(student, settings.layout)
+    alone = train(objective, dataset, training, report=lambda epoch: None).progress
+    assert finished.epochs == EPOCHS and finished.quality == pytest.approx(alone.best["ndcg@10"], abs=0.01)
+    assert finished.size and finished.latency_ms
+    assert [e["loss"] for e in finished.curve] == pytest.approx([e["loss"] for e in alone.curve], rel=1e-3)
+    assert not Path(settings.layout.sweep("workers-small"), "tune").exists()
+    assert free_cpus() == 4, "what was stopped gives its workers' places back"
+
+
+@pytest.mark.full
+def test_the_time_cuts_a_trial_that_starts_again(
+    ray_session: None, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student = to_dict(settings.students["small"])
+    student["training"]["epochs"] = 10**5
+    made = from_dict(Settings, {**to_dict(settings), "students": {"small": student}})
+    space = {"model.dropout": {"kind": "choice", "values": [0.1, 0.3]}}
+    config = sweep(space, search="grid", stopping={"kind": "none"}, minutes=0.25)
+    before = tune.run(made, "cut", config)
+    assert [r.status for r in before] == ["cut", "cut"] and any(r.quality is not None for r in before)
+    assert "the time was up; continue with --resume" in capsys.readouterr().out
+    assert free_cpus() == 4
+    with pytest.raises(UserError, match=r"0 of 2 trials ended\); continue with --resume"):
+        tune.run(made, "cut", config)
+    after = tune.run(made, "cut", config, resume=True)
+    assert [(r.number, r.run, r.parameters) for r in after] == [(r.number, r.run, r.parameters) for r in before]
+    assert after != before, "they were trained again"
+    assert [run.info.status for run in children(made, "cut-small")] == ["KILLED", "KILLED"]
+
+
+@pytest.mark.full
+def test_a_population(ray_session: None, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    config = sweep(
+        {
+            "training.learning_rate": {"kind": "loguniform", "low": 1.0e-6, "high": 0.02},
+            "distillation.ranking.weight": {"kind": "uniform", "low": 0, "high": 1},
+            "model.blocks": {"kind": "int", "low": 1, "high": 2},
+        },
+        search="population",
+        trials=4,
+        stopping={"kind": "none"},
+    )
+    records = tune.run(settings, "population", config)
+    printed = capsys.readouterr().out
+    assert [r.number for r in records] == [0, 1, 2, 3] and all(r.status == "finished" for r in records)
+    assert all([e["epoch"] for e in r.curve] == list(range(1, EPOCHS + 1)) for r in records)
+    changes = [(r, change) for r in records for change in r.changes]
+    assert [sorted(c["epoch"] for _, c in changes)] == [[2, 4]], "one of four after each generation but the last"
+    for member, change in changes:
+        donor, after = records[change["from"]], change["epoch"]
+        now = [record.curve[after - 1]["valid_ndcg@10"] for record in records]
+        assert now[member.number] == min(now) and now[donor.number] == max(now)
+        before = [c["parameters"] for c in donor.changes if c["epoch"] < after]
+        theirs = before[-1] if before else donor.parameters
+        assert change["parameters"]["model.blocks"] == theirs["model.blocks"], "goes with the weights"
+        assert 1.0e-6 <= change["parameters"]["training.learning_rate"] <= 0.02
+        assert change["parameters"] != theirs
+        assert f"trial {member.number} goes on from trial {donor.number} after epoch {after}" in printed
+    assert len({record.worker for record in records}) <= 2 + len(changes), "two at a time"
+    found = load_config(Settings, Path(settings.layout.sweep("population-small"), "winner.yaml"))
+    winner = max(records, key=lambda r: r.quality)
+    assert found.students["small-tuned"].training.learning_rate == winner.chosen["training.learning_rate"]
+    assert len(children(settings, "population-small")) == 4
+    assert free_cpus() == 4
+
+
+@pytest.mark.full
+@pytest.mark.faults
+def test_trials_that_lose_their_process_or_want_too_much_memory(
+    ray_session: None, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The process of trial 0 is killed twice; trial 1 asks for terabytes; trial 2 is as usual."""
+    few, many = 1, 10**12
+    student = {**to_dict(settings.students["small"]), "loss": {"kind": "bce"}, "distillation": None}
+    student["training"]["epochs"] = 100
+    made = from_dict(Settings, {**to_dict(settings), "students": {"bce": student}})
+    config = sweep(
+        {"loss.negatives": {"kind": "choice", "values": [few, many, 2]}},
+        student="bce",
+        search="grid",
+        stopping={"kind": "none"},
+        concurrent=1,
+        restarts=1,
+    )
+    store = tune.Sweep(made, "lost", config).store
+    over, killed = threading.Event(), []
+
+    def kill() -> None:
+        while not over.wait(0.05) and len(killed) < 2:
+            for process in trial_processes():
+                if process not in killed and store.interrupted():
+                    over.wait(0.5)  # amid an epoch
+                    os.kill(process, signal.SIGKILL)
+                    killed.append(process)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        records = tune.run(made, "lost", config)
+    finally:
+        over.set()
+        killer.join()
+    assert len(killed) == 2
+    assert [(r.status, r.restarts) for r in records] == [("failed", 1), ("failed", 0), ("finished", 0)]
+    assert records[0].reason.startswith("its process was killed or crashed")
+    assert "memory" in records[1].reason and records[1].quality is None
+    assert records[2].epochs == 100
+    printed = capsys.readouterr().out
+    assert "trial 0: its process was killed or crashed" in printed and "winner: trial 2" in printed
+    assert [run.info.status for run in sorted(children(made, "lost-bce"), key=lambda run: run.info.run_name)] == [
+        "FAILED",
+        "FAILED",
+        "FINISHED",
+    ]
+    assert free_cpus() == 4
+
+
+@pytest.mark.full
+@pytest.mark.faults
+def test_a_lost_node_costs_the_trials_on_it(settings: Settings, tmp_path: Path) -> None:
+    student, many = to_dict(settings.students["small"]), 800  # some are left when the sweep first tells of them
+    student["training"]["epochs"] = many
+    made = from_dict(Settings, {**to_dict(settings), "students": {"small": student}})
+    weights = {"distillation.ranking.weight": {"kind": "choice", "values": [0.01, 0.1, 1.0]}}
+    config = sweep(weights, search="grid", stopping={"kind": "none"})
+    (tmp_path / "project.yaml").write_text(yaml.safe_dump(to_dict(made)))
+    (tmp_path / "node.yaml").write_text(yaml.safe_dump(to_dict(config)))
+    store, log = tune.Sweep(made, "node", config).store, tmp_path / "log"
+    node = {"num_cpus": 1, "object_store_memory": 150_000_000}
+    with ray_nodes("node-", **node) as cluster:
+        lost = cluster.add_node(**node)
+        command = [sys.executable, "-m", "ray_jobs.tune", "--config", str(tmp_path / "project.yaml")]
+        with (
+            log.open("w") as file,
+            subprocess.Popen(
+                [*command, "--space", str(tmp_path / "node.yaml")],
+                env={**os.environ, "RAY_ADDRESS": cluster.address},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            ) as driver,
+        ):
+            try:
+                deadline = time.monotonic() + 120
+                while not re.search(r"trial 0 epoch [1-9].*trial 1 epoch [1-9]", log.read_text()):
+                    assert driver.poll() is None and time.monotonic() < deadline, log.read_text()
+                    time.sleep(0.2)
+                cluster.remove_node(lost, allow_graceful=False)
+                assert driver.wait(240) == 0, log.read_text()
+            finally:
+                driver.kill()
+    records = store.records()
+    assert [(r.status, r.epochs) for r in records] == [("finished", many)] * 3
+    assert sorted(r.restarts for r in records) == [0, 0, 1], "one of the two that ran"
+    assert "it starts again" in log.read_text()
+
+
+def trial_processes() -> list[int]:
+    """Processes of this test session in which a trial runs."""
+    found = []
+    for process in processes(f"{MARKER}={os.environ[MARKER]}"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if re.match(rb"ray::\w+\.train", Path("/proc", process, "cmdline").read_bytes()):
+                found.append(int(process))
+    return found

@@ -1,26 +1,20 @@
 """The pipeline on two nodes that share nothing but the storage root."""
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.integration.commands import ROOT, free_port
+from tests.integration.commands import ROOT, free_port, ray_nodes
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 
 
 def test_the_pipeline_runs_on_two_nodes(tmp_path: Path) -> None:
-    from ray.cluster_utils import Cluster
-
-    folder = tempfile.mkdtemp(prefix="two-")
     nodes = {"num_cpus": 3, "object_store_memory": 150_000_000}
-    cluster = Cluster(initialize_head=True, head_node_args={**nodes, "include_dashboard": False, "temp_dir": folder})
-    try:
+    with ray_nodes("two-", **nodes) as cluster:
         cluster.add_node(**nodes)
         # More than half a node each, so that two workers or actors need both nodes.
         spread = {"teacher.scaling": "workers", "students.sasrec.scaling": "workers", "signals": "actors"}
@@ -39,6 +33,3 @@ def test_the_pipeline_runs_on_two_nodes(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         assert "all 7 steps are done" in done.stdout
         assert (tmp_path / "fixture" / "report" / "report.html").exists()
-    finally:
-        cluster.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)

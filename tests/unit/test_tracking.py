@@ -164,14 +164,19 @@ def test_a_child_that_others_work_on(store: str) -> None:
     nowhere.finish("FINISHED")
 
 
-def test_a_model_is_registered_once(store: str, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    for _ in range(2):
-        with tracking.start_run(TrackingConfig(), store, "models", "sweep") as run:
-            run.register(tmp_path, "p.small-tuned")
-            run.register(tmp_path, "p.small-tuned")
+def test_a_checkpoint_is_one_version_of_its_model(store: str, tmp_path: Path) -> None:
+    file, id = tmp_path / "config.json", ""
+    for content in ("one", "one", "another", "one"):
+        with tracking.start_run(TrackingConfig(), store, "models", "sweep", id=id) as run:
+            file.write_text(content)
+            run.register(tmp_path, "p.small-tuned", content)
+            run.register(tmp_path, "p.small-tuned", content)
+            id = run.id
     versions = client(store).search_model_versions("name = 'p.small-tuned'")
-    assert sorted(int(version.version) for version in versions) == [1, 2], "a run gives one version"
-    files = {client(store).get_run(version.run_id).info.artifact_uri for version in versions}
-    assert len(files) == 2
-    assert all((Path(uri.removeprefix("file://")) / "model" / "config.json").exists() for uri in files)
+    assert [version.tags["checkpoint"] for version in sorted(versions, key=lambda v: int(v.version))] == [
+        "one",
+        "another",
+    ]
+    for version in versions:
+        copied = client(store).download_artifacts(run.id, version.source.rpartition("/")[2], str(tmp_path))
+        assert (Path(copied) / "config.json").read_text() == version.tags["checkpoint"]

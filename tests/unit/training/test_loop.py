@@ -1,3 +1,5 @@
+import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,29 @@ def test_resume_equals_uninterrupted(walks: PreparedDataset, tmp_path: Path, dee
         assert {k: v for k, v in left.items() if k not in timings} == {
             k: v for k, v in right.items() if k not in timings
         }
+
+
+@pytest.mark.parametrize("deepspeed", [None, DeepSpeedConfig(zero_stage=1)], ids=["torch", "deepspeed"])
+def test_what_goes_on_from_another_s_state_keeps_its_own_weight_decay(
+    walks: PreparedDataset, tmp_path: Path, deepspeed: DeepSpeedConfig | None
+) -> None:
+    """As a member of a population does."""
+    norms = []
+    for decay in (0.0, 10.0):
+        config = TrainingConfig(epochs=2, batch_size=16, learning_rate=0.01, patience=0, deepspeed=deepspeed)
+
+        def keep(epoch: Epoch) -> None:
+            if epoch.number == 1:
+                epoch.save(tmp_path / "state")
+
+        shutil.rmtree(tmp_path / "state", ignore_errors=True)
+        (tmp_path / "state").mkdir()
+        fit(walks, config, tmp_path / f"first-{decay}", report=keep)
+        objective = build_student(MODEL, walks, loss=RecommendationLossConfig())
+        own = dataclasses.replace(config, weight_decay=decay)
+        train(objective, walks, own, report=lambda epoch: None, resume=tmp_path / "state")
+        norms.append(sum(float(p.detach().norm()) for p in objective.parameters()))
+    assert norms[1] < 0.95 * norms[0]
 
 
 @pytest.mark.parametrize("deepspeed", [None, DeepSpeedConfig(zero_stage=1)], ids=["torch", "deepspeed"])

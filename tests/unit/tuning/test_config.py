@@ -10,7 +10,7 @@ from ray_jobs.settings import Settings, StudentSettings
 from ray_jobs.tune import SPACES, load_space
 from recsys.config import from_dict, load_config
 from recsys.errors import UserError
-from recsys.tuning.config import SweepConfig, candidate, check, defaults, grid
+from recsys.tuning.config import SweepConfig, candidate, check, defaults, grid, reals
 
 ROOT = Path(__file__).resolve().parents[3]
 STUDENT = {"model": {"kind": "sasrec"}, "distillation": {}}
@@ -134,3 +134,19 @@ def test_the_student_as_it_is_counts_where_it_lies_in_the_space() -> None:
     assert defaults(student(), parameters) == {"model.blocks": 2, "model.dropout": 0.2}
     assert defaults(student(model={"kind": "sasrec", "blocks": 4}), parameters) is None
     assert defaults(student(model={"kind": "gru4rec"}), parameters) is None
+
+
+def test_a_population_needs_what_it_changes() -> None:
+    space = {"student": "s", "search": "population", "stopping": {"kind": "none"}}
+    real, whole = {"kind": "uniform", "low": 0, "high": 1}, {"kind": "int", "low": 1, "high": 2}
+    made = from_dict(SweepConfig, {**space, "parameters": {"model.dropout": real, "model.blocks": whole}})
+    assert list(reals(made.parameters)) == ["model.dropout"]
+    for values, said in (
+        ({"parameters": {"model.blocks": whole}}, "a range of real numbers"),
+        ({"stopping": {"kind": "asha"}}, "set stopping.kind=none"),
+        ({"workers": 2}, "set workers=1"),
+        ({"trials": 1}, "at least two trials"),
+        ({"search": "tpe", "population": {"interval": 3}}, "but search is tpe"),
+    ):
+        with pytest.raises(UserError, match=said):
+            from_dict(SweepConfig, {**space, "parameters": {"model.dropout": real}, **values})

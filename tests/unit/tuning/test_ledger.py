@@ -82,17 +82,19 @@ def test_finished_stopped_and_failed(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "4 of 4 trials ended, best ndcg@10 0.3000 (trial 0)" in sweep.ledger.summary()
 
 
-def test_a_trial_that_lost_its_process_starts_from_nothing(tmp_path: Path) -> None:
+def test_a_trial_that_lost_its_process_starts_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = Sweep(tmp_path)
     parameters = sweep.begin("a")
     sweep.epoch("a", 1, 0.8)
     sweep.epoch("a", 2, 0.9)
+    sweep.ledger.lost("a", "its node was lost")
     sweep.ledger.start("a", parameters)
     for number in (1, 2, 3):
         sweep.epoch("a", number, 0.1 * number)
     record = sweep.ledger.end("a")
     assert (record.epochs, record.quality, record.status) == (3, pytest.approx(0.3), "finished")
     assert len(sweep.opened) == 1, "one run"
+    assert record.restarts == 1 and "trial 0: its node was lost; it starts again" in capsys.readouterr().out
 
 
 def test_after_an_interruption(tmp_path: Path) -> None:
@@ -133,3 +135,21 @@ def test_what_the_time_cuts_is_known_and_starts_again(tmp_path: Path) -> None:
         (0, "finished", done),
         (1, "finished", half),
     ]
+
+
+def test_a_member_of_a_population_goes_on_from_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = Sweep(tmp_path)
+    own = sweep.begin("a")
+    sweep.begin("b")
+    sweep.epoch("a", 1, 0.1)
+    sweep.epoch("b", 1, 0.4)
+    sweep.ledger.replaced("a", "b", 1, {"model.dropout": 0.25})
+    sweep.ledger.start("a", {"model.dropout": 0.25})  # Ray Tune starts it again
+    sweep.epoch("a", 2, 0.5)
+    sweep.ledger.lost("a", "its node was lost", kept=2)
+    sweep.epoch("a", 3, 0.6)
+    record = sweep.ledger.end("a")
+    assert (record.status, record.epochs, record.best_epoch, record.parameters) == ("finished", 3, 3, own)
+    assert record.changes == [{"epoch": 1, "from": 1, "parameters": {"model.dropout": 0.25}}]
+    assert record.chosen == {"model.dropout": 0.25}
+    assert "trial 0 goes on from trial 1 after epoch 1: dropout 0.25" in capsys.readouterr().out

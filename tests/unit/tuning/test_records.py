@@ -58,3 +58,10 @@ def test_short_names_tell_parameters_apart() -> None:
     keys = ["distillation.ranking.weight", "model.width", "model.weight", "loss.beta", "distillation.ranking.beta"]
     assert list(short_names(keys).values()) == ["ranking.weight", "width", "model.weight", "loss.beta", "ranking.beta"]
     assert short_names(["a", "b.a"]) == {"a": "a", "b.a": "b.a"}
+
+
+def test_what_a_member_of_a_population_was_at_its_best_epoch(record: Make) -> None:
+    changes = [{"epoch": 2, "from": 1, "parameters": {"a": 2}}, {"epoch": 4, "from": 3, "parameters": {"a": 3}}]
+    for best_epoch, chosen in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 3)):
+        values = [float(epoch == best_epoch) for epoch in range(1, 6)]
+        assert record(0, values, {"a": 1}, changes=changes).chosen == {"a": chosen}
