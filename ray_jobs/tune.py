@@ -93,6 +93,10 @@ class Sweep:
     def candidate(self, parameters: Mapping[str, Any]) -> StudentSettings:
         return candidate(self.trial_student, parameters)
 
+    def through(self) -> bool:
+        """Whether all that was asked for has been tried."""
+        return len(self.store.ended()) >= self.trials
+
     def prepare(self, *, resume: bool, force: bool) -> None:
         """Make the sweep's folder, or find it as it must be.
 
@@ -110,7 +114,7 @@ class Sweep:
                 f"sweep {self.name} in {self.uri} was made with another space, student or data ({ended} trials); "
                 "--force throws them away and starts anew"
             )
-        if begun and ended < self.trials and not resume:
+        if begun and not self.through() and not resume:
             raise UserError(
                 f"sweep {self.name} was begun ({ended} of {self.trials} trials ended); "
                 "continue with --resume, or throw them away with --force"
@@ -162,7 +166,7 @@ def run(
     sweep = Sweep(settings, name, config)
     sweep.prepare(resume=resume, force=force)
     records = sweep.store.ended()
-    if len(records) >= sweep.trials:
+    if sweep.through():
         print(f"sweep {sweep.name}: all {len(records)} trials are there, kept", flush=True)
     else:
         try:
@@ -277,7 +281,12 @@ def _conclude(sweep: Sweep, records: list[Record]) -> None:
     about = {"epochs": sweep.trial_student.training.epochs}
     print(f"{spent(about, records)}", flush=True)
     print(f"winner: trial {found.number}, {found.metric} {found.quality:.4f} on validation", flush=True)
-    tested = _retrain(sweep, settings) if sweep.config.retrain else None
+    tested = None
+    if sweep.config.retrain and sweep.through():
+        tested = _retrain(sweep, settings, found)
+    elif sweep.config.retrain:  # the next part of the sweep may find another winner, and test rows are ranked for one
+        left = sweep.trials - len(sweep.store.ended())
+        print(f"not tested: {left} of {sweep.trials} trials are left; continue with --resume", flush=True)
     uri = storage.join(sweep.uri, "report")
     with storage.new_artifact(uri) as directory:
         _draw(sweep, records, directory, tested)
@@ -307,13 +316,18 @@ def _draw(sweep: Sweep, records: list[Record], directory: Path, tested: dict[str
     write_report(directory, about, sweep.config, records)
 
 
-def _retrain(sweep: Sweep, settings: Settings) -> dict[str, Any]:
+def _retrain(sweep: Sweep, settings: Settings, winner: Record) -> dict[str, Any]:
     """Train the winner with every seed as `distill` does, and rank the test rows once."""
     from ray_jobs import evaluate, runtime
 
     names = _tuned_names(sweep)
     for name in names:
         distill.run(settings, name)
+    before = results.read_json_if_whole(storage.join(sweep.uri, "tested.json"))
+    winners = before["winners"] if isinstance(before, dict) else []
+    if winner.digest not in winners:  # written first: whatever is killed after may have seen test
+        winners = [*winners, winner.digest]
+        storage.write_json(storage.join(sweep.uri, "tested.json"), {"winners": winners})
     missing = [
         s for s in evaluate.subjects(settings, names) if not results.is_current(settings.layout.results, s.name, s.key)
     ]
@@ -329,6 +343,7 @@ def _retrain(sweep: Sweep, settings: Settings) -> dict[str, Any]:
         "ndcg@10": mean(values),
         "hr@10": mean(each["hr@10"] for each in metrics),
         "spread": stdev(values) if len(values) > 1 else 0.0,
+        "winners": len(winners),
     }
     if recorded := results.read_json_if_whole(storage.join(sweep.uri, "run.json")):
         run, uri = tracking.Run(**recorded), settings.layout.student(names[0])

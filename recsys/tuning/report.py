@@ -36,7 +36,8 @@ def write_report(directory: Path, about: Mapping[str, Any], config: SweepConfig,
     Args:
         about: "name" of the sweep, "epochs" of a trial at most, "defaults" (parameters of the student as it is
             configured, or None), "importances" of parameters, "dataset" (name, fingerprint), "concurrent" trials,
-            "versions", "hardware", "test" (what the retrained winner shows on test, or None).
+            "versions", "hardware", "test" (what the retrained winner shows on test, and how many winners of the sweep
+            were tested; or None).
         records: of all trials; one at least has a quality.
     """
     winner = best(records)
@@ -138,6 +139,12 @@ def findings(about: Mapping[str, Any], config: SweepConfig, records: Sequence[Re
             f"Trained anew with {test['seeds']} seed(s) and tested once: NDCG@10 {test['ndcg@10']:.4f}"
             + (f" ± {test['spread']:.4f} (standard deviation)" if test["seeds"] > 1 else "")
             + f", HR@10 {test['hr@10']:.4f}."
+            + (
+                f" The sweep was given more trials after a test: {test['winners']} of its winners were tested, this is "
+                "the last."
+                if test["winners"] > 1
+                else ""
+            )
         )
     return lines
 

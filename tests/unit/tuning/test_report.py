@@ -53,7 +53,7 @@ def about(records: list[Record]) -> dict[str, Any]:
         "concurrent": 2,
         "versions": {"ray": "2"},
         "hardware": {"processor": "none", "cores": 2, "memory_gb": 4.0},
-        "test": {"seeds": 3, "ndcg@10": 0.123, "hr@10": 0.3, "spread": 0.004},
+        "test": {"seeds": 3, "ndcg@10": 0.123, "hr@10": 0.3, "spread": 0.004, "winners": 1},
     }
 
 
@@ -64,7 +64,9 @@ def test_findings(about: dict[str, Any], records: list[Record]) -> None:
     assert lines[2].startswith("4 configurations were tried with 9 epochs, 56 % of the 16")
     assert "1 were stopped early" in lines[2]
     assert "1 failed: training diverged: &lt;NaN&gt;" in lines[3]
-    assert "3 seed(s) and tested once: NDCG@10 0.1230 ± 0.0040" in lines[4]
+    assert "3 seed(s) and tested once: NDCG@10 0.1230 ± 0.0040" in lines[4] and lines[4].endswith("HR@10 0.3000.")
+    twice = findings({**about, "test": {**about["test"], "winners": 2}}, CONFIG, records)
+    assert "2 of its winners were tested" in twice[4]
     same = findings({**about, "defaults": records[2].parameters, "test": None}, CONFIG, records)
     assert same[1].startswith("It is the student as it was configured")
     assert spent(about, records[:1]).startswith("1 configurations were tried with 4 epochs, 100 %")

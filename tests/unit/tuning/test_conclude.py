@@ -1,0 +1,93 @@
+"""What a sweep does when its trials are over: test rows are for the winner of all of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ray_jobs import evaluate, tune
+from ray_jobs.settings import Settings
+from recsys import storage
+from recsys.config import from_dict, to_dict
+from recsys.data.prepared import PreparedDataset
+from recsys.evaluation import results
+from recsys.tuning.config import SweepConfig
+from recsys.tuning.records import Record, Started
+
+Make = Callable[..., Record]
+
+
+@pytest.fixture
+def sweep(
+    tmp_path: Path, random_dataset: Callable[..., PreparedDataset], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tune.Sweep]:
+    """A sweep over a dropout; retraining and testing are made up."""
+    student = {"model": {"kind": "sasrec", "width": 8, "blocks": 1, "heads": 1}}
+    settings = from_dict(Settings, {"name": "p", "storage": str(tmp_path), "students": {"s": student}})
+    random_dataset().write(settings.layout.dataset)
+    metrics = {"masked": {"ndcg@10": 0.1, "hr@10": 0.2}}
+    monkeypatch.setattr(tune, "_draw", lambda *_: None)
+    monkeypatch.setattr(tune.distill, "run", lambda *_: {})
+    monkeypatch.setattr(evaluate, "subjects", lambda *_: [])
+    monkeypatch.setattr(results, "read_result", lambda *_: SimpleNamespace(metrics=metrics))
+
+    def build(trials: int, **values: Any) -> tune.Sweep:
+        space = {"model.dropout": {"kind": "uniform", "low": 0, "high": 0.9}}
+        standard = {"student": "s", "parameters": space, "trials": trials, "retrain": 1}
+        made = tune.Sweep(settings, "x", from_dict(SweepConfig, {**standard, **values}))
+        # What is left to try is not tried: the time is up.
+        monkeypatch.setattr(tune, "_search", lambda sweep, _: sweep.store.records())
+        return made
+
+    return build
+
+
+def end(sweep: tune.Sweep, make: Make, number: int, quality: float, **facts: Any) -> Record:
+    parameters = {"model.dropout": number / 10}
+    record = make(number, [quality], parameters, digest=sweep.digest(parameters), **facts)
+    sweep.store.start(Started(digest=record.digest, number=number, parameters=parameters))
+    sweep.store.end(record)
+    return record
+
+
+def go_on(sweep: tune.Sweep) -> None:
+    tune.run(sweep.settings, "x", sweep.config, resume=True)
+
+
+def were_tested(sweep: tune.Sweep) -> list[str]:
+    file = storage.join(sweep.uri, "tested.json")
+    return storage.read_json(file)["winners"] if storage.exists(file) else []
+
+
+def test_a_sweep_that_was_cut_is_not_tested(
+    sweep: Callable[..., tune.Sweep], record: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = sweep(2)
+    end(made, record, 0, 0.5)
+    end(made, record, 1, 0.9, status="cut")
+    go_on(made)
+    printed = capsys.readouterr().out
+    assert "winner: trial 1" in printed and "not tested: 1 of 2 trials are left" in printed and "test," not in printed
+    assert were_tested(made) == []
+    last = end(made, record, 1, 0.9)
+    go_on(made)
+    assert "test, 1 seed(s)" in capsys.readouterr().out and were_tested(made) == [last.digest]
+
+
+def test_each_winner_that_is_tested_counts(
+    sweep: Callable[..., tune.Sweep], record: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[int] = []
+    monkeypatch.setattr(tune, "_draw", lambda _sweep, _records, _folder, test: shown.append(test["winners"]))
+    made = sweep(1)
+    first = end(made, record, 0, 0.5)
+    go_on(made)
+    go_on(made)
+    more = sweep(3)
+    assert more.key == made.key and to_dict(more.config)["trials"] == 3
+    end(more, record, 1, 0.4)
+    second = end(more, record, 2, 0.6)
+    go_on(more)
+    assert were_tested(more) == [first.digest, second.digest] and shown == [1, 1, 2]
