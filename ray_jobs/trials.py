@@ -208,6 +208,14 @@ class _Former:
     trial_id: str
 
 
+class _MedianRule(MedianStoppingRule):
+    """Ray Tune's takes the mean over the last report too of a trial that broke, which has no quality."""
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        if QUALITY in result:
+            super().on_trial_complete(tune_controller, trial, result)
+
+
 def _scheduler(config: StoppingConfig, epochs: int, records: Sequence[Record]) -> TrialScheduler:
     """Ray Tune's scheduler, told the curves of the trials that ended before."""
     grace = min(config.grace, epochs)
@@ -225,7 +233,7 @@ def _scheduler(config: StoppingConfig, epochs: int, records: Sequence[Record]) -
         )
     else:
         # A pause would lose what a trial has learned.
-        made = MedianStoppingRule(grace_period=grace, min_time_slice=math.inf, **metric)  # type: ignore[arg-type]
+        made = _MedianRule(grace_period=grace, min_time_slice=math.inf, **metric)  # type: ignore[arg-type]
     nobody: Any = None
     for record in records:
         if not record.curve:

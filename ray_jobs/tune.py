@@ -93,6 +93,12 @@ class Sweep:
     def candidate(self, parameters: Mapping[str, Any]) -> StudentSettings:
         return candidate(self.trial_student, parameters)
 
+    def own(self) -> list[dict[str, Any]]:
+        """The student as it is configured, where the sweep is to try it and its values lie in the space."""
+        own = defaults(self.student, self.config.parameters) if self.config.defaults else None
+        off_the_grid = self.config.search == "grid" and own not in grid(self.config.parameters)
+        return [] if own is None or off_the_grid else [own]
+
     def through(self) -> bool:
         """Whether all that was asked for has been tried."""
         return len(self.store.ended()) >= self.trials
@@ -190,9 +196,7 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
     runtime.connect()
     concurrent = trials.room(config)
     interrupted = sweep.store.interrupted()
-    first = [started.parameters for started in interrupted]
-    if config.defaults and (own := defaults(sweep.student, config.parameters)):
-        first.append(own)
+    first = [started.parameters for started in interrupted] + sweep.own()
     left = sweep.trials - len(records)
     plan = storage.join(sweep.uri, "sweep.json")
     storage.write_json(plan, {**storage.read_json(plan), "concurrent": concurrent})

@@ -165,7 +165,8 @@ class SweepConfig:
             and `latency` (milliseconds of a history, beside the other trials) are made small beside it.
         stopping: by validation quality alone.
         epochs: of each trial at most; default the student's own.
-        defaults: try the student as it is configured first, where its values lie in the space.
+        defaults: try the student as it is configured first, where its values lie in the space (or are a point of the
+            grid).
         seed: of the search; trials train with the student's own.
         minutes: no trial starts after them, and running ones are cut; where the sweep goes on they start again.
         concurrent: trials at a time; default as many as the cluster has room for.

@@ -62,6 +62,20 @@ def test_the_median_rule_stops_what_is_worse_than_most(record: Make) -> None:
     assert stopped_at(_scheduler(config, EPOCHS, former[:2]), "early", [0.01] * EPOCHS) is None, "too few to judge"
 
 
+def test_a_trial_that_breaks_does_not_break_the_median(record: Make) -> None:
+    scheduler = _scheduler(StoppingConfig(kind="median", grace=2), EPOCHS, [record(n, [0.3] * 6) for n in range(3)])
+    broken, never = _Former("broken"), _Former("never")
+    for trial in (broken, never):
+        scheduler.on_trial_add(None, trial)
+    for epoch in range(1, 6):
+        scheduler.on_trial_result(None, broken, {"quality": 0.3, "training_iteration": epoch})
+    scheduler.on_trial_result(None, broken, {"failed": "NaN", "training_iteration": 6})
+    scheduler.on_trial_complete(None, broken, {"failed": "NaN", "training_iteration": 6})
+    scheduler.on_trial_complete(None, never, {})
+    assert stopped_at(scheduler, "bad", [0.1] * EPOCHS) == 2
+    assert stopped_at(scheduler, "good", [0.5] * EPOCHS) is None
+
+
 def test_none_stops_nothing(record: Make) -> None:
     scheduler = _scheduler(StoppingConfig(kind="none"), EPOCHS, [record(0, [0.9] * EPOCHS)])
     assert stopped_at(scheduler, "new", [0.0] * EPOCHS) is None

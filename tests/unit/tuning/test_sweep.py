@@ -1,4 +1,4 @@
-"""What a sweep does when its trials are over: test rows are for the winner of all of them."""
+"""What a sweep does before its trials begin and when they are over: test rows are for the winner of all of them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +36,7 @@ def sweep(
     def build(trials: int, **values: Any) -> tune.Sweep:
         space = {"model.dropout": {"kind": "uniform", "low": 0, "high": 0.9}}
         standard = {"student": "s", "parameters": space, "trials": trials, "retrain": 1}
-        made = tune.Sweep(settings, "x", from_dict(SweepConfig, {**standard, **values}))
+        made = tune.Sweep(settings, "x", from_dict(SweepConfig, standard | values))
         # What is left to try is not tried: the time is up.
         monkeypatch.setattr(tune, "_search", lambda sweep, _: sweep.store.records())
         return made
@@ -91,3 +91,14 @@ def test_each_winner_that_is_tested_counts(
     second = end(more, record, 2, 0.6)
     go_on(more)
     assert were_tested(more) == [first.digest, second.digest] and shown == [1, 1, 2]
+
+
+def test_the_student_as_it_is_is_tried_where_the_search_may(sweep: Callable[..., tune.Sweep]) -> None:
+    dropout = {"kind": "uniform", "low": 0.1, "high": 0.5, "points": 2}
+    assert sweep(1, parameters={"model.dropout": dropout}).own() == [{"model.dropout": 0.2}]
+    assert sweep(1, parameters={"model.dropout": dropout}, defaults=False).own() == []
+    assert sweep(1, parameters={"model.dropout": {**dropout, "low": 0.3}}).own() == []
+    off = sweep(1, parameters={"model.dropout": dropout}, search="grid")
+    assert off.own() == [] and off.trials == 2, "a grid is its points"
+    on = sweep(1, parameters={"model.dropout": {"kind": "choice", "values": [0.1, 0.2]}}, search="grid")
+    assert on.own() == [{"model.dropout": 0.2}]
