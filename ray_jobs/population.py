@@ -11,7 +11,7 @@ from recsys.tuning.config import RealRange, SweepConfig, reals
 from recsys.tuning.ledger import Ledger
 
 _EPOCH, _NOW = "epoch", "now"
-_AT = "record/epoch"  # Ray Tune hands results on flat
+RECORDED_EPOCH = "record/epoch"  # Ray Tune hands results on flat
 
 
 class Population(PopulationBasedTraining):
@@ -40,10 +40,10 @@ class Population(PopulationBasedTraining):
         )
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        if _AT not in result or result["finished"] or result[_AT] % self._perturbation_interval:
+        if RECORDED_EPOCH not in result or result["finished"] or result[RECORDED_EPOCH] % self._perturbation_interval:
             return TrialScheduler.CONTINUE
         known = {**result, _NOW: result[self._valid]}
-        self._save_trial_state(self._trial_state[trial], result[_AT], known, trial)
+        self._save_trial_state(self._trial_state[trial], result[RECORDED_EPOCH], known, trial)
         self._turn(tune_controller)
         return TrialScheduler.NOOP if trial.status == Trial.PAUSED else TrialScheduler.PAUSE
 

@@ -18,9 +18,10 @@ import ray
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
+from ray.tune.utils import flatten_dict
 
 from ray_jobs import trial_work
-from ray_jobs.population import Population
+from ray_jobs.population import RECORDED_EPOCH, Population
 from ray_jobs.settings import Layout, StudentSettings, WorkersConfig
 from ray_jobs.shared_inputs import Inputs
 from ray_jobs.trial_work import QUALITY
@@ -174,10 +175,13 @@ class _Follower(tune.Callback):
         self._ledger.end(trial.trial_id)
 
     def on_trial_recover(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
-        kept = int(trial.last_result["record"]["epoch"]) if trial.checkpoint else 0
-        self._ledger.lost(trial.trial_id, _why_lost(trial), kept)
+        self.on_trial_start(trial=trial)  # what is lost on its way up is news
+        kept = trial.latest_checkpoint_result
+        epoch = int(flatten_dict(kept.metrics).get(RECORDED_EPOCH, 0)) if kept else 0
+        self._ledger.lost(trial.trial_id, _why_lost(trial), epoch)
 
     def on_trial_error(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
+        self.on_trial_start(trial=trial)
         self._ledger.end(trial.trial_id, failure=_why_lost(trial))
 
     def on_step_end(self, *_: Any, **__: Any) -> None:

@@ -117,7 +117,8 @@ class Ledger:
         """A trial ended; `failure` says why Ray gave it up."""
         live = self._live.pop(trial)
         record = self._record(live, failure or str(live.last.get("failed", "")))
-        live.run.log_curve(record.curve)
+        if record.status != "cut":  # it starts again, and MLflow would have each epoch twice
+            live.run.log_curve(record.curve)
         live.run.log_metrics(
             {
                 "best": {record.metric: record.quality},

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.tune.utils import flatten_dict
 
+from ray_jobs.trials import _Follower
 from recsys.config import digest, from_dict
 from recsys.tracking import Run
 from recsys.tuning.config import SweepConfig
@@ -97,6 +100,41 @@ def test_a_trial_that_lost_its_process_starts_from_nothing(tmp_path: Path, capsy
     assert record.restarts == 1 and "trial 0: its node was lost; it starts again" in capsys.readouterr().out
 
 
+def test_a_trial_that_is_lost_before_it_starts(tmp_path: Path) -> None:
+    """Ray Tune tells of the start of a trial when its process is up."""
+    sweep = Sweep(tmp_path)
+    follower = _Follower(sweep.ledger)
+    parameters = [sweep.search.ask() for _ in range(2)]
+    trials = [
+        SimpleNamespace(trial_id=f"{n}", config={"parameters": p}, latest_checkpoint_result=None, error_file=None)
+        for n, p in enumerate(parameters)
+    ]
+    for made in parameters:
+        sweep.ledger.propose(made or {})
+    follower.on_trial_recover(trial=trials[0])
+    follower.on_trial_start(trial=trials[0])
+    follower.on_trial_error(trial=trials[1])
+    sweep.epoch("0", 3, 0.5)
+    follower.on_trial_complete(trial=trials[0])
+    found = {r.number: (r.status, r.reason, r.restarts) for r in sweep.store.records()}
+    assert found == {0: ("finished", "", 1), 1: ("failed", "its process was lost", 0)}
+    assert len(sweep.opened) == 2
+
+
+@pytest.mark.parametrize("form", [lambda told: told, flatten_dict])
+def test_a_member_that_is_lost_goes_on_from_its_kept_state(tmp_path: Path, form: Any) -> None:
+    sweep = Sweep(tmp_path)
+    parameters = sweep.begin("a")
+    for number in (1, 2, 3):
+        sweep.epoch("a", number, 0.1 * number)
+    kept = SimpleNamespace(metrics=form({"record": {"epoch": 2}}))
+    trial = SimpleNamespace(
+        trial_id="a", config={"parameters": parameters}, latest_checkpoint_result=kept, error_file=None
+    )
+    _Follower(sweep.ledger).on_trial_recover(trial=trial)
+    assert (sweep.ledger.end("a").epochs, sweep.opened[0].number) == (2, 0)
+
+
 def test_after_an_interruption(tmp_path: Path) -> None:
     killed = Sweep(tmp_path)
     done, half = killed.begin("a"), killed.begin("b")
@@ -114,7 +152,9 @@ def test_after_an_interruption(tmp_path: Path) -> None:
     assert [started.number for started in sweep.store.interrupted()] == [1, 2]
 
 
-def test_what_the_time_cuts_is_known_and_starts_again(tmp_path: Path) -> None:
+def test_what_the_time_cuts_is_known_and_starts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[tuple[str, Any]] = []
+    monkeypatch.setattr(Run, "log_curve", lambda run, curve: logged.append((run.id, curve)))
     late = Sweep(tmp_path, seconds=1e-9)
     done, half = late.begin("a"), late.begin("b")
     for number in (1, 2, 3):
@@ -125,6 +165,7 @@ def test_what_the_time_cuts_is_known_and_starts_again(tmp_path: Path) -> None:
     assert (cut.status, cut.reason, cut.quality) == ("cut", "the sweep's time was up", 0.9)
     assert "1 of 4 trials ended, best ndcg@10 0.9000 (trial 1)" in late.ledger.summary()
 
+    assert [name for name, _ in logged] == ["run-0"], "the curve of what starts again would be twice in its run"
     sweep = Sweep(tmp_path)
     assert not sweep.ledger.late and sweep.ledger.elapsed >= cut.elapsed
     assert sweep.begin("x") == half and sweep.opened[0].run == "run-1"
