@@ -53,14 +53,14 @@ def alone(
         interval: after how many epochs its state is kept, for others of a population to go on from.
     """
     torch.set_num_threads(threads)
-    student = candidate(student, config["parameters"])
-    training = student.training
     device = "cuda" if ray.get_gpu_ids() else "cpu"
     best = -math.inf
 
     with _reasons():
+        tried = candidate(student, config["parameters"])
+        training = tried.training
         dataset, signals = received(inputs[0])
-        objective = distill.assemble(student, dataset, signals, layout)
+        objective = distill.assemble(tried, dataset, signals, layout)
         facts = describe(objective, dataset, device)
 
         def report(epoch: Epoch) -> None:
@@ -95,18 +95,18 @@ def with_workers(
     Args:
         folder: URI under which the run keeps its state.
     """
-    student = candidate(student, config["parameters"])
     name = (
         f"{tune.get_context().get_trial_id()}-{uuid.uuid4().hex[:8]}"  # a trial that starts again starts from nothing
     )
     runs = storage.join(folder, "workers")
     with _reasons():
+        tried = candidate(student, config["parameters"])
         trainer = train_runs.trainer(
             name,
-            partial(_build, student, inputs, layout),
+            partial(_build, tried, inputs, layout),
             scaling=scaling,
             train_runs=runs,
-            callback=_ToTune(student.training.metric),
+            callback=_ToTune(tried.training.metric),
             describe=describe,
         )
         result: Any = trainer.fit()

@@ -15,7 +15,7 @@ alone; test rows are ranked once, for the winner, where --retrain N trains it an
 import argparse
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -141,7 +141,10 @@ class Sweep:
         return dataset, signals
 
     def _check_buildable(self, dataset: PreparedDataset, signals: TeacherSignals | None) -> None:
-        """Every choice and end of a whole range must go together with some of the others'; real numbers always fit."""
+        """Every choice and number of a whole range must go together with some of the others'; real numbers always fit.
+
+        Of a long range the ends alone.
+        """
         values: dict[str, list[Any]] = {}
         for key, parameter in self.config.parameters.items():
             real = isinstance(parameter, RealRange)
@@ -149,7 +152,7 @@ class Sweep:
         proven: set[tuple[str, str]] = set()
         for key, value in [(key, value) for key, tried in values.items() for value in tried]:
             problem = None
-            for parameters in itertools.islice(combinations({**values, key: [value]}), _BUILT):
+            for parameters in itertools.islice(_near({**values, key: [value]}), _BUILT):
                 if (key, repr(value)) in proven:
                     break
                 try:
@@ -159,6 +162,15 @@ class Sweep:
                     problem = error
             if (key, repr(value)) not in proven:
                 raise UserError(f"no student of the space with {key}={value} can be built: {problem}")
+
+
+def _near(values: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """The first values, what differs from them in one key, then every combination."""
+    first = {key: tried[0] for key, tried in values.items()}
+    yield first
+    for place in range(1, max(map(len, values.values()))):
+        yield from ({**first, key: tried[place]} for key, tried in values.items() if place < len(tried))
+    yield from combinations(values)
 
 
 def run(

@@ -24,6 +24,7 @@ T = TypeVar("T")
 Value = bool | int | float | str | None
 Objective = Literal["quality", "parameters", "latency"]
 
+_ALL = 32  # values of a whole range that are all checked; of a longer one its ends
 _INSIDE = 0.381966  # a place in a range that is no whole number where its ends are
 
 
@@ -89,7 +90,8 @@ class IntRange:
         return list(range(self.low, self.high + 1, self.step))
 
     def samples(self) -> list[Value]:
-        return [self.low, self.high]
+        values = self.grid()
+        return values if len(values) <= _ALL else [self.low, self.high]
 
     def holds(self, value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value in self.grid()
@@ -243,8 +245,8 @@ def combinations(values: Mapping[str, Sequence[Value]]) -> Iterator[dict[str, Va
 def check(base: Any, parameters: Mapping[str, Parameter]) -> None:
     """Refuse parameters that the dataclasses of `base` do not have or whose values they do not take.
 
-    Ends of ranges and every choice are tried alone; what cannot go together (a width that heads do not divide) is
-    found by trying all pairs of them.
+    Ends of ranges, every choice and every number of a short whole range are tried alone; what cannot go together (a
+    width that heads do not divide) is found by trying all pairs of them.
 
     Raises:
         UserError: one line that names the parameter.

@@ -46,6 +46,7 @@ def test_the_packaged_spaces_fit_the_packaged_projects(space: str, project: str)
         ({"model.dropout": {"kind": "uniform", "low": 0.5, "high": 1.5}}, "model.dropout=1.5.*less than 1"),
         ({"loss.kind": {"kind": "choice", "values": ["softmax", "hinge"]}}, "loss.kind=hinge"),
         ({"model.width": {"kind": "choice", "values": [64, 33]}}, "width 33 is not divisible by heads 2"),
+        ({"model.heads": {"kind": "int", "low": 1, "high": 4}}, "model.heads=3.*width 64 is not divisible by heads 3"),
         ({"scaling.workers": {"kind": "int", "low": 1, "high": 2}}, "changes nothing of what it learns"),
     ],
 )

@@ -12,6 +12,7 @@ from ray_jobs.settings import Settings
 from recsys import storage
 from recsys.config import from_dict, to_dict
 from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
 from recsys.evaluation import results
 from recsys.tuning.config import SweepConfig
 from recsys.tuning.records import Record, Started
@@ -102,3 +103,22 @@ def test_the_student_as_it_is_is_tried_where_the_search_may(sweep: Callable[...,
     assert off.own() == [] and off.trials == 2, "a grid is its points"
     on = sweep(1, parameters={"model.dropout": {"kind": "choice", "values": [0.1, 0.2]}}, search="grid")
     assert on.own() == [{"model.dropout": 0.2}]
+
+
+def test_a_value_that_needs_another_is_found_amid_many(
+    sweep: Callable[..., tune.Sweep], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def assemble(student: Any, *_: Any) -> None:
+        if (student.model.width == 8) != (student.model.blocks == 7) or student.training.seed == 3:
+            raise UserError("these do not go together")
+
+    monkeypatch.setattr(tune.distill, "assemble", assemble)
+    space = {
+        "model.blocks": {"kind": "choice", "values": [7, 1]},
+        "model.width": {"kind": "choice", "values": [16, 32, 8]},
+        "training.epochs": {"kind": "int", "low": 1, "high": 30},
+        "training.batch_size": {"kind": "int", "low": 1, "high": 30},
+    }
+    sweep(1, parameters=space).load()
+    with pytest.raises(UserError, match=r"no student .* training.seed=3 can be built: these do not go together"):
+        sweep(1, parameters={**space, "training.seed": {"kind": "int", "low": 2, "high": 4}}).load()

@@ -81,6 +81,7 @@ def test_a_member_of_a_population_goes_on_from_a_kept_state(trial: Any) -> None:
     [
         ({"training.learning_rate": 1.0e30}, "training diverged"),
         ({"loss.kind": "bce", "loss.negatives": 10**12}, "allocate memory"),
+        ({"model.width": 9, "model.heads": 2}, "width 9 is not divisible by heads 2"),
     ],
 )
 def test_what_breaks_a_trial_is_its_reason(trial: Any, parameters: dict[str, Any], reason: str) -> None:
