@@ -41,17 +41,46 @@ def room(config: SweepConfig) -> int:
     Raises:
         UserError: there is not room for one.
     """
-    have = ray.cluster_resources()
-    cpus, gpus = config.workers * config.cpus, config.workers * config.gpus
-    places = [int(have.get(name, 0) / each + 1e-6) for name, each in (("CPU", cpus), ("GPU", gpus)) if each]
-    if not os.environ.get("RAY_ADDRESS"):  # an embedded Ray declares more cores than there are
-        places.append(max(1, int(len(os.sched_getaffinity(0)) / cpus)))
-    if min(places) < 1:
+    nodes = _nodes()
+    # A process, a trial or one of its workers, lies on one node.
+    places = sum(_places(node, config.cpus, config.gpus) for node in nodes) // config.workers
+    if os.environ.get("RECSYS_AUTOSCALING") == "1":  # what there is now is not all
+        return config.concurrent or max(1, places)
+    if places < 1:
+        asked = f"{config.cpus:g} CPU and {config.gpus:g} GPU"
+        each = f"has {config.workers} workers that each ask for" if config.workers > 1 else "asks for"
+        kinds = dict.fromkeys(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes)
+        have = ", ".join(kinds) or "nothing"
+        lower = "workers, cpus or gpus" if config.workers > 1 else "cpus or gpus"
         raise UserError(
-            f"a trial asks for {cpus:g} CPU and {gpus:g} GPU, but the cluster has {have.get('CPU', 0):g} CPU and "
-            f"{have.get('GPU', 0):g} GPU; lower {'workers, ' if config.workers > 1 else ''}cpus or gpus of the space"
+            f"a trial {each} {asked} on one node, but the cluster's nodes have: {have}; lower {lower} of the space "
+            "(on a cluster that grows by itself set RECSYS_AUTOSCALING=1)"
         )
-    return min([*places, *([config.concurrent] if config.concurrent else [])])
+    most = [places, *([config.concurrent] if config.concurrent else [])]
+    if not os.environ.get("RAY_ADDRESS"):  # an embedded Ray declares more cores than there are
+        most.append(max(1, int(len(os.sched_getaffinity(0)) / (config.workers * config.cpus))))
+    return min(most)
+
+
+def _share(config: SweepConfig, concurrent: int) -> float:
+    """CPUs that each of a population asks for, so that `concurrent` of them fill the cluster.
+
+    All of a population are begun, and Ray Tune runs as many as there is room for. None asks for more than a node has:
+    on more nodes than `concurrent` as many run.
+    """
+    able = [node["CPU"] for node in _nodes() if _places(node, config.cpus, config.gpus)]
+    share = math.floor(1e4 * sum(able) / concurrent) / 1e4  # Ray rounds to four decimals: up would be too much
+    return max(config.cpus, min(share, max(able, default=share)))
+
+
+def _nodes() -> list[dict[str, float]]:
+    """What each node of the cluster has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _places(node: dict[str, float], cpus: float, gpus: float) -> int:
+    """How many processes fit a node."""
+    return min(int(node.get(name, 0) / each + 1e-6) for name, each in (("CPU", cpus), ("GPU", gpus)) if each)
 
 
 def run_trials(
@@ -80,8 +109,7 @@ def run_trials(
         given["threads"] = max(1, round(config.cpus))
         if config.search == "population":
             given["interval"] = config.population.interval
-            # All of a population are begun; how many run at a time is what they ask for.
-            resources["CPU"] = max(config.cpus, ray.cluster_resources()["CPU"] / concurrent)
+            resources["CPU"] = _share(config, concurrent)
         trial: Any = tune.with_parameters(trial_work.alone, **given)
     else:
         # The trial itself only waits. What its workers ask for is reserved by Ray Train, all of it or nothing, so that
