@@ -65,7 +65,7 @@ def test_as_many_as_the_cluster_has_room_for(
 
 def test_no_room_is_said(monkeypatch: pytest.MonkeyPatch, cluster: Any) -> None:
     cluster({"CPU": 4.0})
-    with pytest.raises(UserError, match="asks for 1 CPU and 1 GPU on one node, but .*: 4 CPU and 0 GPU; lower cpus"):
+    with pytest.raises(UserError, match=r"asks for 1 CPU and 1 GPU on one node, but .*: 4 CPU and 0 GPU; lower cpus"):
         room(config(gpus=1))
     with pytest.raises(UserError, match=r"has 6 workers that each ask for 1 CPU and 0 GPU .*; lower workers, cpus"):
         room(config(workers=6))
