@@ -14,7 +14,9 @@ Keys: `overhead_share`, of the places for trials times the sweep's seconds, what
 """
 
 import argparse
+import math
 import os
+import pickle
 import tempfile
 import time
 from collections.abc import Iterator
@@ -38,7 +40,6 @@ from recsys.tuning.records import Record
 
 K, HISTORY, ITEMS = 20, 50, 1000
 LENGTH = 100  # interactions of a made-up user
-BYTES = 132  # of an interaction in the object store: dataset 20, signals 12 + 4 K, the table of rows 8, some users
 
 
 def body(options: Options) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def overhead(options: Options, settings: Settings, cores: int, started: float) -
 
     epochs = settings.students["sasrec"].training.epochs
     trials = 3 if options.quick else options.args.trials
-    name, space = tune.load_space("student-baseline", trials=trials, minutes=0.6 * options.minutes)
+    name, space = tune.load_space("student-baseline", trials=trials, minutes=0.6 * options.minutes, retrain=0)
     records = tune.run(settings, name, space)
     seconds = time.monotonic() - started
     spent = sum(record.train_seconds for record in records)
@@ -149,8 +150,10 @@ def memory(gigabytes: float, trials: int, folder: str) -> tuple[float, float]:
     student = from_dict(StudentSettings, values)
     space = {"distillation.ranking.weight": {"kind": "uniform", "low": 0, "high": 1}}
     config = from_dict(SweepConfig, {"student": "s", "parameters": space, "trials": 2, "stopping": {"kind": "none"}})
-    interactions = int(gigabytes * 1e9 / BYTES)
-    dataset = made_up_dataset(interactions)
+    few, more = 2500 * LENGTH, 5000 * LENGTH  # beyond the users who are learned from
+    start, end = shared_bytes(made_up_dataset(few)), shared_bytes(made_up_dataset(more))
+    dataset = made_up_dataset(few + math.ceil((gigabytes * 1e9 - start) * (more - few) / (end - start)))
+    shared = shared_bytes(dataset)
     inputs = shared_inputs.share(dataset, made_up_signals(dataset))
     del dataset
     search = Search(config, digest)
@@ -180,7 +183,16 @@ def memory(gigabytes: float, trials: int, folder: str) -> tuple[float, float]:
         )
     failed = [record.reason for record in ledger.records if record.status != "finished"]
     assert not failed, failed
-    return peak.gb, interactions * BYTES / 1e9
+    return peak.gb, shared / 1e9
+
+
+def shared_bytes(dataset: PreparedDataset) -> int:
+    """What processes map instead of copying: the arrays of data and signals."""
+    from ray_jobs import shared_inputs
+
+    arrays: list[pickle.PickleBuffer] = []
+    pickle.dumps(shared_inputs.gathered(dataset, made_up_signals(dataset)), protocol=5, buffer_callback=arrays.append)
+    return sum(array.raw().nbytes for array in arrays)
 
 
 def made_up_dataset(interactions: int) -> PreparedDataset:

@@ -39,7 +39,7 @@ SPACES = ROOT / "spaces"
 PAGE = ROOT.parent / "docs" / "results.md"
 KINDS = ("alone", "distilled")
 _BUDGET = ("trials", "epochs", "search", "objectives", "stopping", "defaults", "seed")
-_WITHOUT_EFFECT = ("minutes", "concurrent", "workers", "cpus", "gpus", "restarts", "retrain")
+_WITHOUT_EFFECT = ("minutes", "concurrent", "workers", "cpus", "gpus", "restarts", "retrain", "retrain_epochs")
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def search(contest: Contest, kind: str, store: Path, options: Options) -> None:
     concurrent = 1 if options.quick else options.args.concurrent
     timed = replace(space, minutes=options.seconds_left / 60, concurrent=concurrent)
     name = f"{kind}-{contest.key(kind)[:8]}"
-    trials = tune.Sweep(project, name, timed).store
+    sweep = tune.Sweep(project, name, timed)
     try:
         tune.run(project, name, timed, resume=True)
     except UserError:
@@ -165,8 +165,8 @@ def search(contest: Contest, kind: str, store: Path, options: Options) -> None:
             raise
     finally:
         ray.shutdown()
-    records = trials.ended()
-    if len(records) < space.trials and options.seconds_left <= 0:
+    records = sweep.store.ended()
+    if not sweep.through() and options.seconds_left <= 0:
         raise OutOfTimeError
     value = {"key": contest.key(kind), **summary(records, space), "concurrent": concurrent}
     value |= {"versions": environment.versions(), "hardware": environment.hardware()}

@@ -35,15 +35,20 @@ class Inputs:
 
 def share(dataset: PreparedDataset, signals: TeacherSignals | None) -> "ray.ObjectRef[Inputs]":
     """Put the data into the object store: once, whatever the number of trials; a node that needs it copies it once."""
+    return ray.put(gathered(dataset, signals))
+
+
+def gathered(dataset: PreparedDataset, signals: TeacherSignals | None) -> Inputs:
+    """What `share` puts there."""
     if signals is None:
-        return ray.put(Inputs(dataset, None, None))
+        return Inputs(dataset, None, None)
     text = signals.text_embeddings
     arrays: Any = {
         "item_embeddings": signals.item_embeddings.numpy(),
         "text_embeddings": None if text is None else text.numpy(),
         "scores": signals.scores[:0],  # no student learns from them
     }
-    return ray.put(Inputs(dataset, replace(signals, **arrays), signals.lookup(len(dataset.items))))
+    return Inputs(dataset, replace(signals, **arrays), signals.lookup(len(dataset.items)))
 
 
 @lru_cache(maxsize=1)

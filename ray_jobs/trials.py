@@ -131,6 +131,8 @@ def run_trials(
     if config.search == "population":  # Ray Tune wants all of it at once, not one by one
         how = {"scheduler": Population(config, student.training.metric, ledger)}
         members = [parameters for _ in range(count) if (parameters := search.ask())]
+        if not members:
+            return
         for parameters in members:
             ledger.propose(parameters)
         space = {"parameters": tune.grid_search(members)}

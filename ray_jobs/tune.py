@@ -9,7 +9,7 @@ A space is a YAML file (`recsys.tuning.config.SweepConfig`), or the name of one 
 of a sweep lies in `<storage>/<name>/sweeps/<space>-<student>`: a record of each trial, `sweep.html` with its pictures,
 and `winner.yaml`, which `ray_jobs.distill` takes as it is. A sweep that was killed continues with --resume: trials that
 ended are not repeated, interrupted ones start again, and the search has learned from both. Selection is by validation
-alone; test rows are ranked once, for the winner, where --retrain N trains it anew with N seeds.
+alone; test rows are ranked once, for the winner, when it has been trained anew with so many seeds as --retrain says.
 """
 
 import argparse
@@ -37,7 +37,17 @@ from recsys.tuning.records import Record, Started, TrialStore, best
 SPACES = Path(__file__).parent / "configs" / "spaces"
 _BUILT = 64  # students, before a value is said to go together with nothing
 # What may change from one part of a sweep to the next.
-_WITHOUT_EFFECT = {"trials", "minutes", "concurrent", "workers", "cpus", "gpus", "restarts", "retrain"}
+_WITHOUT_EFFECT = {
+    "trials",
+    "minutes",
+    "concurrent",
+    "workers",
+    "cpus",
+    "gpus",
+    "restarts",
+    "retrain",
+    "retrain_epochs",
+}
 
 
 def load_space(space: str, **changes: Any) -> tuple[str, SweepConfig]:
@@ -100,8 +110,10 @@ class Sweep:
         return [] if own is None or off_the_grid else [own]
 
     def through(self) -> bool:
-        """Whether all that was asked for has been tried."""
-        return len(self.store.ended()) >= self.trials
+        """Whether all that was asked for has been tried, or all that the space holds."""
+        plan = results.read_json_if_whole(storage.join(self.uri, "sweep.json"))
+        of_this = isinstance(plan, dict) and plan["key"] == self.key
+        return len(self.store.ended()) >= self.trials or (of_this and plan.get("exhausted", 0) >= self.trials)
 
     def prepare(self, *, resume: bool, force: bool) -> None:
         """Make the sweep's folder, or find it as it must be.
@@ -272,6 +284,10 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
         print(ledger.summary(), flush=True)
         if ledger.late:
             print("the time was up; continue with --resume", flush=True)
+        elif search.used_up:
+            print("the space holds no further configuration", flush=True)
+        if search.used_up and not sweep.store.interrupted():
+            storage.write_json(plan, {**storage.read_json(plan), "exhausted": sweep.trials})
         found = best(ledger.records)
         recorded.log_metrics(
             {
@@ -382,9 +398,10 @@ def _tuned_names(sweep: Sweep) -> list[str]:
 def tuned(sweep: Sweep, winner: Record) -> Settings:
     """The settings with the winner as further students, one a seed."""
     student = candidate(sweep.student, winner.chosen)
+    epochs = sweep.config.retrain_epochs or student.training.epochs
     students = dict(sweep.settings.students)
     for number, name in enumerate(_tuned_names(sweep)):
-        training = replace(student.training, seed=student.training.seed + number)
+        training = replace(student.training, epochs=epochs, seed=student.training.seed + number)
         students[name] = replace(student, training=training)
     return replace(sweep.settings, storage=sweep.settings.layout.storage_root, students=students)
 
@@ -416,7 +433,8 @@ def write_winner(sweep: Sweep, winner: Record) -> Settings:
 
 def main() -> None:
     def body(settings: Settings, args: argparse.Namespace) -> None:
-        changes = {name: getattr(args, name) for name in ("student", "trials", "minutes", "concurrent", "retrain")}
+        names = ("student", "trials", "minutes", "concurrent", "retrain", "retrain_epochs")
+        changes = {name: getattr(args, name) for name in names}
         name, config = load_space(args.space, **changes)
         run(settings, name, config, resume=args.resume, force=args.force)
 
@@ -428,6 +446,7 @@ def main() -> None:
         parser.add_argument("--minutes", metavar="M", help="no trial starts after them, running ones are stopped")
         parser.add_argument("--concurrent", metavar="N", help="trials at a time")
         parser.add_argument("--retrain", metavar="SEEDS", help="train the winner anew with so many seeds, and test it")
+        parser.add_argument("--retrain-epochs", metavar="E", help="for at most so many epochs (default: the student's)")
 
     cli.run_job(__doc__, body, arguments)
 

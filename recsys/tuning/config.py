@@ -177,6 +177,7 @@ class SweepConfig:
         restarts: how often a trial is started again when its process or node was lost; a trial of several workers goes
             on from its last epoch.
         retrain: with how many seeds the best configuration is trained anew and then, once, tested; 0 leaves it out.
+        retrain_epochs: of each of those at most; default the student's own.
     """
 
     student: str
@@ -196,6 +197,7 @@ class SweepConfig:
     gpus: float = Field(default=0, ge=0)
     restarts: int = Field(default=1, ge=0)
     retrain: int = Field(default=0, ge=0)
+    retrain_epochs: int | None = Field(default=None, ge=1)
 
     def __post_init__(self) -> None:
         if "quality" not in self.objectives or len(set(self.objectives)) < len(self.objectives):

@@ -21,6 +21,9 @@ _DRAWS = 200  # how often a configuration that was tried already is drawn before
 class Search:
     """Proposes configurations; equal ones at most once.
 
+    Attributes:
+        used_up: `ask` found no further one.
+
     Args:
         digest: of a configuration; two with equal digests are the same trial.
         records: of trials that ended before; the search learns from them.
@@ -35,6 +38,7 @@ class Search:
         records: Sequence[Record] = (),
         first: Sequence[dict[str, Value]] = (),
     ) -> None:
+        self.used_up = False
         self._config, self._digest = config, digest
         self._distributions = distributions(config)
         self._study = study(config, records)
@@ -50,7 +54,7 @@ class Search:
         for _ in range(_DRAWS):
             if self._left is not None:
                 if not self._left:
-                    return None
+                    break
                 self._left -= 1
             trial = self._study.ask(self._distributions)
             digest = self._digest(trial.params)
@@ -59,6 +63,7 @@ class Search:
                 self._asked[digest] = trial
                 return dict(trial.params)
             self._tell(trial, self._known.get(digest))
+        self.used_up = True
         return None
 
     def tell(self, record: Record) -> None:

@@ -80,6 +80,14 @@ def test_a_grid_is_tried_whole_and_once(record: Make) -> None:
 def test_a_space_that_is_used_up_ends_the_search(record: Make) -> None:
     config = sweep({"form": SPACE["form"]}, trials=10)
     assert len(run(config, record, 10, [])) == 2
+    search = Search(config, digest)
+    assert [bool(search.ask()), bool(search.ask()), search.used_up, search.ask(), search.used_up] == [
+        True,
+        True,
+        False,
+        None,
+        True,
+    ]
 
 
 def test_the_parameter_that_matters_is_found(record: Make) -> None:

@@ -122,3 +122,26 @@ def test_a_value_that_needs_another_is_found_amid_many(
     sweep(1, parameters=space).load()
     with pytest.raises(UserError, match=r"no student .* training.seed=3 can be built: these do not go together"):
         sweep(1, parameters={**space, "training.seed": {"kind": "int", "low": 2, "high": 4}}).load()
+
+
+def test_a_space_that_is_used_up_is_a_sweep_that_is_through(sweep: Callable[..., tune.Sweep], record: Make) -> None:
+    made = sweep(3)
+    end(made, record, 0, 0.5)
+    go_on(made)
+    assert not made.through() and were_tested(made) == []
+    plan = storage.join(made.uri, "sweep.json")
+    storage.write_json(plan, {**storage.read_json(plan), "exhausted": 3})
+    assert made.through() and sweep(2).through() and not sweep(4).through(), "more are asked for: they are looked for"
+    go_on(made)
+    assert len(were_tested(made)) == 1
+    assert not sweep(3, parameters={"model.dropout": {"kind": "uniform", "low": 0, "high": 0.8}}).through()
+
+
+def test_the_winner_is_trained_on_the_chosen_budget(sweep: Callable[..., tune.Sweep], record: Make) -> None:
+    made = sweep(1, epochs=2, retrain=2, retrain_epochs=7)
+    assert made.key == sweep(1, epochs=2).key, "no trial is another by it"
+    found = tune.tuned(made, end(made, record, 3, 0.5)).students
+    assert [found[f"s-tuned{n}"].training.seed for n in ("", "-seed1")] == [0, 1]
+    assert found["s-tuned"].training.epochs == 7 and found["s-tuned"].model.dropout == 0.3
+    default = tune.tuned(sweep(1, epochs=2), end(made, record, 3, 0.5)).students
+    assert default["s-tuned"].training.epochs == made.student.training.epochs
