@@ -21,13 +21,17 @@ import yaml
 from ray_jobs import distill, tune
 from ray_jobs.settings import Settings
 from recsys import storage, tracking
+from recsys.checkpoint import save_checkpoint
 from recsys.config import from_dict, load_config, to_dict
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
+from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation import results
 from recsys.signals.signals import SignalsMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
+from recsys.teachers.config import E4SRecConfig
+from recsys.teachers.e4srec import E4SRec
 from recsys.tracking import PARENT_TAG
 from recsys.tuning.config import SweepConfig
 from recsys.tuning.records import TrialStore
@@ -220,6 +224,36 @@ def test_what_cannot_be_built_is_said_before_anything_starts(settings: Settings)
     with pytest.raises(UserError, match=r"no student .* with distillation.ranking.k=50 .* hold the top 5"):
         tune.run(settings, "k", config)
     assert not ray.is_initialized() or free_cpus() == 4
+
+
+@pytest.fixture
+def cut(settings: Settings) -> Settings:
+    """The same data under a teacher of random weights, and a student cut from it."""
+    slmrec = {
+        "model": {"kind": "slmrec", "layers": 1},
+        "alignment": {"blocks": 1},
+        "training": {"epochs": 1, "patience": 0},
+    }
+    made = from_dict(
+        Settings, {"name": "random-teacher", "storage": settings.layout.storage_root, "students": {"cut": slmrec}}
+    )
+    dataset = PreparedDataset.load(settings.layout.dataset)
+    dataset.write(made.layout.dataset)
+    teacher = E4SRec.build(
+        E4SRecConfig(kind="e4srec", width=8, heads=1, layers=4), torch.randn(dataset.num_items + 1, 8)
+    )
+    save_checkpoint(made.layout.teacher, teacher, dataset)
+    return made
+
+
+def test_depths_of_a_cut_teacher(ray_session: None, cut: Settings) -> None:
+    config = sweep({"model.layers": {"kind": "choice", "values": [1, 2]}}, student="cut", search="grid", concurrent=1)
+    shallow, deep = tune.run(cut, "depth", config)
+    assert (shallow.status, deep.status) == ("finished", "finished") and shallow.parameters == {"model.layers": 1}
+    assert shallow.size and deep.size and shallow.size < deep.size
+    assert "cosine_alignment_loss" in shallow.curve[0], "taught by the teacher"
+    with pytest.raises(UserError, match=r"no student of the space with model.layers=9 can be built"):
+        tune.run(cut, "deeper", sweep({"model.layers": {"kind": "choice", "values": [2, 9]}}, student="cut"))
 
 
 @pytest.fixture
