@@ -39,7 +39,17 @@ SPACES = ROOT / "spaces"
 PAGE = ROOT.parent / "docs" / "results.md"
 KINDS = ("alone", "distilled")
 _BUDGET = ("trials", "epochs", "search", "objectives", "stopping", "defaults", "seed")
-_WITHOUT_EFFECT = ("minutes", "concurrent", "workers", "cpus", "gpus", "restarts", "retrain", "retrain_epochs")
+_WITHOUT_EFFECT = (
+    "minutes",
+    "concurrent",
+    "workers",
+    "cpus",
+    "gpus",
+    "restarts",
+    "keep_checkpoints",
+    "retrain",
+    "retrain_epochs",
+)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
 reported as its reason, and the sweep goes on.
 """
 
+import json
 import math
 import os
 import tempfile
@@ -19,6 +20,7 @@ import ray.train
 import torch
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
+from safetensors.torch import save
 
 from ray_jobs import distill, train_runs
 from ray_jobs.settings import Layout, StudentSettings, WorkersConfig
@@ -45,11 +47,14 @@ def alone(
     inputs: list[Any],
     layout: Layout,
     threads: int,
+    keep: str = "",
     interval: int | None = None,
 ) -> None:
     """A trial in one process.
 
     Args:
+        keep: URI of the folder for the weights of its best epoch, written whenever there is a better one, because a
+            trial that is stopped does nothing more; "" keeps none.
         interval: after how many epochs its state is kept, for others of a population to go on from.
     """
     torch.set_num_threads(threads)
@@ -65,7 +70,10 @@ def alone(
 
         def report(epoch: Epoch) -> None:
             nonlocal best
-            best = max(best, epoch.metrics[f"valid_{training.metric}"])
+            if (value := epoch.metrics[f"valid_{training.metric}"]) > best:
+                best = value
+                if keep:
+                    storage.write_bytes(_file(keep), save(epoch.export(), {QUALITY: repr(best)}))
             record = {"epoch": epoch.number, **epoch.metrics}
             told = {QUALITY: best, "record": record, "finished": epoch.finished, **facts}
             if interval is None or epoch.number % interval or epoch.finished:
@@ -76,6 +84,8 @@ def alone(
                 tune.report(told, checkpoint=tune.Checkpoint.from_directory(kept))
 
         checkpoint = tune.get_checkpoint()
+        if checkpoint and keep:
+            best = _kept_quality(_file(keep))
         with checkpoint.as_directory() if checkpoint else nullcontext() as resume:
             resumed = Path(resume) if resume else None
             train(objective, dataset, training, report=report, resume=resumed, device=device)
@@ -89,10 +99,12 @@ def with_workers(
     layout: Layout,
     scaling: WorkersConfig,
     folder: str,
+    keep: str = "",
 ) -> None:
     """A trial of several workers; a lost one costs what came after the last epoch.
 
     Args:
+        keep: as of `alone`.
         folder: URI under which the run keeps its state.
     """
     name = (
@@ -106,7 +118,7 @@ def with_workers(
             partial(_build, tried, inputs, layout),
             scaling=scaling,
             train_runs=runs,
-            callback=_ToTune(tried.training.metric),
+            callback=_ToTune(tried.training.metric, _file(keep) if keep else ""),
             describe=describe,
         )
         result: Any = trainer.fit()
@@ -142,20 +154,42 @@ def _build(
 
 
 class _ToTune(TuneReportCallback):
-    """On the controller of a Ray Train run: what rank 0 reports goes to the trial, in the form of `alone`."""
+    """On the controller of a Ray Train run: what rank 0 reports goes to the trial, in the form of `alone`.
 
-    def __init__(self, metric: str) -> None:
+    Args:
+        file: URI for the weights of the best epoch, "" for none.
+    """
+
+    def __init__(self, metric: str, file: str) -> None:
         super().__init__()
-        self._metric, self._best = metric, -math.inf
+        self._metric, self._file, self._best = metric, file, -math.inf
 
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:  # noqa: ARG002
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         record = dict(metrics[0])
         facts = {name: record.pop(name) for name in _FACTS}
         finished = record.pop("finished")
-        self._best = max(self._best, record[f"valid_{self._metric}"])
+        if (value := record[f"valid_{self._metric}"]) > self._best:
+            self._best = value
+            if self._file:
+                with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/best.safetensors") as stream:
+                    storage.write_bytes(self._file, stream.read())
         super().after_report(
             run_context, [{QUALITY: self._best, "record": record, "finished": finished, **facts}], None
         )
+
+
+def _file(folder: str) -> str:
+    """Of the weights of the trial that runs here."""
+    return storage.join(folder, f"{tune.get_context().get_trial_id()}.safetensors")
+
+
+def _kept_quality(uri: str) -> float:
+    """Of the weights there: the best epoch of a member of a population may be one before it took another's weights."""
+    if not storage.exists(uri):
+        return -math.inf
+    data = storage.read_bytes(uri)
+    head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return float(head["__metadata__"][QUALITY])
 
 
 @contextmanager

@@ -83,6 +83,11 @@ def _places(node: dict[str, float], cpus: float, gpus: float) -> int:
     return min(int(node.get(name, 0) / each + 1e-6) for name, each in (("CPU", cpus), ("GPU", gpus)) if each)
 
 
+def weights(folder: str) -> str:
+    """Where trials leave the weights of their best epoch, `<trial>.safetensors`, in the folder of `run_trials`."""
+    return storage.join(folder, "weights")
+
+
 def run_trials(
     config: SweepConfig,
     student: StudentSettings,
@@ -104,6 +109,7 @@ def run_trials(
     """
 
     given: dict[str, Any] = {"student": student, "inputs": [inputs], "layout": layout}
+    given["keep"] = weights(folder) if config.keep_checkpoints else ""
     if config.workers == 1:
         resources = {"CPU": config.cpus, **({"GPU": config.gpus} if config.gpus else {})}
         given["threads"] = max(1, round(config.cpus))

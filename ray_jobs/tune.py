@@ -45,6 +45,7 @@ _WITHOUT_EFFECT = {
     "cpus",
     "gpus",
     "restarts",
+    "keep_checkpoints",
     "retrain",
     "retrain_epochs",
 }
@@ -267,6 +268,7 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
             records=records,
             interrupted=interrupted,
             open_run=open_run,
+            weights=trials.weights(storage.join(sweep.uri, "tune")),
             seconds=seconds,
         )
         trials.run_trials(

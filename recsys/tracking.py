@@ -13,6 +13,7 @@ import functools
 import logging
 import math
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pyarrow import fs
 
 from recsys import storage
 from recsys.config import configuration, digest
@@ -123,6 +126,17 @@ class Run:
             log(self.id, str(path), folder)
 
         self._record(f"artefact {Path(path).name}", write)
+
+    def log_file(self, uri: str, folder: str | None = None) -> None:
+        """Copy a file of the storage into the run (under `folder`)."""
+        system, path = storage.filesystem(uri)
+        if isinstance(system, fs.LocalFileSystem):
+            self.log_artifact(path, folder)
+        elif self.uri:
+            with tempfile.TemporaryDirectory() as directory:
+                local = Path(directory, Path(path).name)
+                fs.copy_files(path, str(local), source_filesystem=system, destination_filesystem=fs.LocalFileSystem())
+                self.log_artifact(local, folder)
 
     def register(self, path: str | Path, model: str, content: str) -> None:
         """Copy a checkpoint's directory into the run and make it the newest version of a registered model.

@@ -56,12 +56,14 @@ class Epoch:
     Attributes:
         metrics: of this epoch; equal on all processes.
         save: writes this process's part of the resume state into an empty directory. Every process calls it or none.
+        export: the weights after this epoch (`SequentialRecommender.export_state`) on the CPU. Called likewise.
     """
 
     number: int
     metrics: dict[str, float]
     finished: bool
     save: Callable[[Path], None]
+    export: Callable[[], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def train(
         progress.finished = progress.epoch >= config.epochs or bool(config.patience and waited >= config.patience)
 
         save = partial(_save, engine, progress, best_state)
-        report(Epoch(number=progress.epoch, metrics=record, finished=progress.finished, save=save))
+        report(Epoch(progress.epoch, record, progress.finished, save, engine.export_state))
     return TrainingResult(state=best_state, progress=progress)
 
 

@@ -176,6 +176,7 @@ class SweepConfig:
         cpus, gpus: what a trial asks for, or each of its workers.
         restarts: how often a trial is started again when its process or node was lost; a trial of several workers goes
             on from its last epoch.
+        keep_checkpoints: keep the best epoch's weights of every trial, beside its record and in its MLflow run.
         retrain: with how many seeds the best configuration is trained anew and then, once, tested; 0 leaves it out.
         retrain_epochs: of each of those at most; default the student's own.
     """
@@ -196,6 +197,7 @@ class SweepConfig:
     cpus: float = Field(default=1, gt=0)
     gpus: float = Field(default=0, ge=0)
     restarts: int = Field(default=1, ge=0)
+    keep_checkpoints: bool = True
     retrain: int = Field(default=0, ge=0)
     retrain_epochs: int | None = Field(default=None, ge=1)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from recsys import storage
 from recsys.evaluation.ladder import human_count
 from recsys.tracking import Run
 from recsys.tuning.records import Record, Started, Status, TrialStore, best, short_names, show
@@ -32,6 +33,7 @@ class Ledger:
         metric, epochs: what selects, and how many epochs a trial has at most.
         trials: how many there will be, those of `records` among them.
         records, interrupted: what the store holds of trials that ended, and of those that did not.
+        weights: folder where trials leave the weights of their best epoch, `<trial>.safetensors`.
         open_run: the MLflow run of a trial that starts; `run` of its argument names one that was opened before.
         seconds: after which trials are stopped for want of time.
     """
@@ -48,11 +50,12 @@ class Ledger:
         records: Sequence[Record],
         interrupted: Sequence[Started],
         open_run: Callable[[Started], Run],
+        weights: str = "",
         seconds: float | None = None,
     ) -> None:
         self.records = list(records)
         self._store, self._search, self._digest, self._open_run = store, search, digest, open_run
-        self._metric, self._epochs, self._trials = metric, epochs, trials
+        self._metric, self._epochs, self._trials, self._weights = metric, epochs, trials, weights
         self._proposed = {started.digest: started for started in interrupted}
         self._next = 1 + max([*(r.number for r in records), *(s.number for s in interrupted)], default=-1)
         self._live: dict[str, _Live] = {}
@@ -128,7 +131,8 @@ class Ledger:
                 "seconds": record.seconds,
             }
         )
-        live.run.set_tags({"status": record.status, **({"reason": record.reason} if record.reason else {})})
+        tags = {"status": record.status, "reason": record.reason, "checkpoint": self._kept(trial, live, record)}
+        live.run.set_tags({name: value for name, value in tags.items() if value})
         live.run.finish({"failed": "FAILED", "cut": "KILLED"}.get(record.status, "FINISHED"))
         # Last: whatever is killed before is done again, in the same MLflow run.
         self._store.end(record)
@@ -158,6 +162,15 @@ class Ledger:
         leader = "" if found is None else f", best {self._metric} {found.quality:.4f} (trial {found.number})"
         ended = sum(record.status != "cut" for record in self.records)
         return f"{ended} of {self._trials} trials ended{leader}, {self.elapsed:.0f} s"
+
+    def _kept(self, trial: str, live: _Live, record: Record) -> str:
+        """Keep what a trial that has a quality left of its best epoch; gives back where it lies, "" for nowhere."""
+        left = storage.join(self._weights, f"{trial}.safetensors")
+        if not self._weights or record.quality is None or not storage.exists(left):
+            return ""
+        uri = self._store.keep(record.digest, left)
+        live.run.log_file(uri, "checkpoint")
+        return uri
 
     def _record(self, live: _Live, failure: str) -> Record:
         curve = [live.curve[number] for number in sorted(live.curve)]

@@ -2,6 +2,7 @@
 
     <sweep>/trials/<digest>.started.json   written before a trial trains
     <sweep>/trials/<digest>.json           written once, whole, when it has ended
+    <sweep>/trials/<digest>.safetensors    before that: the weights of its best epoch, where they are kept
 
 The digest is that of the trial's whole configuration and inputs. A trial with the first file alone was interrupted; one
 that was cut, because the time of the sweep was up, has both, and starts again where the sweep goes on.
@@ -19,7 +20,7 @@ from recsys import storage
 from recsys.evaluation.results import read_json_if_whole
 
 Status = Literal["finished", "stopped", "failed", "cut"]
-_ENDED, _STARTED = ".json", ".started.json"
+_ENDED, _STARTED, _WEIGHTS = ".json", ".started.json", ".safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,13 @@ class TrialStore:
 
     def end(self, record: Record) -> None:
         storage.write_json(self._file(record.digest, _ENDED), dataclasses.asdict(record))
+
+    def keep(self, digest: str, file: str) -> str:
+        """Take over a trial's weights from `file`, another URI of this storage; gives back where they lie now."""
+        uri = self._file(digest, _WEIGHTS)
+        system, path = storage.filesystem(file)
+        system.move(path, storage.filesystem(uri)[1])
+        return uri
 
     def started(self, digest: str) -> Started | None:
         raw = read_json_if_whole(self._file(digest, _STARTED))

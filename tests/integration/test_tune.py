@@ -17,6 +17,7 @@ import pytest
 import ray
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from ray_jobs import distill, tune
 from ray_jobs.settings import Settings
@@ -133,6 +134,7 @@ def test_a_sweep_with_stopping_and_a_trial_that_diverges(
     assert records[0].parameters["training.learning_rate"] == 0.01, "the student as it is comes first"
     assert free_cpus() == 4, "what was stopped gives its place back"
 
+    sweep_folder = settings.layout.sweep("weights-small")
     runs = children(settings, "weights-small")
     assert sorted(run.info.run_name for run in runs) == sorted(f"trial {n}" for n in range(TRIALS))
     by_id = {run.info.run_id: run for run in runs}
@@ -141,11 +143,15 @@ def test_a_sweep_with_stopping_and_a_trial_that_diverges(
         assert run.info.status == ("FAILED" if record.status == "failed" else "FINISHED")
         assert run.data.tags["status"] == record.status
         assert float(run.data.params["distillation.ranking.weight"]) == record.parameters["distillation.ranking.weight"]
+        kept = Path(sweep_folder, "trials", f"{record.digest}.safetensors")
+        assert kept.exists() == (record.quality is not None)
         if record.quality is not None:
+            assert run.data.tags["checkpoint"] == str(kept)
+            assert Path(run.info.artifact_uri.removeprefix("file://"), "checkpoint", kept.name).exists()
             assert run.data.metrics["best.ndcg_at_10"] == pytest.approx(record.quality)
             assert run.data.metrics["valid_ndcg_at_10"] == pytest.approx(record.curve[-1]["valid_ndcg@10"])
 
-    folder = Path(settings.layout.sweep("weights-small"))
+    folder = Path(sweep_folder)
     assert {p.name for p in (folder / "report").iterdir()} >= {"sweep.html", "curves.png", "parallel_coordinates.png"}
     assert not (folder / "tune").exists()
     winner = max((r for r in records if r.quality is not None), key=lambda r: r.quality)
@@ -332,6 +338,8 @@ def test_trials_of_two_workers(ray_session: None, settings: Settings) -> None:
     alone = train(objective, dataset, training, report=lambda epoch: None).progress
     assert finished.epochs == EPOCHS and finished.quality == pytest.approx(alone.best["ndcg@10"], abs=0.01)
     assert finished.size and finished.latency_ms
+    kept = Path(settings.layout.sweep("workers-small"), "trials", f"{finished.digest}.safetensors")
+    assert load_file(kept).keys() == objective.model.export_state().keys()
     assert [e["loss"] for e in finished.curve] == pytest.approx([e["loss"] for e in alone.curve], rel=1e-3)
     assert not Path(settings.layout.sweep("workers-small"), "tune").exists()
     assert free_cpus() == 4, "what was stopped gives its workers' places back"

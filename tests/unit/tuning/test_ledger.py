@@ -25,7 +25,7 @@ class Sweep:
     """A ledger on a store, and the search that it tells."""
 
     def __init__(self, folder: Path, seconds: float | None = None) -> None:
-        self.store = TrialStore(str(folder))
+        self.folder, self.store = folder, TrialStore(str(folder))
         self.opened: list[Started] = []
         records, interrupted = self.store.ended(), self.store.interrupted()
         self.search = Search(CONFIG, digest, records=records, first=[s.parameters for s in interrupted])
@@ -39,6 +39,7 @@ class Sweep:
             records=records,
             interrupted=interrupted,
             open_run=self.open,
+            weights=str(folder / "weights"),
             seconds=seconds,
         )
 
@@ -53,6 +54,11 @@ class Sweep:
         self.ledger.propose(parameters)
         self.ledger.start(trial, parameters)
         return parameters
+
+    def leave(self, trial: str) -> None:
+        """What a trial does whose epoch was its best."""
+        self.folder.joinpath("weights").mkdir(exist_ok=True)
+        self.folder.joinpath("weights", f"{trial}.safetensors").write_text(f"weights of {trial}")
 
     def epoch(self, trial: str, number: int, value: float, **facts: Any) -> None:
         record = {"epoch": number, "loss": 1.0, "valid_ndcg@10": value, "train_seconds": 2.0, "valid_seconds": 1.0}
@@ -83,6 +89,23 @@ def test_finished_stopped_and_failed(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert printed[1].split()[:4] == ["0", "finished", "3/3", "0.3000"]
     assert "NaN" in printed[3]
     assert "4 of 4 trials ended, best ndcg@10 0.3000 (trial 0)" in sweep.ledger.summary()
+
+
+def test_weights_are_kept_beside_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: dict[str, Any] = {}
+    monkeypatch.setattr(Run, "log_file", lambda run, uri, folder: logged.update({run.id: (Path(uri).name, folder)}))
+    sweep = Sweep(tmp_path)
+    for trial in "abc":
+        sweep.begin(trial)
+        sweep.epoch(trial, 1, 0.1)
+    for trial in "ab":
+        sweep.leave(trial)
+    sweep.ledger.result("b", {"failed": "NaN"})
+    kept, failed, none = (sweep.ledger.end(trial) for trial in "abc")
+    assert (tmp_path / f"{kept.digest}.safetensors").read_text() == "weights of a"
+    assert {file.stem for file in tmp_path.glob("*.safetensors")} == {kept.digest}, (failed.reason, none.status)
+    assert logged == {"run-0": (f"{kept.digest}.safetensors", "checkpoint")}
+    assert len(sweep.store.records()) == 3 and sweep.store.interrupted() == []
 
 
 def test_a_trial_that_lost_its_process_starts_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 from ray import tune
+from safetensors.torch import load_file, save_file
 
 from ray_jobs import trial_work
 from ray_jobs.settings import Layout, StudentSettings
 from recsys.config import from_dict
 from recsys.data.prepared import PreparedDataset
+from recsys.students.build import build_student
+from recsys.training.loop import validate
 
 EPOCHS = 4
 STUDENT = {
@@ -26,7 +29,9 @@ def trial(monkeypatch: pytest.MonkeyPatch, random_dataset: Callable[..., Prepare
     """Runs a trial from a checkpoint; gives what it reported and the folder of its kept states."""
     dataset, runs = random_dataset(), list[Path]()
 
-    def run(resume: Path | None = None, interval: int | None = None, **parameters: Any) -> tuple[list[Any], Path]:
+    def run(
+        resume: Path | None = None, interval: int | None = None, keep: str = "", **parameters: Any
+    ) -> tuple[list[Any], Path]:
         runs.append(tmp_path / str(len(runs)))
         told: list[Any] = []
 
@@ -45,11 +50,13 @@ def trial(monkeypatch: pytest.MonkeyPatch, random_dataset: Callable[..., Prepare
             inputs=[None],
             layout=Layout(str(tmp_path), "p"),
             threads=1,
+            keep=keep,
             interval=interval,
         )
         return told, runs[-1]
 
     monkeypatch.setattr(trial_work, "received", lambda _: (dataset, None))
+    monkeypatch.setattr(trial_work.tune, "get_context", lambda: SimpleNamespace(get_trial_id=lambda: "t"))
     monkeypatch.setattr(trial_work.ray, "get_gpu_ids", list)
     node = SimpleNamespace(get_node_id=lambda: "0123456789")
     monkeypatch.setattr(trial_work.ray, "get_runtime_context", lambda: node)
@@ -74,6 +81,25 @@ def test_a_member_of_a_population_goes_on_from_a_kept_state(trial: Any) -> None:
     other, _ = trial(resume=kept / "2", interval=2, **{"training.learning_rate": 1.0e-4})
     assert [m["record"]["learning_rate"] for m in other] == [1.0e-4] * 2
     assert other[1]["record"]["loss"] != whole[3]["record"]["loss"]
+
+
+def test_the_best_epochs_weights_are_kept(
+    trial: Any, random_dataset: Callable[..., PreparedDataset], tmp_path: Path
+) -> None:
+    told, states = trial(keep=str(tmp_path / "kept"), interval=2)
+    quality = [metrics["record"]["valid_ndcg@10"] for metrics in told]
+    file = tmp_path / "kept" / "t.safetensors"
+    config = from_dict(StudentSettings, STUDENT)
+    objective = build_student(config.model, random_dataset(), loss=config.loss, seed=1)
+    objective.model.load_state_dict(load_file(file))
+    assert validate(objective, random_dataset(), config.training)["ndcg@10"] == pytest.approx(max(quality))
+    # A member that goes on from another's state keeps its own best until it is better.
+    save_file(load_file(file), file, metadata={"quality": "2.0"})
+    before = file.read_bytes()
+    trial(keep=str(tmp_path / "kept"), resume=states / "2", interval=2)
+    assert file.read_bytes() == before
+    trial(keep=str(tmp_path / "kept"))
+    assert file.read_bytes() != before, "one that begins again begins with nothing"
 
 
 @pytest.mark.parametrize(
