@@ -140,9 +140,17 @@ def build(student: StudentSettings, layout: Layout) -> tuple[Objective, Prepared
 
 
 def assemble(
-    student: StudentSettings, dataset: PreparedDataset, signals: TeacherSignals | None, layout: Layout
+    student: StudentSettings,
+    dataset: PreparedDataset,
+    signals: TeacherSignals | None,
+    layout: Layout,
+    stored: StoredStates | None = None,
 ) -> Objective:
-    """The model and its losses; the data is in memory, the teacher of a cut student comes from its checkpoint."""
+    """The model and its losses; the data is in memory, the teacher of a cut student comes from its checkpoint.
+
+    Args:
+        stored: the teacher's stored states where they are in memory too; where they are not, they are read if needed.
+    """
     if student.model.kind == "slmrec":
         from recsys.students.slmrec import build_slmrec
 
@@ -154,7 +162,7 @@ def assemble(
             loss=student.loss,
             alignment=student.alignment,
             rankings=RankingTeacher(signals, dataset, ranking) if signals and ranking else None,
-            stored=StoredStates.load(layout.signals, dataset) if student.stored else None,
+            stored=(stored or StoredStates.load(layout.signals, dataset)) if student.stored else None,
             seed=student.training.seed,
         )
     if student.model.kind == "compressed":

@@ -64,8 +64,8 @@ def alone(
     with _reasons():
         tried = candidate(student, config["parameters"])
         training = tried.training
-        dataset, signals = received(inputs[0])
-        objective = distill.assemble(tried, dataset, signals, layout)
+        dataset, signals, states = received(inputs[0])
+        objective = distill.assemble(tried, dataset, signals, layout, states)
         facts = describe(objective, dataset, device)
 
         def report(epoch: Epoch) -> None:
@@ -149,8 +149,8 @@ def _build(
     student: StudentSettings, inputs: list[Any], layout: Layout
 ) -> tuple[Objective, PreparedDataset, TrainingConfig]:
     """In a worker of a Ray Train run."""
-    dataset, signals = received(inputs[0])
-    return distill.assemble(student, dataset, signals, layout), dataset, student.training
+    dataset, signals, states = received(inputs[0])
+    return distill.assemble(student, dataset, signals, layout, states), dataset, student.training
 
 
 class _ToTune(TuneReportCallback):

@@ -31,6 +31,7 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation import results
 from recsys.signals.signals import TeacherSignals
+from recsys.signals.states import StoredStates
 from recsys.tuning.config import RealRange, SweepConfig, candidate, check, combinations, defaults, grid
 from recsys.tuning.records import Record, Started, TrialStore, best
 
@@ -141,7 +142,7 @@ class Sweep:
         if not isinstance(known, dict) or known["key"] != self.key:
             storage.write_json(plan, {"key": self.key, "sweep": to_dict(self.config), "student": to_dict(self.student)})
 
-    def load(self) -> tuple[PreparedDataset, TeacherSignals | None]:
+    def load(self) -> tuple[PreparedDataset, TeacherSignals | None, StoredStates | None]:
         """The data of all trials.
 
         Raises:
@@ -150,10 +151,13 @@ class Sweep:
         layout = self.settings.layout
         dataset = PreparedDataset.load(layout.dataset)
         signals = TeacherSignals.load(layout.signals, dataset) if self.student.distillation else None
-        self._check_buildable(dataset, signals)
-        return dataset, signals
+        states = StoredStates.load(layout.signals, dataset) if self.student.stored else None
+        self._check_buildable(dataset, signals, states)
+        return dataset, signals, states
 
-    def _check_buildable(self, dataset: PreparedDataset, signals: TeacherSignals | None) -> None:
+    def _check_buildable(
+        self, dataset: PreparedDataset, signals: TeacherSignals | None, states: StoredStates | None
+    ) -> None:
         """Every choice and number of a whole range must go together with some of the others'; real numbers always fit.
 
         Of a long range the ends alone.
@@ -169,7 +173,7 @@ class Sweep:
                 if (key, repr(value)) in proven:
                     break
                 try:
-                    distill.assemble(self.candidate(parameters), dataset, signals, self.settings.layout)
+                    distill.assemble(self.candidate(parameters), dataset, signals, self.settings.layout, states)
                     proven |= {(k, repr(v)) for k, v in parameters.items()}
                 except UserError as error:
                     problem = error
@@ -211,7 +215,7 @@ def run(
 
 def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
     config, settings = sweep.config, sweep.settings
-    dataset, signals = sweep.load()
+    dataset, signals, states = sweep.load()
     # What a trial has to say is in its record; Ray reads this when it is imported.
     os.environ.setdefault("RAY_LOG_TO_DRIVER", "0")
     from ray_jobs import runtime, shared_inputs, trials
@@ -225,9 +229,9 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
     left = sweep.trials - len(records)
     plan = storage.join(sweep.uri, "sweep.json")
     storage.write_json(plan, {**storage.read_json(plan), "concurrent": concurrent})
-    inputs = shared_inputs.share(dataset, signals)
+    inputs = shared_inputs.share(dataset, signals, states)
     fingerprint = dataset.fingerprint
-    del dataset, signals  # the trials read the shared copy
+    del dataset, signals, states  # the trials read the shared copy
     epochs = sweep.trial_student.training.epochs
     print(
         f"sweep {sweep.name}: {left} trials to go, {concurrent} at a time, of at most {epochs} epochs; {sweep.uri}",

@@ -11,6 +11,7 @@ Legend: S rows, B blocks, H width of the teacher's states, P positions.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -103,6 +104,17 @@ class StoredStates:
         if states.shape[1:] != shape or len(states) != len(rows) or len(rows.unique()) != len(rows):
             raise UserError(f"teacher signals {uri}: the stored states are not what signals.json says of them")
         return cls(meta, said["checkpoint_hash"], rows.numpy(), states, len(dataset.items))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tensors travel between processes as arrays, which Ray maps instead of copying; NumPy has no bf16."""
+        plain = self._states.view(torch.int16) if self._states.dtype == torch.bfloat16 else self._states
+        return {**vars(self), "_states": plain.numpy(), "_index": self._index.numpy()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._states, self._index = torch.from_numpy(state["_states"]), torch.from_numpy(state["_index"])
+        if self._states.dtype == torch.int16:
+            self._states = self._states.view(torch.bfloat16)
 
     def check(self, checkpoint_hash: str, layers: list[int], rows: np.ndarray) -> None:
         """Raise a `UserError` where these are not the states after `layers` of that teacher, or of none of `rows`."""

@@ -55,7 +55,7 @@ def trial(monkeypatch: pytest.MonkeyPatch, random_dataset: Callable[..., Prepare
         )
         return told, runs[-1]
 
-    monkeypatch.setattr(trial_work, "received", lambda _: (dataset, None))
+    monkeypatch.setattr(trial_work, "received", lambda _: (dataset, None, None))
     monkeypatch.setattr(trial_work.tune, "get_context", lambda: SimpleNamespace(get_trial_id=lambda: "t"))
     monkeypatch.setattr(trial_work.ray, "get_gpu_ids", list)
     node = SimpleNamespace(get_node_id=lambda: "0123456789")

@@ -1,0 +1,33 @@
+"""What trials share travels as arrays that are mapped, not copied."""
+
+import pickle
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from ray_jobs.shared_inputs import Inputs, gathered
+from recsys.data.prepared import PreparedDataset
+from recsys.signals.states import DTYPES, StatesMeta, StoredStates
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_stored_states_are_mapped(dtype: str, random_dataset: Callable[..., PreparedDataset]) -> None:
+    dataset = random_dataset()
+    rows = dataset.rows("train")[1:]
+    meta = StatesMeta(layers=[2, 4], width=3, dtype=dtype)
+    numbers = torch.randn(len(rows), 2, 3).to(DTYPES[dtype])
+    states = StoredStates(meta, "hash", rows, numbers, len(dataset.items))
+    arrays: list[pickle.PickleBuffer] = []
+    packed = pickle.dumps(gathered(dataset, None, states), protocol=5, buffer_callback=arrays.append)
+    assert len(packed) < 5000 + 40 * len(dataset.catalogue.titles), "the arrays are not in it"
+    inputs = pickle.loads(packed, buffers=arrays)
+    assert isinstance(inputs, Inputs) and inputs.states is not None
+    asked = torch.from_numpy(dataset.rows("train"))
+    have, (deep,) = inputs.states.at(asked, [4])
+    assert have.tolist() == [False] + [True] * len(rows)
+    assert torch.equal(deep, numbers[:, 1].float())
+    inputs.states.check("hash", [2], rows)
+    memory = [np.frombuffer(array.raw(), dtype=np.uint8).ctypes.data for array in arrays]
+    assert inputs.states._states.data_ptr() in memory and inputs.states._index.data_ptr() in memory
