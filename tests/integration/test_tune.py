@@ -252,12 +252,17 @@ def cut(settings: Settings) -> Settings:
     return made
 
 
-def test_depths_of_a_cut_teacher(ray_session: None, cut: Settings) -> None:
-    config = sweep({"model.layers": {"kind": "choice", "values": [1, 2]}}, student="cut", search="grid", concurrent=1)
+def test_depths_of_a_cut_teacher(ray_session: None, cut: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    config = sweep({"model.layers": {"kind": "choice", "values": [1, 2]}}, student="cut", concurrent=1, trials=3)
     shallow, deep = tune.run(cut, "depth", config)
     assert (shallow.status, deep.status) == ("finished", "finished") and shallow.parameters == {"model.layers": 1}
     assert shallow.size and deep.size and shallow.size < deep.size
     assert "cosine_alignment_loss" in shallow.curve[0], "taught by the teacher"
+    assert "the space holds no further configuration" in capsys.readouterr().out
+    assert tune.run(cut, "depth", config) == [shallow, deep]
+    assert "all 2 trials are there, kept" in capsys.readouterr().out
+    more = from_dict(SweepConfig, {**to_dict(config), "trials": 4})
+    assert tune.run(cut, "depth", more, resume=True) == [shallow, deep] == tune.run(cut, "depth", more)
     with pytest.raises(UserError, match=r"no student of the space with model.layers=9 can be built"):
         tune.run(cut, "deeper", sweep({"model.layers": {"kind": "choice", "values": [2, 9]}}, student="cut"))
 
