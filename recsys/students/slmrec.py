@@ -28,7 +28,7 @@ from recsys.losses.recommendation import softmax_loss
 from recsys.losses.scores import CatalogueScores
 from recsys.signals.states import StoredStates
 from recsys.students.config import SLMRecConfig
-from recsys.teachers.layered import LayeredTeacher
+from recsys.teachers.layered import LayeredTeacher, chosen_layers
 from recsys.teachers.lora import add_adapters
 from recsys.training.objective import Batch, NextItemObjective, RankingTeacher
 
@@ -48,6 +48,7 @@ def cut_student(config: SLMRecConfig, teacher: LayeredTeacher) -> LayeredTeacher
         layers = list(range(config.every, teacher.depth + 1, config.every))
     else:
         layers = list(config.keep) if config.keep is not None else config.layers or 0
+    layers = chosen_layers(teacher.depth, layers)
     student = (
         teacher.cut(layers)
         if config.start == "teacher"

@@ -109,6 +109,16 @@ def test_a_cut_keeps_the_layers_it_names() -> None:
             assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("start", ["teacher", "fresh"])
+def test_every_so_manieth_layer_is_kept(dataset: PreparedDataset, tmp_path: Path, start: str) -> None:
+    deep = checkpoint(e4srec(), dataset, tmp_path / "teacher")
+    model = build_slmrec(slm(every=2, start=start), dataset, deep, loss=LOSS).model
+    assert model.depth == 2
+    if start == "teacher":
+        expected = deep.model.cut([2, 4]).state_dict()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+
 @pytest.mark.parametrize(("layers", "message"), [(5, "5 layers cannot"), ([2, 1], "ascending"), ([0, 1], "1 to 4")])
 def test_layers_that_are_not_there(layers: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -265,6 +275,14 @@ def test_what_does_not_fit_is_one_line(
         build_slmrec(slm(layers=2), dataset, deep, loss=LOSS, alignment=AlignmentConfig())
     with pytest.raises(UserError, match="every is 3, which does not divide the teacher's 4 layers"):
         build_slmrec(slm(every=3), dataset, deep, loss=LOSS)
+    for start in ("teacher", "fresh"):
+        for depth, message in (
+            ({"layers": 10}, "10 layers cannot be kept of a model of 4"),
+            ({"keep": (3, 9)}, r"layers \[3, 9\] cannot be kept of a model of 4"),
+            ({"keep": (2, 1)}, "in ascending order"),
+        ):
+            with pytest.raises(UserError, match=message):
+                build_slmrec(slm(start=start, **depth), dataset, deep, loss=LOSS)
     with pytest.raises(UserError, match=r"trained on dataset .* train the teacher on this dataset"):
         build_slmrec(slm(layers=2), random_dataset(seed=9), deep, loss=LOSS)
     plain = checkpoint(SASRec(SASRecConfig(width=8, heads=1), num_items=60), dataset, tmp_path / "plain")
