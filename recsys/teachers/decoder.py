@@ -6,8 +6,10 @@ table of word embeddings is left out, for `inputs_embeds` never reads it.
 
 import copy
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from recsys.errors import UserError
 from recsys.teachers.item_encoder import load_transformers_config, load_transformers_model
 
 FROM_SCRATCH = "from-scratch"
+_WITH_DROPOUT = re.compile(r"\b(o_proj|down_proj)\.0\.")
 
 
 def new_decoder(
@@ -103,6 +106,23 @@ def only_layers(decoder: Any, layers: Sequence[int]) -> Iterator[None]:
 def config_of(decoder: Any) -> dict[str, Any]:
     """The decoder's transformers configuration as plain values."""
     return copy.deepcopy(decoder.config.to_dict())
+
+
+def save_decoder(decoder: Any, state: dict[str, Tensor], path: Path) -> None:
+    """Write a decoder as transformers does, so that `AutoModel.from_pretrained` loads it; a folder of that name is
+    written into.
+
+    Args:
+        state: its weights, adapters merged. Those of layers from scratch, which have dropout behind them, get the names
+            that they have without.
+    """
+    plain = {_WITH_DROPOUT.sub(r"\1.", name): tensor for name, tensor in state.items()}
+    config = decoder.config
+    decoder.config = copy.deepcopy(config)  # it is changed by saving
+    try:
+        decoder.save_pretrained(path, state_dict=plain)
+    finally:
+        decoder.config = config
 
 
 @contextmanager

@@ -8,13 +8,14 @@ Legend: B batch, L history, S positions of the decoder, H width of the decoder, 
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor
 
 from recsys.errors import UserError
 from recsys.teachers.config import CompressionConfig
-from recsys.teachers.decoder import only_layers, outputs_of
+from recsys.teachers.decoder import only_layers, outputs_of, save_decoder
 from recsys.teachers.lora import merged
 from recsys.teachers.teacher import Teacher
 
@@ -121,6 +122,19 @@ class LayeredTeacher(Teacher):
             layer.self_attn.layer_idx = place  # where a layer finds its keys and values in a cache
         made.config = made._cut_config()
         return made
+
+    def save_transformers(self, path: str | Path) -> None:
+        """Write the decoder alone as an ordinary transformers model, which `AutoModel.from_pretrained(path)` loads.
+
+        It has no table of words, for it reads vectors (`inputs_embeds`), so transformers draws one at random. What is
+        outside of the stack of layers (item vectors, projections, prompts) is in this project's checkpoint alone.
+
+        Raises:
+            UserError: the model is compressed, which transformers has no form for.
+        """
+        if self.compression is not None:
+            raise UserError("transformers has no form for a compressed model; export the one that it was made from")
+        save_decoder(self.decoder, merged(self.decoder.state_dict(), self.decoder), Path(path))
 
 
 def chosen_layers(depth: int, layers: int | Sequence[int]) -> list[int]:

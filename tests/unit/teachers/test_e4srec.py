@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional
 
 from ray_jobs.settings import TeacherSettings
@@ -25,6 +26,9 @@ from recsys.teachers.config import (
     TeacherConfig,
 )
 from recsys.teachers.e4srec import E4SRec
+from recsys.teachers.hllm import HLLM
+from recsys.teachers.item_encoder import TextEmbeddings
+from recsys.teachers.layered import LayeredTeacher
 
 SMALL: dict[str, Any] = {"kind": "e4srec", "width": 16, "heads": 2, "layers": 2, "dropout": 0.1}
 WORDS = ("[UNK]", "given", "history", "predict", "response", ":")
@@ -80,6 +84,17 @@ def row_by_row(model: E4SRec, items: torch.Tensor) -> torch.Tensor:
     return torch.stack(rows).view(*items.shape, -1)
 
 
+def says_the_same(folder: Path, model: LayeredTeacher, *, layers: int) -> bool:
+    """Whether the transformers model in a folder gives the states of a decoder, and is of so many layers."""
+    from transformers import AutoModel
+
+    plain = AutoModel.from_pretrained(folder).eval()
+    inputs = torch.randn(2, 5, model.width)
+    with torch.no_grad():
+        states = [decoder(inputs_embeds=inputs).last_hidden_state for decoder in (plain, model.decoder)]
+    return plain.config.num_hidden_layers == len(plain.layers) == layers and torch.equal(*states)
+
+
 @pytest.mark.parametrize("head", ["dot", "linear"])
 @pytest.mark.parametrize(("instruction", "response"), [(4, 0), (0, 0), (3, 2)])
 def test_one_pass_is_row_by_row(head: str, instruction: int, response: int) -> None:
@@ -127,14 +142,31 @@ def test_every_family_of_decoders_is_read_cut_and_compressed(
         file.unlink()
     loaded = load_checkpoint(tmp_path / "cut").model
     assert torch.equal(loaded.hidden(items), cut.hidden(items))
-    cut.decoder.save_pretrained(tmp_path / "plain")
-    from transformers import AutoConfig
-
-    assert AutoConfig.from_pretrained(tmp_path / "plain").num_hidden_layers == 2
+    cut.save_transformers(tmp_path / "plain")
+    assert says_the_same(tmp_path / "plain", cut, layers=2)
     small = compressed(cut, CompressionConfig(neurons=0.5, low_rank=LowRankConfig(), weights="int8"))
     save_checkpoint(str(tmp_path / "small"), small, dataset)
     with torch.inference_mode():
         assert torch.equal(load_checkpoint(tmp_path / "small").model.hidden(items), small.hidden(items))
+
+
+@pytest.mark.parametrize("kind", ["e4srec", "hllm"])
+def test_a_cut_from_scratch_is_a_model_of_transformers(dataset: PreparedDataset, tmp_path: Path, kind: str) -> None:
+    options: dict[str, Any] = {"width": 16, "heads": 2, "layers": 4}
+    torch.manual_seed(3)
+    if kind == "hllm":
+        text = TextEmbeddings(torch.randn(61, 10), torch.zeros(61, dtype=torch.bool))
+        model: LayeredTeacher = HLLM.build(HLLMConfig(**options), dataset, text)
+    else:
+        model = build(layers=4)
+    cut = model.cut([1, 2, 4]).eval()
+    before = to_dict(cut.config), cut.decoder.config.to_dict()
+    cut.save_transformers(tmp_path / "plain")
+    assert says_the_same(tmp_path / "plain", cut, layers=3)
+    assert before == (to_dict(cut.config), cut.decoder.config.to_dict())
+    assert not any("embed_tokens" in name for name in load_file(tmp_path / "plain" / "model.safetensors"))
+    with pytest.raises(UserError, match="no form for a compressed model"):
+        compressed(cut, CompressionConfig(weights="int8")).save_transformers(tmp_path / "small")
 
 
 def test_a_fresh_start_is_the_pretrained_layers(tmp_path: Path) -> None:
