@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from transformers import AutoModel
 
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.prepared import PreparedDataset
@@ -239,16 +240,26 @@ def test_an_interrupted_training_continues_as_if_it_was_not(dataset: PreparedDat
 def test_adapters_on_a_cut(dataset: PreparedDataset, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     deep = checkpoint(e4srec(), dataset, tmp_path / "teacher")
-    config = slm(layers=2, lora={"rank": 2, "targets": ["gate_proj", "up_proj"]})
+    with pytest.raises(UserError, match=r"lora\.targets c_attn: .*not found in the base model"):
+        build_slmrec(slm(layers=2, lora={"targets": ["c_attn"]}), dataset, deep, loss=LOSS)
+    config = slm(layers=2, lora={"rank": 2})
     objective = build_slmrec(config, dataset, deep, loss=LOSS, alignment=AlignmentConfig(blocks=2))
     trained = {name for name, parameter in objective.model.named_parameters() if parameter.requires_grad}
-    assert any("lora_A" in name for name in trained) and not any("q_proj" in name for name in trained)
+    adapted = {name.split(".")[4] for name in trained if "lora_A" in name}
+    assert adapted == {"gate_proj", "up_proj", "down_proj"} and not any("q_proj" in name for name in trained)
     result = train(objective, dataset, TrainingConfig(epochs=1, batch_size=4), report=lambda epoch: None)
     save_checkpoint(str(tmp_path / "student"), objective.model, dataset, state=result.state)
     loaded = load_checkpoint(tmp_path / "student").model
     with torch.no_grad():
         assert torch.allclose(loaded.hidden(ITEMS), objective.model.eval().hidden(ITEMS), atol=1e-4)
     assert not torch.allclose(loaded.hidden(ITEMS), deep.model.cut(2).hidden(ITEMS), atol=1e-3)
+    trained_on = objective.model.eval().cut(1)
+    trained_on.save_transformers(tmp_path / "plain")
+    plain = AutoModel.from_pretrained(tmp_path / "plain").eval()
+    inputs = torch.randn(2, 5, 16)
+    with torch.no_grad():
+        expected = trained_on.decoder(inputs_embeds=inputs).last_hidden_state
+        torch.testing.assert_close(plain(inputs_embeds=inputs).last_hidden_state, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_one_row_a_user(dataset: PreparedDataset, tmp_path: Path) -> None:
