@@ -23,7 +23,7 @@ from ray_jobs import cli, distill
 from ray_jobs.settings import DepthConfig, Layout, Settings, StudentSettings
 from recsys import environment, storage, tracking
 from recsys.checkpoint import load_checkpoint
-from recsys.config import digest, to_dict
+from recsys.config import changed, digest, to_dict
 from recsys.data.prepared import PreparedDataset, Split
 from recsys.errors import UserError
 from recsys.evaluation.config import EvaluationConfig
@@ -137,7 +137,7 @@ def made_students(settings: Settings, depths: list[int], deepest: int) -> dict[s
             alignment = None
             if way == "distilled":
                 blocks = max(b for b in common_blocks(depth, deepest) if b <= config.alignment.blocks)
-                alignment = dataclasses.replace(config.alignment, blocks=blocks)
+                alignment = changed(config.alignment, blocks=blocks)
             students[f"depth-{depth}-{way}"] = StudentSettings(
                 model=SLMRecConfig(kind="slmrec", layers=depth, start=config.start, rows=config.rows),
                 alignment=alignment,

@@ -98,6 +98,11 @@ class AlignmentConfig:
             raise ValueError("stored reads a frozen teacher's states; set online=false and one of cosine, norm, logits")
         if self.online and not self.teaches:
             raise ValueError("online trains a teacher, but nothing is taken from it; set cosine, norm or logits")
+        if not self.teaches and (self.blocks == 1 or not self.supervision):
+            raise ValueError(
+                "nothing is learned but the next item: supervision predicts from each block but the last; leave "
+                "alignment out, or set cosine, norm or logits, or supervision with at least 2 blocks"
+            )
 
     @property
     def teaches(self) -> bool:

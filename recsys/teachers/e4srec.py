@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recsys.config import changed
 from recsys.data.prepared import PreparedDataset
 from recsys.losses.config import RecommendationLossConfig
 from recsys.teachers.config import E4SRecConfig, SignalsConfig
@@ -219,10 +220,8 @@ class E4SRec(LayeredTeacher):
             check_same_size(width, heads)
             return E4SRec.build(dataclasses.replace(config, lora=None), self.ids).cut(layers)
         number = layers if isinstance(layers, int) else len(layers)
-        return E4SRec.build(
-            dataclasses.replace(config, layers=number, width=width or config.width, heads=heads or config.heads),
-            self.ids,
-        )
+        size = {"layers": number, "width": width or config.width, "heads": heads or config.heads}
+        return E4SRec.build(changed(config, **size), self.ids)
 
     def _cut_config(self) -> E4SRecConfig:
         if self.config.llm == FROM_SCRATCH:

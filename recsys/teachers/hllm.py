@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recsys import storage
+from recsys.config import changed
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.model import last_of
@@ -161,10 +162,8 @@ class HLLM(LayeredTeacher):
         config = self.config
         if config.user_model == FROM_SCRATCH:
             numbers = layers if isinstance(layers, int) else len(layers)
-            config = dataclasses.replace(
-                config, layers=numbers, width=width or config.width, heads=heads or config.heads
-            )
-            model = HLLM(config, num_items=self.num_items)
+            size = {"layers": numbers, "width": width or config.width, "heads": heads or config.heads}
+            model = HLLM(changed(config, **size), num_items=self.num_items)
         else:
             check_same_size(width, heads)
             whole = dataclasses.replace(config, user_config=load_transformers_config(config.user_model).to_dict())

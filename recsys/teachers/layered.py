@@ -58,7 +58,8 @@ class LayeredTeacher(Teacher):
             layers: numbers of the layers to keep, from 1, or how many of the first.
 
         Raises:
-            UserError: a pretrained model cannot change its width, or is not there.
+            UserError: a pretrained model cannot change its width, or is not there; width and heads do not fit each
+                other.
         """
         raise NotImplementedError
 

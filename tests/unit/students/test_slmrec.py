@@ -207,6 +207,10 @@ def test_online_the_teacher_learns_the_next_item_and_nothing_else(dataset: Prepa
     assert all(parameter.grad is not None for parameter in objective.parameters())
     with pytest.raises(ValueError, match="nothing is taken from it"):
         AlignmentConfig(cosine=0, norm=0, online=True)
+    for nothing in ({"blocks": 1}, {"supervision": 0}):
+        with pytest.raises(ValueError, match="nothing is learned but the next item"):
+            AlignmentConfig(**{"cosine": 0, "norm": 0, **nothing})
+    assert AlignmentConfig(cosine=0, norm=0, blocks=2).supervision, "multi-supervision needs no teacher"
 
 
 def test_an_interrupted_training_continues_as_if_it_was_not(dataset: PreparedDataset, tmp_path: Path) -> None:
@@ -294,6 +298,9 @@ def test_what_does_not_fit_is_one_line(
         ):
             with pytest.raises(UserError, match=message):
                 build_slmrec(slm(start=start, **depth), dataset, deep, loss=LOSS)
+    for model in (deep, checkpoint(hllm(dataset), dataset, tmp_path / "hllm")):
+        with pytest.raises(UserError, match=r"width 18 must be a multiple of twice the heads \(2\)"):
+            build_slmrec(slm(layers=2, start="fresh", width=18), dataset, model, loss=LOSS)
     with pytest.raises(UserError, match=r"trained on dataset .* train the teacher on this dataset"):
         build_slmrec(slm(layers=2), random_dataset(seed=9), deep, loss=LOSS)
     plain = checkpoint(SASRec(SASRecConfig(width=8, heads=1), num_items=60), dataset, tmp_path / "plain")
