@@ -120,7 +120,7 @@ class SLMRecObjective(NextItemObjective):
         targets = batch["targets"][chosen]
         vectors_ND = self.model.item_vectors()
         ends = block_ends(self.model.depth, config.blocks)
-        found = self.model.states(items, ends, vectors_ND)
+        found = self.model.states(items, ends, vectors_ND, batch.get("times"))
         states = [found[end][chosen] for end in ends]  # B × [P, H]
         hidden_PD = self.model.read_out(states[-1], vectors_ND)
         scores = self._scores(hidden_PD, vectors_ND)
@@ -153,7 +153,7 @@ class SLMRecObjective(NextItemObjective):
         with nullcontext() if self.deep else torch.no_grad():
             vectors = teacher.item_vectors()
             if self.stored is None:
-                found = teacher.states(batch["items"], self.deep_ends, vectors)
+                found = teacher.states(batch["items"], self.deep_ends, vectors, batch.get("times"))
                 deep_states = [found[end][chosen] for end in self.deep_ends]
             if config.logits or self.deep:
                 expected = self._scores(teacher.read_out(deep_states[-1], vectors), vectors)

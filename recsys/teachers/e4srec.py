@@ -149,7 +149,12 @@ class E4SRec(LayeredTeacher):
     def decoder(self) -> Any:
         return self.llm
 
-    def run(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def run(
+        self,
+        items: Tensor,
+        vectors: Tensor | None = None,  # noqa: ARG002
+        times: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
         every = torch.arange(items.shape[1], device=items.device)[None, :]
         return self._run(items, every)
 

@@ -133,10 +133,6 @@ class HLLM(LayeredTeacher):
     def decoder(self) -> Any:
         return self.user
 
-    def hidden(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
-        vectors = self.item_vectors() if vectors is None else vectors
-        return self.read_out(self.run(items, vectors, times), vectors)
-
     def query(
         self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None, times: Tensor | None = None
     ) -> Tensor:

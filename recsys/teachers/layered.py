@@ -37,8 +37,12 @@ class LayeredTeacher(Teacher):
         """The stack of layers, with its final `norm`."""
         raise NotImplementedError
 
-    def run(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:
-        """The decoder's last states behind its norm, [B, S, H], of items [B, L] as in `hidden`."""
+    def run(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
+        """The decoder's last states behind its norm, [B, S, H], of items [B, L] as in `hidden`.
+
+        Args:
+            times: [B, L] as in `query`.
+        """
         raise NotImplementedError
 
     def at_items(self, states: Tensor, length: int) -> Tensor:
@@ -67,9 +71,9 @@ class LayeredTeacher(Teacher):
         """This model's configuration, once its decoder has been cut."""
         raise NotImplementedError
 
-    def hidden(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:
+    def hidden(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
         vectors = self.item_vectors() if vectors is None else vectors
-        return self.read_out(self.at_items(self.run(items, vectors), items.shape[1]), vectors)
+        return self.read_out(self.at_items(self.run(items, vectors, times), items.shape[1]), vectors)
 
     def export_state(self) -> dict[str, Tensor]:
         return merged(self.state_dict(), self)
@@ -84,22 +88,26 @@ class LayeredTeacher(Teacher):
         """H."""
         return int(self.decoder.config.hidden_size)
 
-    def states(self, items: Tensor, layers: Sequence[int], vectors: Tensor | None = None) -> dict[int, Tensor]:
+    def states(
+        self, items: Tensor, layers: Sequence[int], vectors: Tensor | None = None, times: Tensor | None = None
+    ) -> dict[int, Tensor]:
         """The states [B, L, H] after each of the given layers (1..M), those of layer M behind the final norm.
 
         These are the hidden states as transformers (and with it SLMRec's code) counts them.
         """
         vectors = self.item_vectors() if vectors is None else vectors
         with outputs_of(self.decoder, [number for number in layers if number < self.depth]) as found:
-            last = self.run(items, vectors)
+            last = self.run(items, vectors, times)
         return {
             number: self.at_items(found[number] if number < self.depth else last, items.shape[1]) for number in layers
         }
 
-    def readouts(self, items: Tensor, layers: Sequence[int], vectors: Tensor | None = None) -> dict[int, Tensor]:
+    def readouts(
+        self, items: Tensor, layers: Sequence[int], vectors: Tensor | None = None, times: Tensor | None = None
+    ) -> dict[int, Tensor]:
         """`hidden` of the model cut to its first n layers, for several n in one pass: n → [B, L, D]."""
         vectors = self.item_vectors() if vectors is None else vectors
-        states = self.states(items, layers, vectors)
+        states = self.states(items, layers, vectors, times)
         return {
             number: self.read_out(state if number == self.depth else self.decoder.norm(state), vectors)
             for number, state in states.items()

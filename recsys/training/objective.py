@@ -127,7 +127,8 @@ class NextItemObjective(Objective):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to differentiate, and its parts (detached sums) for the record."""
         vectors_ND = self.model.item_vectors()
-        hidden_BLD = self.model.hidden(batch["items"], vectors_ND)
+        times = [batch["times"]] if "times" in batch else []  # of models that use them alone
+        hidden_BLD = self.model.hidden(batch["items"], vectors_ND, *times)
         chosen = batch["targets"] > 0
         return self.next_item(hidden_BLD[chosen], vectors_ND, batch["targets"][chosen], batch["rows"][chosen])
 
