@@ -81,7 +81,8 @@ class AlignmentConfig:
             norm, as the authors' code does.
         online: train the teacher beside the student, on the next item alone; otherwise it is frozen.
         stored: take the frozen teacher's states from its signals (`signals.states`) instead of computing them at each
-            step.
+            step; histories longer than a window are then learned in the windows of the teacher's pass, the same in
+            every epoch.
     """
 
     blocks: int = Field(default=4, ge=1)

@@ -9,6 +9,7 @@ Legend: B batch, L history, P positions with a target, N items, D width of the i
 
 from contextlib import nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ from recsys.signals.states import StoredStates
 from recsys.students.config import SLMRecConfig
 from recsys.teachers.layered import LayeredTeacher, chosen_layers
 from recsys.teachers.lora import add_adapters
+from recsys.teachers.ranking import window_starts
 from recsys.training.objective import Batch, NextItemObjective, RankingTeacher
 
 
@@ -112,6 +114,10 @@ class SLMRecObjective(NextItemObjective):
                 self._frozen = ((teacher.cut(1) if stored else teacher).requires_grad_(False).eval(),)
             if teacher.width != model.width and (alignment.cosine or alignment.norm):
                 self.projections.extend(nn.Linear(model.width, teacher.width) for _ in range(alignment.blocks))
+
+    def window_starts(self, dataset: PreparedDataset) -> np.ndarray | None:
+        """Where the teacher's states are stored, those of the windows that its pass has read."""
+        return window_starts(dataset, dataset.rows("train")) if self.stored is not None else None
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         if self.alignment is None:

@@ -58,7 +58,12 @@ class Objective(nn.Module):
             world=world,
             one_a_user=self.one_a_user,
             times=self.model.uses_times,
+            starts=self.window_starts(dataset),
         )
+
+    def window_starts(self, dataset: PreparedDataset) -> np.ndarray | None:  # noqa: ARG002
+        """[S] where the window of each training row begins; None for windows that are cut anew in every epoch."""
+        return None
 
     def rows(self, batch: Batch) -> int:
         """Rows that a batch learns from."""
