@@ -63,6 +63,7 @@ class HLLMConfig:
         dropout: on the decoder's input and output and, when trained from scratch, after each of its sublayers.
         id_offset: whether every item has a learnable vector added to its projected text.
         time_gaps: whether the user model is told how long after the item before each item was met.
+        rows: what is learned from: `every-position` of a sequence, or `one-a-user`, the last one (SLMRec's code).
     """
 
     kind: Literal["hllm"] = "hllm"
@@ -82,6 +83,7 @@ class HLLMConfig:
     id_offset: bool = True
     time_gaps: bool = False
     max_positions: int = Field(default=512, ge=1)
+    rows: Literal["every-position", "one-a-user"] = "every-position"
 
     def __post_init__(self) -> None:
         if self.user_model == "from-scratch" and self.width % (2 * self.heads):
@@ -145,6 +147,7 @@ class E4SRecConfig:
             fresh linear layer over all items (E4SRec).
         dropout: on the decoder's input and output and, when trained from scratch, after each of its sublayers.
         lora: train adapters on a frozen pretrained model; without, all its weights are trained.
+        rows: what is learned from: `every-position` of a sequence, or `one-a-user`, the last one (SLMRec's code).
     """
 
     kind: Literal["e4srec"]
@@ -163,6 +166,7 @@ class E4SRecConfig:
     response_vectors: int = Field(default=0, ge=0)
     head: Literal["dot", "linear"] = "dot"
     lora: LoRAConfig | None = None
+    rows: Literal["every-position", "one-a-user"] = "every-position"
 
     def __post_init__(self) -> None:
         if self.llm != "from-scratch":

@@ -88,7 +88,9 @@ class E4SRec(LayeredTeacher):
         torch.manual_seed(seed)
         with torch.inference_mode():
             ids = checkpoint.model.item_vectors().clone()
-        return NextItemObjective(cls.build(config, ids), RecommendationLossConfig(kind="softmax"), dataset)
+        objective = NextItemObjective(cls.build(config, ids), RecommendationLossConfig(kind="softmax"), dataset)
+        objective.one_a_user = config.rows == "one-a-user"
+        return objective
 
     @classmethod
     def build(cls, config: E4SRecConfig, ids: Tensor) -> "E4SRec":

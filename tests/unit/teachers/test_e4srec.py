@@ -1,9 +1,11 @@
 """E4SRec on tiny decoders with random weights: one pass says what row by row would, whatever the decoder."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -27,8 +29,11 @@ from recsys.teachers.config import (
 )
 from recsys.teachers.e4srec import E4SRec
 from recsys.teachers.hllm import HLLM
+from recsys.teachers.hllm_training import hllm_objective
 from recsys.teachers.item_encoder import TextEmbeddings
 from recsys.teachers.layered import LayeredTeacher
+from recsys.training.config import TrainingConfig
+from recsys.training.objective import Objective
 
 SMALL: dict[str, Any] = {"kind": "e4srec", "width": 16, "heads": 2, "layers": 2, "dropout": 0.1}
 WORDS = ("[UNK]", "given", "history", "predict", "response", ":")
@@ -213,12 +218,34 @@ def test_a_teacher_is_built_on_a_student_and_ranks(dataset: PreparedDataset, tmp
     objective = E4SRec.objective(config, dataset, inputs, seed=0)
     assert isinstance(objective.model, E4SRec)
     assert torch.equal(objective.model.ids[1:], student.item_vectors()[1:])
+    assert learned_rows(objective, dataset) == dataset.rows("train").tolist()
+    one = E4SRec.objective(dataclasses.replace(config, rows="one-a-user"), dataset, inputs, seed=0)
+    assert learned_rows(one, dataset) == last_rows(dataset)
     rankings = objective.model.ready(SignalsConfig(k=5, dtype="fp32"), "cpu").rank(dataset, dataset.rows("test"))
     assert rankings.items.shape == (12, 5)
     with pytest.raises(UserError, match=r"student 'other' has no checkpoint in .*; run distill --student other first"):
         E4SRec.prepare(
             E4SRecConfig(**SMALL, ids_from="other"), dataset, cache="", student=lambda name: str(tmp_path / name)
         )
+
+
+def learned_rows(objective: Objective, dataset: PreparedDataset) -> list[int]:
+    batches = objective.batches(dataset, TrainingConfig(batch_size=5), rank=0, world=1).epoch(0)
+    return sorted(row for batch, _ in batches for row in batch["rows"][batch["targets"] > 0].tolist())
+
+
+def last_rows(dataset: PreparedDataset) -> list[int]:
+    rows = dataset.rows("train")
+    users = dataset.users_of(rows)
+    return [int(rows[users == user].max()) for user in np.unique(users)]
+
+
+@pytest.mark.parametrize("similarity", [None, 0.99])
+def test_hllm_learns_from_one_row_a_user(dataset: PreparedDataset, similarity: float | None) -> None:
+    text = TextEmbeddings(torch.randn(61, 10), torch.zeros(61, dtype=torch.bool))
+    for rows, expected in (("every-position", dataset.rows("train").tolist()), ("one-a-user", last_rows(dataset))):
+        config = HLLMConfig(width=16, heads=2, duplicate_similarity=similarity, rows=rows)
+        assert learned_rows(hllm_objective(HLLM.build(config, dataset, text), dataset), dataset) == expected
 
 
 def test_a_student_of_another_dataset_is_refused(
