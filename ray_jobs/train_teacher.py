@@ -29,7 +29,7 @@ from recsys.teachers.teacher import Teacher, teacher_class
 from recsys.training.config import TrainingConfig
 from recsys.training.objective import Objective
 
-_OPTIONS = {"rows"}  # no part of the key where they are not asked for
+_OPTIONS = {"rows", "base_layers"}  # no part of the key where they are not asked for
 
 
 def key(settings: Settings) -> str:

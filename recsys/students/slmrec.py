@@ -29,7 +29,8 @@ from recsys.losses.recommendation import softmax_loss
 from recsys.losses.scores import CatalogueScores
 from recsys.signals.states import StoredStates
 from recsys.students.config import SLMRecConfig
-from recsys.teachers.layered import LayeredTeacher, chosen_layers
+from recsys.teachers.decoder import chosen_layers
+from recsys.teachers.layered import LayeredTeacher
 from recsys.teachers.lora import add_adapters
 from recsys.teachers.ranking import window_starts
 from recsys.training.objective import Batch, NextItemObjective, RankingTeacher

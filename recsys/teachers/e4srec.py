@@ -25,9 +25,9 @@ from recsys.config import changed
 from recsys.data.prepared import PreparedDataset
 from recsys.losses.config import RecommendationLossConfig
 from recsys.teachers.config import E4SRecConfig, SignalsConfig
-from recsys.teachers.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder
+from recsys.teachers.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder, pretrained_config
 from recsys.teachers.from_student import load_student, require_student
-from recsys.teachers.item_encoder import load_tokenizer, load_transformers_config
+from recsys.teachers.item_encoder import load_tokenizer
 from recsys.teachers.layered import LayeredTeacher, check_same_size
 from recsys.teachers.lora import add_adapters
 from recsys.teachers.lora_config import LoRAConfig
@@ -110,12 +110,12 @@ class E4SRec(LayeredTeacher):
             }
             config = dataclasses.replace(
                 config,
-                llm_config=load_transformers_config(config.llm).to_dict(),
+                llm_config=pretrained_config(config.llm, config.base_layers),
                 instruction_vectors=len(texts["instruction"]),
                 response_vectors=len(texts["response"]),
             )
             model = cls(config, num_items=len(ids) - 1)
-            words = load_decoder(model.llm, config.llm)
+            words = load_decoder(model.llm, config.llm, config.base_layers)
             with torch.no_grad():
                 for prompt, tokens in ((model.instruction, texts["instruction"]), (model.response, texts["response"])):
                     if prompt is not None:
@@ -225,15 +225,16 @@ class E4SRec(LayeredTeacher):
         config = self.config
         if config.llm != FROM_SCRATCH:
             check_same_size(width, heads)
-            return E4SRec.build(dataclasses.replace(config, lora=None), self.ids).cut(layers)
+            whole = dataclasses.replace(config, lora=None, base_layers=None)
+            return E4SRec.build(whole, self.ids).cut(self.base_layers(layers))
         number = layers if isinstance(layers, int) else len(layers)
         size = {"layers": number, "width": width or config.width, "heads": heads or config.heads}
         return E4SRec.build(changed(config, **size), self.ids)
 
-    def _cut_config(self) -> E4SRecConfig:
+    def _cut_config(self, base: Sequence[int]) -> E4SRecConfig:
         if self.config.llm == FROM_SCRATCH:
             return dataclasses.replace(self.config, layers=self.depth)
-        return dataclasses.replace(self.config, llm_config=config_of(self.llm))
+        return dataclasses.replace(self.config, llm_config=config_of(self.llm), base_layers=tuple(base))
 
 
 class _Vectors(nn.Module):

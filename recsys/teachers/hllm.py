@@ -25,8 +25,8 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.model import last_of
 from recsys.teachers.config import HLLMConfig, SignalsConfig
-from recsys.teachers.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder
-from recsys.teachers.item_encoder import TextEmbeddings, embed_titles, load_transformers_config
+from recsys.teachers.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder, pretrained_config
+from recsys.teachers.item_encoder import TextEmbeddings, embed_titles
 from recsys.teachers.layered import LayeredTeacher, check_same_size
 from recsys.teachers.ranking import WindowPass
 from recsys.teachers.teacher import Progress
@@ -120,9 +120,9 @@ class HLLM(LayeredTeacher):
         if config.user_model == FROM_SCRATCH:
             model = cls(config, num_items=dataset.num_items)
         else:
-            user_config = load_transformers_config(config.user_model).to_dict()
+            user_config = pretrained_config(config.user_model, config.base_layers)
             model = cls(dataclasses.replace(config, user_config=user_config), num_items=dataset.num_items)
-            load_decoder(model.user, config.user_model)
+            load_decoder(model.user, config.user_model, config.base_layers)
         model.text.copy_(text.standardised())
         if config.item_training != "frozen":
             lora = config.item_lora if config.item_training == "lora" else None
@@ -162,17 +162,18 @@ class HLLM(LayeredTeacher):
             model = HLLM(changed(config, **size), num_items=self.num_items)
         else:
             check_same_size(width, heads)
-            whole = dataclasses.replace(config, user_config=load_transformers_config(config.user_model).to_dict())
+            user_config = pretrained_config(config.user_model, None)
+            whole = dataclasses.replace(config, user_config=user_config, base_layers=None)
             model = HLLM(whole, num_items=self.num_items)
             load_decoder(model.user, config.user_model)
-            model = model.cut(layers)
+            model = model.cut(self.base_layers(layers))
         model.text.copy_(self.text)
         return model
 
-    def _cut_config(self) -> HLLMConfig:
+    def _cut_config(self, base: Sequence[int]) -> HLLMConfig:
         if self.config.user_model == FROM_SCRATCH:
             return dataclasses.replace(self.config, layers=self.depth)
-        return dataclasses.replace(self.config, user_config=config_of(self.user))
+        return dataclasses.replace(self.config, user_config=config_of(self.user), base_layers=tuple(base))
 
     def item_vectors(self) -> Tensor:
         """[N+1, D] unit vectors, row 0 zero."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recsys.errors import UserError
 from recsys.teachers.config import CompressionConfig
-from recsys.teachers.decoder import only_layers, outputs_of, save_decoder
+from recsys.teachers.decoder import chosen_layers, only_layers, outputs_of, save_decoder
 from recsys.teachers.lora import merged
 from recsys.teachers.teacher import Teacher
 
@@ -67,8 +67,12 @@ class LayeredTeacher(Teacher):
         """
         raise NotImplementedError
 
-    def _cut_config(self) -> Any:
-        """This model's configuration, once its decoder has been cut."""
+    def _cut_config(self, base: Sequence[int]) -> Any:
+        """This model's configuration, once its decoder has been cut.
+
+        Args:
+            base: see `base_layers`.
+        """
         raise NotImplementedError
 
     def hidden(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
@@ -124,13 +128,23 @@ class LayeredTeacher(Teacher):
         """
         if self.compression is not None:
             raise UserError("a compressed model is not cut any more; cut the one it was made from, then compress")
-        numbers = chosen_layers(self.depth, layers)
+        numbers, base = chosen_layers(self.depth, layers), self.base_layers(layers)
         with only_layers(self.decoder, numbers):
             made = copy.deepcopy(self)
         for place, layer in enumerate(made.decoder.layers):
             layer.self_attn.layer_idx = place  # where a layer finds its keys and values in a cache
-        made.config = made._cut_config()
+        made.config = made._cut_config(base)
         return made
+
+    def base_layers(self, layers: int | Sequence[int]) -> list[int]:
+        """Which layers of the pretrained model, from 1, these layers of this one began as.
+
+        Raises:
+            UserError: this model has no such layers.
+        """
+        base = self.config.base_layers
+        own = range(1, self.depth + 1) if base is None or isinstance(base, int) else base
+        return [own[number - 1] for number in chosen_layers(self.depth, layers)]
 
     def save_transformers(self, path: str | Path) -> None:
         """Write the decoder alone as an ordinary transformers model, which `AutoModel.from_pretrained(path)` loads.
@@ -144,19 +158,6 @@ class LayeredTeacher(Teacher):
         if self.compression is not None:
             raise UserError("transformers has no form for a compressed model; export the one that it was made from")
         save_decoder(self.decoder, merged(self.decoder.state_dict(), self.decoder), Path(path))
-
-
-def chosen_layers(depth: int, layers: int | Sequence[int]) -> list[int]:
-    """Numbers of the layers to keep, ascending.
-
-    Raises:
-        UserError: there are no such layers.
-    """
-    numbers = list(range(1, layers + 1)) if isinstance(layers, int) else list(layers)
-    if not numbers or numbers != sorted(set(numbers)) or numbers[0] < 1 or numbers[-1] > depth:
-        wanted = f"{layers} layers" if isinstance(layers, int) else f"layers {numbers}"
-        raise UserError(f"{wanted} cannot be kept of a model of {depth}; name some of 1 to {depth}, in ascending order")
-    return numbers
 
 
 def check_same_size(width: int | None, heads: int | None) -> None:

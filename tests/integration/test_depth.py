@@ -129,7 +129,7 @@ def test_what_a_student_is_made_from_is_in_its_key(settings: Settings) -> None:
 def test_options_left_out_leave_a_teacher_s_key_alone(settings: Settings) -> None:
     """Digests of what was written before there were the options."""
     said = to_dict(settings.teacher)
-    for option in ("rows",):
+    for option in ("rows", "base_layers"):
         del said["model"][option]
     manifests = [storage.read_manifest(uri) for uri in (settings.layout.dataset, settings.layout.student("ids"))]
     inputs = [manifests[0].attributes["fingerprint"], manifests[0].files["items.parquet"]["sha256"]]

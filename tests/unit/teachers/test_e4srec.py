@@ -16,8 +16,10 @@ from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import from_dict, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.students.config import SASRecConfig
+from recsys.losses.config import AlignmentConfig, RecommendationLossConfig
+from recsys.students.config import SASRecConfig, SLMRecConfig
 from recsys.students.sasrec import SASRec
+from recsys.students.slmrec import build_slmrec
 from recsys.teachers.compression import compressed
 from recsys.teachers.config import (
     CompressionConfig,
@@ -188,6 +190,53 @@ def test_a_fresh_start_is_the_pretrained_layers(tmp_path: Path) -> None:
         model.fresh(2, width=32)
 
 
+def pretrained(dataset: PreparedDataset, kind: str, base: str, **options: Any) -> LayeredTeacher:
+    if kind == "e4srec":
+        return build(llm=base, instruction="given history", **options)
+    text = TextEmbeddings(torch.randn(61, 10), torch.zeros(61, dtype=torch.bool))
+    return HLLM.build(HLLMConfig(width=16, user_model=base, **options), dataset, text).eval()
+
+
+def same_layers(model: LayeredTeacher, whole: LayeredTeacher, numbers: list[int]) -> bool:
+    """Whether a model's layers are those of another with these numbers."""
+    wanted = torch.nn.ModuleList(whole.decoder.layers[number - 1] for number in numbers).state_dict()
+    found = model.decoder.layers.state_dict()
+    return found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in found)
+
+
+@pytest.mark.parametrize(("kind", "family"), [("e4srec", "llama"), ("e4srec", "gemma2"), ("hllm", "qwen3")])
+def test_a_teacher_on_some_layers_of_a_pretrained_model(
+    dataset: PreparedDataset, tmp_path: Path, kind: str, family: str
+) -> None:
+    base = base_model(tmp_path / "base", family)
+    whole = pretrained(dataset, kind, base)
+    assert whole.depth == 3 and whole.config.base_layers is None
+    some = pretrained(dataset, kind, base, base_layers=[1, 3])
+    assert same_layers(some, whole, [1, 3]) and same_layers(
+        pretrained(dataset, kind, base, base_layers=2), whole, [1, 2]
+    )
+    assert some.decoder.config.to_dict() == whole.cut([1, 3]).decoder.config.to_dict()
+    save_checkpoint(str(tmp_path / "some"), some, dataset)
+    loaded = load_checkpoint(tmp_path / "some")
+    items = torch.randint(1, 61, (2, 5), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(loaded.model.hidden(items), some.hidden(items))
+    with pytest.raises(UserError, match="9 layers cannot be kept of a model of 3"):
+        pretrained(dataset, kind, base, base_layers=9)
+
+    # What begins anew begins with the layers that it keeps, whatever was cut before.
+    for model in (some, loaded.model, whole.cut([1, 3])):
+        assert same_layers(model.fresh([2]), whole, [3]) and same_layers(model.fresh(2), whole, [1, 3])
+        assert same_layers(model.cut([2]).fresh(1), whole, [3])
+    taught = build_slmrec(
+        SLMRecConfig(kind="slmrec", keep=(2,), start="fresh"),
+        dataset,
+        loaded,
+        loss=RecommendationLossConfig(),
+        alignment=AlignmentConfig(blocks=1, online=True),
+    )
+    assert same_layers(taught.model, whole, [3]) and same_layers(taught.deep, whole, [1, 3])
+
+
 def test_adapters_train_alone_and_are_merged_when_saved(dataset: PreparedDataset, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     plain = build(llm=base_model(tmp_path / "base", "llama"), instruction="given history")
@@ -267,6 +316,7 @@ def test_configuration() -> None:
         ({"width": 20, "heads": 4}, "multiple of twice the heads"),
         ({"lora": {}}, "lora adapts a pretrained model"),
         ({"response": "Response:"}, "set response_vectors"),
+        ({"base_layers": 2}, "base_layers picks layers of a pretrained model"),
         ({"witdh": 3}, "did you mean width"),
     ]:
         with pytest.raises(UserError, match=message):
