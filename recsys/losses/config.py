@@ -79,7 +79,8 @@ class AlignmentConfig:
         logits: weight of the Kullback-Leibler divergence from the teacher's distribution over the catalogue.
         form: `paper` means over blocks and squares the norm, as printed; `code` sums over blocks and takes the plain
             norm, as the authors' code does.
-        online: train the teacher beside the student, on the next item alone; otherwise it is frozen.
+        online: train the teacher beside the student, on the next item alone (by adapters, where it was made so);
+            otherwise it is frozen.
         stored: take the frozen teacher's states from its signals (`signals.states`) instead of computing them at each
             step; histories longer than a window are then learned in the windows of the teacher's pass, the same in
             every epoch.

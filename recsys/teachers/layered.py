@@ -16,7 +16,8 @@ from torch import Tensor
 from recsys.errors import UserError
 from recsys.teachers.config import CompressionConfig
 from recsys.teachers.decoder import chosen_layers, only_layers, outputs_of, save_decoder
-from recsys.teachers.lora import merged
+from recsys.teachers.lora import add_adapters, merged
+from recsys.teachers.lora_config import LoRAConfig
 from recsys.teachers.teacher import Teacher
 
 
@@ -74,6 +75,10 @@ class LayeredTeacher(Teacher):
             base: see `base_layers`.
         """
         raise NotImplementedError
+
+    def adapt(self, lora: LoRAConfig) -> None:
+        """Freeze the language model and train adapters in its place."""
+        add_adapters(self.decoder, lora)
 
     def hidden(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
         vectors = self.item_vectors() if vectors is None else vectors

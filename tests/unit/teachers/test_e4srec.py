@@ -257,6 +257,29 @@ def test_adapters_train_alone_and_are_merged_when_saved(dataset: PreparedDataset
     torch.testing.assert_close(cut.hidden(items), model.readouts(items, [2])[2])
 
 
+@pytest.mark.parametrize("start", ["teacher", "fresh"])
+def test_online_a_teacher_with_adapters_trains_adapters(dataset: PreparedDataset, tmp_path: Path, start: str) -> None:
+    pytest.importorskip("peft")
+    model = build(llm=base_model(tmp_path / "base", "llama"), instruction="given history", lora={"rank": 2})
+    save_checkpoint(str(tmp_path / "teacher"), model, dataset, state=model.export_state())
+    objective = build_slmrec(
+        SLMRecConfig(kind="slmrec", layers=1, start=start),
+        dataset,
+        load_checkpoint(tmp_path / "teacher"),
+        loss=RecommendationLossConfig(),
+        alignment=AlignmentConfig(blocks=1, online=True),
+    )
+
+    def trained(module: torch.nn.Module) -> set[str]:
+        return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+    assert trained(objective.deep) == trained(model) and any("lora_A" in name for name in trained(model))
+    assert trained(objective.model) == {name for name, _ in objective.model.named_parameters()}
+    batch, _ = next(iter(objective.batches(dataset, TrainingConfig(batch_size=4), rank=0, world=1).epoch(0)))
+    objective(batch)[0].backward()
+    assert all(parameter.grad is not None for parameter in objective.parameters() if parameter.requires_grad)
+
+
 def test_a_teacher_is_built_on_a_student_and_ranks(dataset: PreparedDataset, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
     student = SASRec(SASRecConfig(width=8, heads=1, blocks=1, max_positions=8), num_items=dataset.num_items)
