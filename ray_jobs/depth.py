@@ -6,9 +6,10 @@
 
 It needs the teacher of `ray_jobs.train_teacher`, of kind e4srec or hllm. Every depth of the section `depth` is read out
 of it as it is, trained alone and trained with it (SLMRec), as students `depth-<layers>-<way>` of this project by
-`ray_jobs.distill`; all are then ranked on test and timed in turn in one process. The table ends with the smallest
-depth that loses at most `depth.tolerance` percent of NDCG@10; `depth.json`, `depth.png` and `depth.html` go to
-`<storage>/<name>/depth`. What is finished and unchanged is kept; a study interrupted continues.
+`ray_jobs.distill`; all then rank validation and test rows and are timed in turn in one process. The table ends with the
+smallest depth that loses at most `depth.tolerance` percent of NDCG@10 on validation, and what it loses on test.
+`depth.json`, `depth.png` and `depth.html` go to `<storage>/<name>/depth`; what is finished and unchanged is kept, and a
+study interrupted continues.
 """
 
 import argparse
@@ -22,8 +23,8 @@ from ray_jobs import cli, distill
 from ray_jobs.settings import DepthConfig, Layout, Settings, StudentSettings
 from recsys import environment, storage, tracking
 from recsys.checkpoint import load_checkpoint
-from recsys.config import digest, to_dict
-from recsys.data.prepared import PreparedDataset
+from recsys.config import changed, digest, to_dict
+from recsys.data.prepared import PreparedDataset, Split
 from recsys.errors import UserError
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.depth import METRIC, print_study, recommend, write_pictures
@@ -55,11 +56,12 @@ def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
     """Train what is missing, measure, draw; gives back the study (`recsys.evaluation.depth`).
 
     Raises:
-        UserError: there is no teacher, it has no layers to cut, or not as many as asked for.
+        UserError: there is no teacher, it is of another dataset, has no layers to cut, or not as many as asked for.
     """
     layout = settings.layout
+    cli.required(layout.dataset, "prepared dataset", "prepare_data")
     cli.required(layout.teacher, "teacher", "train_teacher")
-    deepest = teacher_depth(layout.teacher)
+    deepest = teacher_depth(layout.teacher, PreparedDataset.load(layout.dataset))
     depths = chosen_depths(settings, deepest)
     students = made_students(settings, depths, deepest)
     with_students = dataclasses.replace(settings, students={**settings.students, **students})
@@ -98,15 +100,16 @@ def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
     return study
 
 
-def teacher_depth(uri: str) -> int:
+def teacher_depth(uri: str, dataset: PreparedDataset) -> int:
     """Layers of a teacher's checkpoint.
 
     Raises:
-        UserError: it is no stack of layers.
+        UserError: it is of another dataset, or no stack of layers.
     """
     from recsys.teachers.layered import LayeredTeacher
+    from recsys.teachers.replica import load_teacher
 
-    model = load_checkpoint(uri).model
+    model = load_teacher(uri, dataset).model
     if not isinstance(model, LayeredTeacher):
         raise UserError(f"a depth study needs a teacher of kind e4srec or hllm, but {uri} is of kind {model.kind}")
     return model.depth
@@ -134,7 +137,7 @@ def made_students(settings: Settings, depths: list[int], deepest: int) -> dict[s
             alignment = None
             if way == "distilled":
                 blocks = max(b for b in common_blocks(depth, deepest) if b <= config.alignment.blocks)
-                alignment = dataclasses.replace(config.alignment, blocks=blocks)
+                alignment = changed(config.alignment, blocks=blocks)
             students[f"depth-{depth}-{way}"] = StudentSettings(
                 model=SLMRecConfig(kind="slmrec", layers=depth, start=config.start, rows=config.rows),
                 alignment=alignment,
@@ -150,7 +153,7 @@ def key(settings: Settings, cells: list[Cell]) -> str:
     inputs = [[cell.name, cli.required(cell.uri, cell.name, "depth").content_hash] for cell in cells]
     shown = [config.mask_seen, config.latency_requests, config.sampled and to_dict(config.sampled)]
     small = [to_dict(settings.depth.compression(name)) for name in settings.depth.compress]
-    return digest([inputs, shown, settings.depth.tolerance, small])
+    return digest([inputs, cli.fingerprint(settings.layout), shown, settings.depth.tolerance, small])
 
 
 def _measure_all(settings: Settings, cells: list[Cell]) -> dict[str, Any]:
@@ -181,23 +184,29 @@ def _measure_all(settings: Settings, cells: list[Cell]) -> dict[str, Any]:
 
 @ray.remote
 def _rank(cell: Cell, layout: Layout, config: EvaluationConfig, study: DepthConfig) -> dict[str, Any]:
-    """In a worker: one model ranks the test rows."""
+    """In a worker: one model ranks the rows of both splits."""
     from recsys.evaluation.metrics import metrics_from_ranks
     from recsys.evaluation.ranking import model_scorer, rank_targets
     from recsys.evaluation.sampled import sampled_metrics
     from recsys.teachers.quantised import numbers_and_bytes
 
     dataset, model = PreparedDataset.load(layout.dataset), _load(cell, config, study)
-    score, rows = model_scorer(model), dataset.rows("test")
+    score = model_scorer(model)
     options: dict[str, Any] = {"batch_size": config.batch_size, "device": _device(config)}
     served, size = numbers_and_bytes(model)
-    ranks = rank_targets(score, dataset, rows, mask_seen=config.mask_seen, **options)
+
+    def metrics(split: Split) -> dict[str, float]:
+        ranks = rank_targets(score, dataset, dataset.rows(split), mask_seen=config.mask_seen, **options)
+        return metrics_from_ranks(ranks)
+
+    sampled = config.sampled and sampled_metrics(score, dataset, dataset.rows("test"), config.sampled, **options)
     return {
         "depth": cell.depth,
         "way": cell.way,
         "compressed": cell.compressed,
-        "metrics": metrics_from_ranks(ranks),
-        "sampled": sampled_metrics(score, dataset, rows, config.sampled, **options) if config.sampled else None,
+        "metrics": metrics("test"),
+        "valid": metrics("valid"),
+        "sampled": sampled,
         "parameters": {"served": served, "layers": numbers_and_bytes(model.decoder.layers)[0]},
         "bytes": size,
     }

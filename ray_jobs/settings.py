@@ -127,7 +127,7 @@ class DepthConfig:
         ways: `read-out` reads the trained teacher at that layer, nothing retrained; `alone` trains the cut model
             without its teacher; `distilled` with it, by `alignment` (its blocks lowered where they do not divide).
         start, rows: of the cut models (`recsys.students.config.SLMRecConfig`).
-        tolerance: percent of the whole teacher's NDCG@10 that the recommended depth may lose.
+        tolerance: percent of the whole teacher's NDCG@10 on validation that the recommended depth may lose.
         compress: measure the whole teacher and every trained depth with smaller weights as well, nothing retrained:
             `int8` or `int4` weights, some matrices of `low-rank` (`low_rank`), `pruned` to a share of the feed-forward
             neurons (`neurons`) or of the `heads` (`heads`), or several of them as in `pruned+int4`.

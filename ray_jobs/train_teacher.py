@@ -22,12 +22,14 @@ from ray_jobs import cli
 from ray_jobs.settings import Layout, Settings, TeacherSettings
 from recsys import tracking
 from recsys.checkpoint import save_checkpoint
-from recsys.config import digest, to_dict
+from recsys.config import beyond_defaults, digest, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.teachers.teacher import Teacher, teacher_class
 from recsys.training.config import TrainingConfig
 from recsys.training.objective import Objective
+
+_OPTIONS = {"rows", "base_layers"}  # no part of the key where they are not asked for
 
 
 def key(settings: Settings) -> str:
@@ -42,8 +44,10 @@ def key(settings: Settings) -> str:
         inputs.append(
             cli.required(settings.layout.student(name), f"student {name}", f"distill --student {name}").content_hash
         )
+    said, asked = to_dict(settings.teacher), beyond_defaults(settings.teacher.model)
+    said["model"] = {name: value for name, value in said["model"].items() if name not in _OPTIONS or name in asked}
     # Where workers run does not change what is learned; how many there are changes rounding only.
-    return digest({"teacher": {**to_dict(settings.teacher), "scaling": None}, "inputs": inputs})
+    return digest({"teacher": {**said, "scaling": None}, "inputs": inputs})
 
 
 def needed_students(settings: Settings) -> list[str]:

@@ -24,7 +24,17 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from recsys.errors import UserError
 
-__all__ = ["Field", "beyond_defaults", "configuration", "digest", "from_dict", "load_config", "set_value", "to_dict"]
+__all__ = [
+    "Field",
+    "beyond_defaults",
+    "changed",
+    "configuration",
+    "digest",
+    "from_dict",
+    "load_config",
+    "set_value",
+    "to_dict",
+]
 
 T = TypeVar("T")
 
@@ -65,6 +75,11 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
         return TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
         raise UserError("; ".join(_sentence(cls, e) for e in error.errors())) from None
+
+
+def changed(config: T, **values: Any) -> T:
+    """A copy with other values, every error as one line."""
+    return from_dict(type(config), to_dict(config) | values)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What a depth study says: a row for each depth and way, and the smallest depth that is good enough.
 
 A study is plain JSON values: `full` and `rows` with depth, way ("full", "read-out", "alone", "distilled"), metrics by
-full ranking, sampled metrics where asked for, latency, parameters ("served", and "layers" of the decoder alone), bytes,
-and how the weights were compressed ("" for not at all).
+full ranking of the test rows and ("valid") of the validation rows, sampled metrics where asked for, latency, parameters
+("served", and "layers" of the decoder alone), bytes, and how the weights were compressed ("" for not at all).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,11 @@ _NAMES = {
 
 
 def recommend(rows: Sequence[Mapping[str, Any]], full: Mapping[str, Any], tolerance: float) -> Mapping[str, Any]:
-    """The row of smallest depth whose NDCG@10 is within `tolerance` percent of the full model's, the best of its depth;
-    the full model itself where there is no other."""
-    enough = full["metrics"][METRIC] * (1 - tolerance / 100)
-    good = [row for row in rows if row["metrics"][METRIC] >= enough and not row["compressed"]]
-    return min([*good, full], key=lambda row: (row["depth"], -row["metrics"][METRIC]))
+    """The row of smallest depth whose NDCG@10 on validation is within `tolerance` percent of the full model's, the best
+    of its depth; the full model itself where there is no other. What test says has no part in the choice."""
+    enough = full["valid"][METRIC] * (1 - tolerance / 100)
+    good = [row for row in rows if row["valid"][METRIC] >= enough and not row["compressed"]]
+    return min([*good, full], key=lambda row: (row["depth"], -row["valid"][METRIC]))
 
 
 def sentence(study: Mapping[str, Any]) -> str:
@@ -37,11 +37,12 @@ def sentence(study: Mapping[str, Any]) -> str:
     if chosen["way"] == "full":
         return (
             f"recommended: all {full['depth']} layers; no smaller depth tried is within {study['tolerance']:g} % of "
-            f"their NDCG@10 {full['metrics'][METRIC]:.4f}"
+            f"their NDCG@10 {full['valid'][METRIC]:.4f} on validation"
         )
     return (
         f"recommended: {chosen['depth']} of {full['depth']} layers, {_NAMES[chosen['way']]}: NDCG@10 "
-        f"{chosen['metrics'][METRIC]:.4f} ({_percent(chosen, full)} against the whole), "
+        f"{chosen['valid'][METRIC]:.4f} ({_percent(chosen, full, 'valid')}) on validation, "
+        f"{chosen['metrics'][METRIC]:.4f} ({_percent(chosen, full)}) on test, "
         f"{full['latency']['median_ms'] / chosen['latency']['median_ms']:.1f} times as fast"
     )
 
@@ -53,7 +54,8 @@ def print_study(study: Mapping[str, Any], file: TextIO | None = None) -> None:
     from rich.table import Table
 
     title = f"Depth study, {study['dataset']['name']}: {study['test_rows']:,} test rows, full ranking"
-    drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="", pad_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="")
+    drawn.pad_edge, drawn.collapse_padding = False, True
     drawn.add_column("layers", justify="right")
     drawn.add_column("way", no_wrap=True)
     for name in (*_columns(study), "ms"):
@@ -74,7 +76,8 @@ def write_pictures(directory: Path, study: Mapping[str, Any]) -> None:
         plots.to_svg(plots.depth_curves(study, "wide"), "depth-wide"),
         plots.to_svg(plots.depth_curves(study, "narrow"), "depth-narrow"),
         description,
-        f"The dotted line is the whole teacher's NDCG@10 less {study['tolerance']:g} %.",
+        f"On test; the dotted line is the whole teacher's NDCG@10 less {study['tolerance']:g} %. "
+        "The depth is chosen on validation.",
     )
     header = ["layers", "way", *_columns(study), "ms"]
     shown = [[escape(cell) for cell in _cells(row, study)] for row in _sorted(study)]
@@ -108,7 +111,7 @@ def _sorted(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _columns(study: Mapping[str, Any]) -> list[str]:
     sampled = ["HR@1 sampled", "MRR sampled"] if study["full"]["sampled"] else []
-    return ["NDCG@10", "against whole", "HR@10", *sampled, "served", "in layers", "MB"]
+    return ["on valid", "NDCG@10", "against whole", "HR@10", *sampled, "served", "in layers", "MB"]
 
 
 def _cells(row: Mapping[str, Any], study: Mapping[str, Any]) -> list[str]:
@@ -116,6 +119,7 @@ def _cells(row: Mapping[str, Any], study: Mapping[str, Any]) -> list[str]:
     return [
         str(row["depth"]),
         ", ".join(filter(None, (_NAMES[row["way"]], row["compressed"]))),
+        f"{row['valid'][METRIC]:.4f}",
         f"{row['metrics'][METRIC]:.4f}",
         _percent(row, study["full"]),
         f"{row['metrics']['hr@10']:.4f}",
@@ -127,6 +131,6 @@ def _cells(row: Mapping[str, Any], study: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _percent(row: Mapping[str, Any], full: Mapping[str, Any]) -> str:
-    whole = full["metrics"][METRIC]
-    return f"{100 * (row['metrics'][METRIC] / whole - 1):+.1f} %" if whole else "–"
+def _percent(row: Mapping[str, Any], full: Mapping[str, Any], which: str = "metrics") -> str:
+    whole = full[which][METRIC]
+    return f"{100 * (row[which][METRIC] / whole - 1):+.1f} %" if whole else "–"

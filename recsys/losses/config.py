@@ -79,9 +79,11 @@ class AlignmentConfig:
         logits: weight of the Kullback-Leibler divergence from the teacher's distribution over the catalogue.
         form: `paper` means over blocks and squares the norm, as printed; `code` sums over blocks and takes the plain
             norm, as the authors' code does.
-        online: train the teacher beside the student, on the next item alone; otherwise it is frozen.
+        online: train the teacher beside the student, on the next item alone (by adapters, where it was made so);
+            otherwise it is frozen.
         stored: take the frozen teacher's states from its signals (`signals.states`) instead of computing them at each
-            step.
+            step; histories longer than a window are then learned in the windows of the teacher's pass, the same in
+            every epoch.
     """
 
     blocks: int = Field(default=4, ge=1)
@@ -98,6 +100,11 @@ class AlignmentConfig:
             raise ValueError("stored reads a frozen teacher's states; set online=false and one of cosine, norm, logits")
         if self.online and not self.teaches:
             raise ValueError("online trains a teacher, but nothing is taken from it; set cosine, norm or logits")
+        if not self.teaches and (self.blocks == 1 or not self.supervision):
+            raise ValueError(
+                "nothing is learned but the next item: supervision predicts from each block but the last; leave "
+                "alignment out, or set cosine, norm or logits, or supervision with at least 2 blocks"
+            )
 
     @property
     def teaches(self) -> bool:

@@ -9,6 +9,7 @@ Legend: B batch, L history, P positions with a target, N items, D width of the i
 
 from contextlib import nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,8 +29,10 @@ from recsys.losses.recommendation import softmax_loss
 from recsys.losses.scores import CatalogueScores
 from recsys.signals.states import StoredStates
 from recsys.students.config import SLMRecConfig
+from recsys.teachers.decoder import chosen_layers
 from recsys.teachers.layered import LayeredTeacher
 from recsys.teachers.lora import add_adapters
+from recsys.teachers.ranking import window_starts
 from recsys.training.objective import Batch, NextItemObjective, RankingTeacher
 
 
@@ -48,6 +51,7 @@ def cut_student(config: SLMRecConfig, teacher: LayeredTeacher) -> LayeredTeacher
         layers = list(range(config.every, teacher.depth + 1, config.every))
     else:
         layers = list(config.keep) if config.keep is not None else config.layers or 0
+    layers = chosen_layers(teacher.depth, layers)
     student = (
         teacher.cut(layers)
         if config.start == "teacher"
@@ -112,6 +116,10 @@ class SLMRecObjective(NextItemObjective):
             if teacher.width != model.width and (alignment.cosine or alignment.norm):
                 self.projections.extend(nn.Linear(model.width, teacher.width) for _ in range(alignment.blocks))
 
+    def window_starts(self, dataset: PreparedDataset) -> np.ndarray | None:
+        """Where the teacher's states are stored, those of the windows that its pass has read."""
+        return window_starts(dataset, dataset.rows("train")) if self.stored is not None else None
+
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         if self.alignment is None:
             return super().forward(batch)
@@ -119,7 +127,7 @@ class SLMRecObjective(NextItemObjective):
         targets = batch["targets"][chosen]
         vectors_ND = self.model.item_vectors()
         ends = block_ends(self.model.depth, config.blocks)
-        found = self.model.states(items, ends, vectors_ND)
+        found = self.model.states(items, ends, vectors_ND, batch.get("times"))
         states = [found[end][chosen] for end in ends]  # B × [P, H]
         hidden_PD = self.model.read_out(states[-1], vectors_ND)
         scores = self._scores(hidden_PD, vectors_ND)
@@ -152,7 +160,7 @@ class SLMRecObjective(NextItemObjective):
         with nullcontext() if self.deep else torch.no_grad():
             vectors = teacher.item_vectors()
             if self.stored is None:
-                found = teacher.states(batch["items"], self.deep_ends, vectors)
+                found = teacher.states(batch["items"], self.deep_ends, vectors, batch.get("times"))
                 deep_states = [found[end][chosen] for end in self.deep_ends]
             if config.logits or self.deep:
                 expected = self._scores(teacher.read_out(deep_states[-1], vectors), vectors)
@@ -211,8 +219,11 @@ def build_slmrec(
         )
     torch.manual_seed(seed)
     student, deep = cut_student(config, teacher.model), teacher.model
-    if alignment is not None and alignment.online and config.start == "fresh":
-        deep = deep.fresh(deep.depth)
+    if alignment is not None and alignment.online:
+        lora = getattr(deep.config, "lora", None)
+        deep = deep.fresh(deep.depth) if config.start == "fresh" else deep
+        if lora is not None:
+            deep.adapt(lora)
     objective = SLMRecObjective(
         student,
         loss,

@@ -8,6 +8,8 @@ from recsys.config import Field, configuration
 from recsys.teachers.bigrec.config import BIGRecConfig
 from recsys.teachers.lora_config import LoRAConfig
 
+_NO_BASE = "base_layers picks layers of a pretrained model; from scratch set layers, and leave base_layers out"
+
 
 @configuration
 class ItemEncoderConfig:
@@ -58,11 +60,14 @@ class HLLMConfig:
             id or path of a causal decoder, which brings its own layers, heads and width.
         user_config: the transformers configuration of such a decoder; filled in when a teacher is built, so that a
             checkpoint loads without its base model.
+        base_layers: of a pretrained user model, how many of its first layers are taken, or the numbers (from 1) of
+            those that are; null for all.
         width: width of the item vectors and of the decoder that is trained from scratch.
         hidden: width of the hidden layer of the item MLP; 0 leaves the linear projection alone.
         dropout: on the decoder's input and output and, when trained from scratch, after each of its sublayers.
         id_offset: whether every item has a learnable vector added to its projected text.
         time_gaps: whether the user model is told how long after the item before each item was met.
+        rows: what is learned from: `every-position` of a sequence, or `one-a-user`, the last one (SLMRec's code).
     """
 
     kind: Literal["hllm"] = "hllm"
@@ -74,6 +79,7 @@ class HLLMConfig:
     item_width: int = Field(default=384, ge=1)
     user_model: str = "from-scratch"
     user_config: dict[str, Any] | None = None
+    base_layers: int | tuple[int, ...] | None = None
     width: int = Field(default=128, ge=8)
     layers: int = Field(default=2, ge=1)
     heads: int = Field(default=4, ge=1)
@@ -82,9 +88,14 @@ class HLLMConfig:
     id_offset: bool = True
     time_gaps: bool = False
     max_positions: int = Field(default=512, ge=1)
+    rows: Literal["every-position", "one-a-user"] = "every-position"
 
     def __post_init__(self) -> None:
-        if self.user_model == "from-scratch" and self.width % (2 * self.heads):
+        if self.user_model != "from-scratch":
+            return
+        if self.base_layers is not None:
+            raise ValueError(_NO_BASE)
+        if self.width % (2 * self.heads):
             raise ValueError(
                 f"width {self.width} must be a multiple of twice the heads ({self.heads}): rotary positions turn pairs"
             )
@@ -137,6 +148,8 @@ class E4SRecConfig:
             transformers id or path of a causal decoder, which brings its own layers, heads and width.
         llm_config: the transformers configuration of such a decoder; filled in when a teacher is built, so that a
             checkpoint loads without its base model.
+        base_layers: of a pretrained model, how many of its first layers are taken (SLMRec's teacher: 8 of 32), or the
+            numbers (from 1) of those that are; null for all.
         instruction, response: texts before the items and after the last one; of a pretrained model alone.
         instruction_vectors, response_vectors: how many vectors stand there; from scratch they are learned, for a
             pretrained model they are the embeddings of the texts' tokens and their number is filled in. With a
@@ -145,6 +158,7 @@ class E4SRecConfig:
             fresh linear layer over all items (E4SRec).
         dropout: on the decoder's input and output and, when trained from scratch, after each of its sublayers.
         lora: train adapters on a frozen pretrained model; without, all its weights are trained.
+        rows: what is learned from: `every-position` of a sequence, or `one-a-user`, the last one (SLMRec's code).
     """
 
     kind: Literal["e4srec"]
@@ -152,6 +166,7 @@ class E4SRecConfig:
     id_width: int = Field(default=64, ge=1)
     llm: str = "from-scratch"
     llm_config: dict[str, Any] | None = None
+    base_layers: int | tuple[int, ...] | None = None
     width: int = Field(default=64, ge=8)
     layers: int = Field(default=8, ge=1)
     heads: int = Field(default=4, ge=1)
@@ -163,10 +178,13 @@ class E4SRecConfig:
     response_vectors: int = Field(default=0, ge=0)
     head: Literal["dot", "linear"] = "dot"
     lora: LoRAConfig | None = None
+    rows: Literal["every-position", "one-a-user"] = "every-position"
 
     def __post_init__(self) -> None:
         if self.llm != "from-scratch":
             return
+        if self.base_layers is not None:
+            raise ValueError(_NO_BASE)
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"width {self.width} must be a multiple of twice the heads ({self.heads}): rotary positions turn pairs"

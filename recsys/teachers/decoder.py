@@ -6,8 +6,10 @@ table of word embeddings is left out, for `inputs_embeds` never reads it.
 
 import copy
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from recsys.errors import UserError
 from recsys.teachers.item_encoder import load_transformers_config, load_transformers_model
 
 FROM_SCRATCH = "from-scratch"
+_WITH_DROPOUT = re.compile(r"\b(o_proj|down_proj)\.0\.")
 
 
 def new_decoder(
@@ -70,8 +73,20 @@ def new_decoder(
     return decoder
 
 
-def load_decoder(decoder: Any, source: str) -> nn.Module:
-    """Fill a decoder with pretrained weights; gives back the embeddings of its words.
+def pretrained_config(source: str, layers: int | Sequence[int] | None) -> dict[str, Any]:
+    """The transformers configuration of a model with these layers alone (see `chosen_layers`; None for all).
+
+    Raises:
+        UserError: the model is not there, or has no such layers.
+    """
+    config = load_transformers_config(source)
+    if layers is not None:
+        _keep_layers(config, chosen_layers(config.num_hidden_layers, layers))
+    return config.to_dict()
+
+
+def load_decoder(decoder: Any, source: str, layers: int | Sequence[int] | None = None) -> nn.Module:
+    """Fill a decoder with pretrained weights, of these layers (None for all); gives back the embeddings of its words.
 
     Raises:
         UserError: the model is not there or has no safetensors weights.
@@ -79,8 +94,23 @@ def load_decoder(decoder: Any, source: str) -> nn.Module:
     pretrained = load_transformers_model(source)
     words = pretrained.get_input_embeddings()
     pretrained.set_input_embeddings(None)
-    decoder.load_state_dict(pretrained.state_dict())
+    depth = len(pretrained.layers)
+    with only_layers(pretrained, chosen_layers(depth, depth if layers is None else layers)):
+        decoder.load_state_dict(pretrained.state_dict())
     return words
+
+
+def chosen_layers(depth: int, layers: int | Sequence[int]) -> list[int]:
+    """Numbers of the layers to keep, ascending.
+
+    Raises:
+        UserError: there are no such layers.
+    """
+    numbers = list(range(1, layers + 1)) if isinstance(layers, int) else list(layers)
+    if not numbers or numbers != sorted(set(numbers)) or numbers[0] < 1 or numbers[-1] > depth:
+        wanted = f"{layers} layers" if isinstance(layers, int) else f"layers {numbers}"
+        raise UserError(f"{wanted} cannot be kept of a model of {depth}; name some of 1 to {depth}, in ascending order")
+    return numbers
 
 
 @contextmanager
@@ -89,9 +119,7 @@ def only_layers(decoder: Any, layers: Sequence[int]) -> Iterator[None]:
     whole, config = decoder.layers, decoder.config
     number, types = config.num_hidden_layers, getattr(config, "layer_types", None)
     decoder.layers = nn.ModuleList(whole[n - 1] for n in layers)
-    config.num_hidden_layers = len(layers)
-    if types:
-        config.layer_types = [types[n - 1] for n in layers]
+    _keep_layers(config, layers)
     try:
         yield
     finally:
@@ -100,9 +128,32 @@ def only_layers(decoder: Any, layers: Sequence[int]) -> Iterator[None]:
             config.layer_types = types
 
 
+def _keep_layers(config: Any, layers: Sequence[int]) -> None:
+    config.num_hidden_layers = len(layers)
+    if types := getattr(config, "layer_types", None):
+        config.layer_types = [types[n - 1] for n in layers]
+
+
 def config_of(decoder: Any) -> dict[str, Any]:
     """The decoder's transformers configuration as plain values."""
     return copy.deepcopy(decoder.config.to_dict())
+
+
+def save_decoder(decoder: Any, state: dict[str, Tensor], path: Path) -> None:
+    """Write a decoder as transformers does, so that `AutoModel.from_pretrained` loads it; a folder of that name is
+    written into.
+
+    Args:
+        state: its weights, adapters merged. Those of layers from scratch, which have dropout behind them, get the names
+            that they have without.
+    """
+    plain = {_WITH_DROPOUT.sub(r"\1.", name): tensor for name, tensor in state.items()}
+    config = decoder.config
+    decoder.config = copy.deepcopy(config)  # it is changed by saving
+    try:
+        decoder.save_pretrained(path, state_dict=plain)
+    finally:
+        decoder.config = config
 
 
 @contextmanager

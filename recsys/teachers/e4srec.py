@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recsys.config import changed
 from recsys.data.prepared import PreparedDataset
 from recsys.losses.config import RecommendationLossConfig
 from recsys.teachers.config import E4SRecConfig, SignalsConfig
-from recsys.teachers.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder
+from recsys.teachers.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder, pretrained_config
 from recsys.teachers.from_student import load_student, require_student
-from recsys.teachers.item_encoder import load_tokenizer, load_transformers_config
+from recsys.teachers.item_encoder import load_tokenizer
 from recsys.teachers.layered import LayeredTeacher, check_same_size
-from recsys.teachers.lora import add_adapters
 from recsys.teachers.lora_config import LoRAConfig
 from recsys.teachers.ranking import WindowPass
 from recsys.teachers.teacher import Progress
@@ -87,7 +87,9 @@ class E4SRec(LayeredTeacher):
         torch.manual_seed(seed)
         with torch.inference_mode():
             ids = checkpoint.model.item_vectors().clone()
-        return NextItemObjective(cls.build(config, ids), RecommendationLossConfig(kind="softmax"), dataset)
+        objective = NextItemObjective(cls.build(config, ids), RecommendationLossConfig(kind="softmax"), dataset)
+        objective.one_a_user = config.rows == "one-a-user"
+        return objective
 
     @classmethod
     def build(cls, config: E4SRecConfig, ids: Tensor) -> "E4SRec":
@@ -107,12 +109,12 @@ class E4SRec(LayeredTeacher):
             }
             config = dataclasses.replace(
                 config,
-                llm_config=load_transformers_config(config.llm).to_dict(),
+                llm_config=pretrained_config(config.llm, config.base_layers),
                 instruction_vectors=len(texts["instruction"]),
                 response_vectors=len(texts["response"]),
             )
             model = cls(config, num_items=len(ids) - 1)
-            words = load_decoder(model.llm, config.llm)
+            words = load_decoder(model.llm, config.llm, config.base_layers)
             with torch.no_grad():
                 for prompt, tokens in ((model.instruction, texts["instruction"]), (model.response, texts["response"])):
                     if prompt is not None:
@@ -124,7 +126,7 @@ class E4SRec(LayeredTeacher):
 
     def adapt(self, lora: LoRAConfig) -> None:
         """Freeze the language model and the prompt, and train adapters in their place."""
-        add_adapters(self.llm, lora)
+        super().adapt(lora)
         for prompt in (self.instruction, self.response):
             if prompt is not None:
                 prompt.requires_grad_(False)
@@ -148,7 +150,12 @@ class E4SRec(LayeredTeacher):
     def decoder(self) -> Any:
         return self.llm
 
-    def run(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def run(
+        self,
+        items: Tensor,
+        vectors: Tensor | None = None,  # noqa: ARG002
+        times: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
         every = torch.arange(items.shape[1], device=items.device)[None, :]
         return self._run(items, every)
 
@@ -217,17 +224,16 @@ class E4SRec(LayeredTeacher):
         config = self.config
         if config.llm != FROM_SCRATCH:
             check_same_size(width, heads)
-            return E4SRec.build(dataclasses.replace(config, lora=None), self.ids).cut(layers)
+            whole = dataclasses.replace(config, lora=None, base_layers=None)
+            return E4SRec.build(whole, self.ids).cut(self.base_layers(layers))
         number = layers if isinstance(layers, int) else len(layers)
-        return E4SRec.build(
-            dataclasses.replace(config, layers=number, width=width or config.width, heads=heads or config.heads),
-            self.ids,
-        )
+        size = {"layers": number, "width": width or config.width, "heads": heads or config.heads}
+        return E4SRec.build(changed(config, **size), self.ids)
 
-    def _cut_config(self) -> E4SRecConfig:
+    def _cut_config(self, base: Sequence[int]) -> E4SRecConfig:
         if self.config.llm == FROM_SCRATCH:
             return dataclasses.replace(self.config, layers=self.depth)
-        return dataclasses.replace(self.config, llm_config=config_of(self.llm))
+        return dataclasses.replace(self.config, llm_config=config_of(self.llm), base_layers=tuple(base))
 
 
 class _Vectors(nn.Module):

@@ -81,9 +81,10 @@ class TeacherEngine:
         return self._engine(items.to(self.device), self._inputs, *more).float()
 
     @torch.inference_mode()
-    def states(self, items: Tensor, layers: Sequence[int]) -> Tensor:
+    def states(self, items: Tensor, layers: Sequence[int], times: Tensor | None = None) -> Tensor:
         """[B, L, len(layers), H] of items as in `hidden`: what a `LayeredTeacher` has after each of `layers`."""
-        found = self._model.states(items.to(self.device), layers, self._inputs)
+        times = None if times is None else times.to(self.device)
+        found = self._model.states(items.to(self.device), layers, self._inputs, times)
         return torch.stack([found[layer] for layer in layers], dim=2)
 
 

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recsys import storage
+from recsys.config import changed
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.model import last_of
 from recsys.teachers.config import HLLMConfig, SignalsConfig
-from recsys.teachers.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder
-from recsys.teachers.item_encoder import TextEmbeddings, embed_titles, load_transformers_config
+from recsys.teachers.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder, pretrained_config
+from recsys.teachers.item_encoder import TextEmbeddings, embed_titles
 from recsys.teachers.layered import LayeredTeacher, check_same_size
 from recsys.teachers.ranking import WindowPass
 from recsys.teachers.teacher import Progress
@@ -119,9 +120,9 @@ class HLLM(LayeredTeacher):
         if config.user_model == FROM_SCRATCH:
             model = cls(config, num_items=dataset.num_items)
         else:
-            user_config = load_transformers_config(config.user_model).to_dict()
+            user_config = pretrained_config(config.user_model, config.base_layers)
             model = cls(dataclasses.replace(config, user_config=user_config), num_items=dataset.num_items)
-            load_decoder(model.user, config.user_model)
+            load_decoder(model.user, config.user_model, config.base_layers)
         model.text.copy_(text.standardised())
         if config.item_training != "frozen":
             lora = config.item_lora if config.item_training == "lora" else None
@@ -131,10 +132,6 @@ class HLLM(LayeredTeacher):
     @property
     def decoder(self) -> Any:
         return self.user
-
-    def hidden(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
-        vectors = self.item_vectors() if vectors is None else vectors
-        return self.read_out(self.run(items, vectors, times), vectors)
 
     def query(
         self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None, times: Tensor | None = None
@@ -161,23 +158,22 @@ class HLLM(LayeredTeacher):
         config = self.config
         if config.user_model == FROM_SCRATCH:
             numbers = layers if isinstance(layers, int) else len(layers)
-            config = dataclasses.replace(
-                config, layers=numbers, width=width or config.width, heads=heads or config.heads
-            )
-            model = HLLM(config, num_items=self.num_items)
+            size = {"layers": numbers, "width": width or config.width, "heads": heads or config.heads}
+            model = HLLM(changed(config, **size), num_items=self.num_items)
         else:
             check_same_size(width, heads)
-            whole = dataclasses.replace(config, user_config=load_transformers_config(config.user_model).to_dict())
+            user_config = pretrained_config(config.user_model, None)
+            whole = dataclasses.replace(config, user_config=user_config, base_layers=None)
             model = HLLM(whole, num_items=self.num_items)
             load_decoder(model.user, config.user_model)
-            model = model.cut(layers)
+            model = model.cut(self.base_layers(layers))
         model.text.copy_(self.text)
         return model
 
-    def _cut_config(self) -> HLLMConfig:
+    def _cut_config(self, base: Sequence[int]) -> HLLMConfig:
         if self.config.user_model == FROM_SCRATCH:
             return dataclasses.replace(self.config, layers=self.depth)
-        return dataclasses.replace(self.config, user_config=config_of(self.user))
+        return dataclasses.replace(self.config, user_config=config_of(self.user), base_layers=tuple(base))
 
     def item_vectors(self) -> Tensor:
         """[N+1, D] unit vectors, row 0 zero."""

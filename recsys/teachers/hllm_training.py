@@ -17,8 +17,11 @@ def hllm_objective(model: HLLM, dataset: PreparedDataset) -> Objective:
     """The loss that belongs to a teacher."""
     config = model.config
     if config.item_training == "frozen" and config.duplicate_similarity is None and not config.time_gaps:
-        return NextItemObjective(model, RecommendationLossConfig(kind="softmax"), dataset)
-    return InfoNCE(model)
+        objective: Objective = NextItemObjective(model, RecommendationLossConfig(kind="softmax"), dataset)
+    else:
+        objective = InfoNCE(model)
+    objective.one_a_user = config.rows == "one-a-user"
+    return objective
 
 
 class InfoNCE(Objective):

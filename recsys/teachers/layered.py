@@ -8,14 +8,16 @@ Legend: B batch, L history, S positions of the decoder, H width of the decoder, 
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor
 
 from recsys.errors import UserError
 from recsys.teachers.config import CompressionConfig
-from recsys.teachers.decoder import only_layers, outputs_of
-from recsys.teachers.lora import merged
+from recsys.teachers.decoder import chosen_layers, only_layers, outputs_of, save_decoder
+from recsys.teachers.lora import add_adapters, merged
+from recsys.teachers.lora_config import LoRAConfig
 from recsys.teachers.teacher import Teacher
 
 
@@ -36,8 +38,12 @@ class LayeredTeacher(Teacher):
         """The stack of layers, with its final `norm`."""
         raise NotImplementedError
 
-    def run(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:
-        """The decoder's last states behind its norm, [B, S, H], of items [B, L] as in `hidden`."""
+    def run(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
+        """The decoder's last states behind its norm, [B, S, H], of items [B, L] as in `hidden`.
+
+        Args:
+            times: [B, L] as in `query`.
+        """
         raise NotImplementedError
 
     def at_items(self, states: Tensor, length: int) -> Tensor:
@@ -57,17 +63,26 @@ class LayeredTeacher(Teacher):
             layers: numbers of the layers to keep, from 1, or how many of the first.
 
         Raises:
-            UserError: a pretrained model cannot change its width, or is not there.
+            UserError: a pretrained model cannot change its width, or is not there; width and heads do not fit each
+                other.
         """
         raise NotImplementedError
 
-    def _cut_config(self) -> Any:
-        """This model's configuration, once its decoder has been cut."""
+    def _cut_config(self, base: Sequence[int]) -> Any:
+        """This model's configuration, once its decoder has been cut.
+
+        Args:
+            base: see `base_layers`.
+        """
         raise NotImplementedError
 
-    def hidden(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:
+    def adapt(self, lora: LoRAConfig) -> None:
+        """Freeze the language model and train adapters in its place."""
+        add_adapters(self.decoder, lora)
+
+    def hidden(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
         vectors = self.item_vectors() if vectors is None else vectors
-        return self.read_out(self.at_items(self.run(items, vectors), items.shape[1]), vectors)
+        return self.read_out(self.at_items(self.run(items, vectors, times), items.shape[1]), vectors)
 
     def export_state(self) -> dict[str, Tensor]:
         return merged(self.state_dict(), self)
@@ -82,22 +97,26 @@ class LayeredTeacher(Teacher):
         """H."""
         return int(self.decoder.config.hidden_size)
 
-    def states(self, items: Tensor, layers: Sequence[int], vectors: Tensor | None = None) -> dict[int, Tensor]:
+    def states(
+        self, items: Tensor, layers: Sequence[int], vectors: Tensor | None = None, times: Tensor | None = None
+    ) -> dict[int, Tensor]:
         """The states [B, L, H] after each of the given layers (1..M), those of layer M behind the final norm.
 
         These are the hidden states as transformers (and with it SLMRec's code) counts them.
         """
         vectors = self.item_vectors() if vectors is None else vectors
         with outputs_of(self.decoder, [number for number in layers if number < self.depth]) as found:
-            last = self.run(items, vectors)
+            last = self.run(items, vectors, times)
         return {
             number: self.at_items(found[number] if number < self.depth else last, items.shape[1]) for number in layers
         }
 
-    def readouts(self, items: Tensor, layers: Sequence[int], vectors: Tensor | None = None) -> dict[int, Tensor]:
+    def readouts(
+        self, items: Tensor, layers: Sequence[int], vectors: Tensor | None = None, times: Tensor | None = None
+    ) -> dict[int, Tensor]:
         """`hidden` of the model cut to its first n layers, for several n in one pass: n → [B, L, D]."""
         vectors = self.item_vectors() if vectors is None else vectors
-        states = self.states(items, layers, vectors)
+        states = self.states(items, layers, vectors, times)
         return {
             number: self.read_out(state if number == self.depth else self.decoder.norm(state), vectors)
             for number, state in states.items()
@@ -114,26 +133,36 @@ class LayeredTeacher(Teacher):
         """
         if self.compression is not None:
             raise UserError("a compressed model is not cut any more; cut the one it was made from, then compress")
-        numbers = chosen_layers(self.depth, layers)
+        numbers, base = chosen_layers(self.depth, layers), self.base_layers(layers)
         with only_layers(self.decoder, numbers):
             made = copy.deepcopy(self)
         for place, layer in enumerate(made.decoder.layers):
             layer.self_attn.layer_idx = place  # where a layer finds its keys and values in a cache
-        made.config = made._cut_config()
+        made.config = made._cut_config(base)
         return made
 
+    def base_layers(self, layers: int | Sequence[int]) -> list[int]:
+        """Which layers of the pretrained model, from 1, these layers of this one began as.
 
-def chosen_layers(depth: int, layers: int | Sequence[int]) -> list[int]:
-    """Numbers of the layers to keep, ascending.
+        Raises:
+            UserError: this model has no such layers.
+        """
+        base = self.config.base_layers
+        own = range(1, self.depth + 1) if base is None or isinstance(base, int) else base
+        return [own[number - 1] for number in chosen_layers(self.depth, layers)]
 
-    Raises:
-        UserError: there are no such layers.
-    """
-    numbers = list(range(1, layers + 1)) if isinstance(layers, int) else list(layers)
-    if not numbers or numbers != sorted(set(numbers)) or numbers[0] < 1 or numbers[-1] > depth:
-        wanted = f"{layers} layers" if isinstance(layers, int) else f"layers {numbers}"
-        raise UserError(f"{wanted} cannot be kept of a model of {depth}; name some of 1 to {depth}, in ascending order")
-    return numbers
+    def save_transformers(self, path: str | Path) -> None:
+        """Write the decoder alone as an ordinary transformers model, which `AutoModel.from_pretrained(path)` loads.
+
+        It has no table of words, for it reads vectors (`inputs_embeds`), so transformers draws one at random. What is
+        outside of the stack of layers (item vectors, projections, prompts) is in this project's checkpoint alone.
+
+        Raises:
+            UserError: the model is compressed, which transformers has no form for.
+        """
+        if self.compression is not None:
+            raise UserError("transformers has no form for a compressed model; export the one that it was made from")
+        save_decoder(self.decoder, merged(self.decoder.state_dict(), self.decoder), Path(path))
 
 
 def check_same_size(width: int | None, heads: int | None) -> None:

@@ -22,14 +22,24 @@ def add_adapters(decoder: Any, config: LoRAConfig) -> None:
         raise UserError(
             "lora needs the package peft; install the extra: pip install 'recsys-distill[lora]', or leave lora out"
         ) from None
+    names = _targets(decoder, config) or list(config.targets)  # where there are none, peft says so
     settings = peft.LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=list(config.targets)
+        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=names
     )
     decoder.requires_grad_(False)
     try:
         peft.inject_adapter_in_model(settings, decoder, adapter_name=_ADAPTER)
     except ValueError as error:
         raise UserError(f"lora.targets {', '.join(config.targets)}: {' '.join(str(error).split())[:200]}") from None
+
+
+def _targets(decoder: nn.Module, config: LoRAConfig) -> list[str]:
+    """Full names of the layers to adapt; one from scratch has dropout behind it, within a module of its name."""
+    return [
+        f"{name}.0" if isinstance(module, nn.Sequential) else name
+        for name, module in decoder.named_modules()
+        if any(f".{name}".endswith(f".{target}") for target in config.targets)
+    ]
 
 
 def merged(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

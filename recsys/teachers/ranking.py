@@ -58,8 +58,9 @@ class WindowPass:
         """
         found: list[Tensor] = []
         places: list[np.ndarray] = []
-        for which, items, _, window, position in _batches(dataset, rows, self._config.batch_size):
-            states = self._engine.states(torch.from_numpy(items), layers).cpu()
+        for which, items, times, window, position in _batches(dataset, rows, self._config.batch_size):
+            met = torch.from_numpy(times) if self._engine.uses_times else None
+            states = self._engine.states(torch.from_numpy(items), layers, met).cpu()
             found.append(states[torch.from_numpy(window), torch.from_numpy(position)].to(dtype))
             places.append(which)
         return torch.cat(found)[torch.from_numpy(np.argsort(np.concatenate(places)))]

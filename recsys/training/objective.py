@@ -58,7 +58,12 @@ class Objective(nn.Module):
             world=world,
             one_a_user=self.one_a_user,
             times=self.model.uses_times,
+            starts=self.window_starts(dataset),
         )
+
+    def window_starts(self, dataset: PreparedDataset) -> np.ndarray | None:  # noqa: ARG002
+        """[S] where the window of each training row begins; None for windows that are cut anew in every epoch."""
+        return None
 
     def rows(self, batch: Batch) -> int:
         """Rows that a batch learns from."""
@@ -127,7 +132,8 @@ class NextItemObjective(Objective):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to differentiate, and its parts (detached sums) for the record."""
         vectors_ND = self.model.item_vectors()
-        hidden_BLD = self.model.hidden(batch["items"], vectors_ND)
+        times = [batch["times"]] if "times" in batch else []  # of models that use them alone
+        hidden_BLD = self.model.hidden(batch["items"], vectors_ND, *times)
         chosen = batch["targets"] > 0
         return self.next_item(hidden_BLD[chosen], vectors_ND, batch["targets"][chosen], batch["rows"][chosen])
 

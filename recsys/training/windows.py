@@ -2,7 +2,7 @@
 
 A causal model learns from every position of a window at once, so an epoch costs one pass over the interactions and no
 prefix is copied. Windows of a user do not overlap; where a user has more than one, the cut moves at random from epoch
-to epoch, so that every target is learned with short and long histories alike.
+to epoch, so that every target is learned with short and long histories alike. Or the windows are given, and stay.
 
 Legend: B batch, L history, W windows, T interactions.
 """
@@ -21,12 +21,13 @@ _POOL = 16  # batches whose windows are grouped by length, so that little paddin
 class Windows:
     """Seeded batches of windows over the training rows; every process cuts the same batches and takes its share.
 
-    Memory: 9 T bytes to know and count training rows, plus 16 bytes a window.
+    Memory: 9 T bytes to know and count training rows, 8 T more where windows are given, plus 16 bytes a window.
 
     Args:
         batch_size: windows a step over all processes.
         times: batches say when the items were met.
         one_a_user: learn each user's last training target alone, from its latest history (SLMRec's training rows).
+        starts: [S] for each training row where the window begins that it is learned in; windows may overlap.
         rank, world: this process and how many there are.
     """
 
@@ -41,6 +42,7 @@ class Windows:
         world: int = 1,
         one_a_user: bool = False,
         times: bool = False,
+        starts: np.ndarray | None = None,
     ) -> None:
         self._items = dataset.items
         self._timestamps = dataset.timestamps if times else None
@@ -55,9 +57,17 @@ class Windows:
         self._one_a_user = one_a_user
         self._is_train[self._last if one_a_user else rows] = True
         self._start = dataset.offsets[users[last_of_user]]
+        self._start_of: np.ndarray | None = None
+        if starts is not None:
+            chosen = last_of_user if one_a_user else np.arange(len(rows))
+            self._start_of = np.full(len(dataset.items), -1, dtype=np.int64)
+            self._start_of[rows[chosen]] = starts[chosen]
+            self._given = _joined(starts[chosen], rows[chosen])
 
     def cut(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The windows of an epoch as (first input, last target) offsets, [W] each: inputs first..last-1."""
+        if self._start_of is not None:
+            return self._given
         generator = np.random.default_rng((self._seed, epoch, 1))
         length, limit = self._last - self._start, self._max_history
         if self._one_a_user:
@@ -88,12 +98,18 @@ class Windows:
             if len(chosen) < self._world:
                 # Every process must take part in every step; the few windows left over come again next epoch.
                 continue
-            total = sum(int(self._is_train[first[w] + 1 : last[w] + 1].sum()) for w in chosen)
+            total = sum(int(self._learned(np.arange(first[w] + 1, last[w] + 1), first[w]).sum()) for w in chosen)
             if total:
                 yield (
                     self._batch(first[chosen[self._rank :: self._world]], last[chosen[self._rank :: self._world]]),
                     total,
                 )
+
+    def _learned(self, rows: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """Which rows of windows that begin at `first` are learned there."""
+        if self._start_of is None:
+            return self._is_train[rows]
+        return self._start_of[rows] == first
 
     def _batch(self, first: np.ndarray, last: np.ndarray) -> Batch:
         length = last - first
@@ -101,7 +117,7 @@ class Windows:
         inside = columns < length[:, None]
         index = np.where(inside, first[:, None] + columns, first[:, None])
         rows = np.where(inside, index + 1, -1)
-        learned = inside & self._is_train[rows]
+        learned = inside & self._learned(rows, first[:, None])
         batch = {
             "items": torch.from_numpy(np.where(inside, self._items[index], 0).astype(np.int64)),
             "targets": torch.from_numpy(np.where(learned, self._items[rows], 0).astype(np.int64)),
@@ -110,3 +126,11 @@ class Windows:
         if self._timestamps is not None:
             batch["times"] = torch.from_numpy(np.where(inside, self._timestamps[index], 0))
         return batch
+
+
+def _joined(starts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each window once, to its last row."""
+    first, window = np.unique(starts, return_inverse=True)
+    last = np.zeros(len(first), dtype=np.int64)
+    np.maximum.at(last, window, rows)
+    return first, last

@@ -1,6 +1,7 @@
 """The depth study on Ray: two workers teach four layers by eight; the teacher has random weights, and is called so."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 
 from ray_jobs import depth, distill, pipeline, train_teacher
 from ray_jobs.settings import Settings
+from recsys import storage
 from recsys.checkpoint import load_checkpoint, save_checkpoint
-from recsys.config import from_dict
+from recsys.config import digest, from_dict, to_dict
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
 from recsys.errors import UserError
@@ -66,7 +68,7 @@ def settings(fixture_data: Path, tmp_path: Path) -> Settings:
 
 @pytest.mark.ray
 @pytest.mark.full
-def test_study(ray_session: None, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+def test_study(ray_session: None, settings: Settings, fixture_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = depth.run(settings)
     printed = capsys.readouterr().out
     assert [(row["depth"], row["way"]) for row in study["rows"] if not row["compressed"]] == [
@@ -74,7 +76,7 @@ def test_study(ray_session: None, settings: Settings, capsys: pytest.CaptureFixt
     ]  # fmt: skip
     size = {(row["way"], row["compressed"]): row["bytes"] for row in study["rows"]}
     assert size["full", "int8"] < size["full", ""] and size["distilled", "int8"] < size["distilled", ""]
-    assert size["full", "heads+int4"] < size["full", "int8"]
+    assert size["full", "heads+int4"] < size["full", ""]
     assert len(size) == 7 and "distilled, heads+int4" in printed
     assert "recommended: " in printed and "Depth study, random-teacher" in printed
     assert all(row["latency"]["median_ms"] > 0 and 0 < row["sampled"]["mrr"] <= 1 for row in study["rows"])
@@ -93,6 +95,9 @@ def test_study(ray_session: None, settings: Settings, capsys: pytest.CaptureFixt
 
     assert depth.run(settings) == study
     assert "unchanged, kept" in capsys.readouterr().out
+    prepare_other_data(settings, fixture_data)
+    with pytest.raises(UserError, match=r"was trained on dataset .*; run train_teacher on this dataset"):
+        depth.run(settings)
 
 
 @pytest.mark.ray
@@ -119,6 +124,20 @@ def test_what_a_student_is_made_from_is_in_its_key(settings: Settings) -> None:
     model: Any = settings.teacher.model
     save_checkpoint(settings.layout.teacher, E4SRec.build(model, ids.item_vectors().detach()), dataset)
     assert distill.key(settings, "middle") != before[0], "another teacher is another student"
+
+
+def test_options_left_out_leave_a_teacher_s_key_alone(settings: Settings) -> None:
+    """Digests of what was written before there were the options."""
+    said = to_dict(settings.teacher)
+    for option in ("rows", "base_layers"):
+        del said["model"][option]
+    manifests = [storage.read_manifest(uri) for uri in (settings.layout.dataset, settings.layout.student("ids"))]
+    inputs = [manifests[0].attributes["fingerprint"], manifests[0].files["items.parquet"]["sha256"]]
+    plain = digest({"teacher": {**said, "scaling": None}, "inputs": [*inputs, manifests[1].content_hash]})
+    assert train_teacher.key(settings) == plain
+    model: Any = dataclasses.replace(settings.teacher.model, rows="one-a-user")
+    changed = dataclasses.replace(settings, teacher=dataclasses.replace(settings.teacher, model=model))
+    assert train_teacher.key(changed) != plain
 
 
 @pytest.mark.parametrize(
@@ -173,6 +192,20 @@ def test_depths_that_cannot_be(settings: Settings) -> None:
     save_checkpoint(settings.layout.teacher, *_small(settings))
     with pytest.raises(UserError, match=r"needs a teacher of kind e4srec or hllm, .* is of kind sasrec"):
         depth.run(settings)
+
+
+def prepare_other_data(settings: Settings, fixture_data: Path) -> None:
+    shutil.rmtree(settings.layout.dataset)
+    prepare(DataConfig(path=str(fixture_data), max_history=9), "other").write(settings.layout.dataset)
+
+
+def test_a_teacher_of_other_data_is_not_studied(settings: Settings, fixture_data: Path) -> None:
+    cells = [depth.Cell(8, "full", settings.layout.teacher), depth.Cell(4, "read-out", settings.layout.teacher, 4)]
+    before = depth.key(settings, cells)
+    prepare_other_data(settings, fixture_data)
+    with pytest.raises(UserError, match=r"teacher .* was trained on dataset .*; run train_teacher on this dataset"):
+        depth.run(dataclasses.replace(settings, depth=depth_of(depths=[4], ways=["read-out"])))
+    assert depth.key(settings, cells) != before
 
 
 def test_ways_to_compress_are_joined() -> None:

@@ -9,12 +9,13 @@ import pytest
 from recsys.evaluation.depth import print_study, recommend, sentence, write_pictures
 
 
-def row(depth: int, way: str, quality: float, compressed: str = "") -> dict[str, Any]:
+def row(depth: int, way: str, quality: float, compressed: str = "", *, test: float | None = None) -> dict[str, Any]:
     return {
         "depth": depth,
         "way": way,
         "compressed": compressed,
-        "metrics": {"ndcg@10": quality, "hr@10": 2 * quality},
+        "valid": {"ndcg@10": quality, "hr@10": 2 * quality},
+        "metrics": {"ndcg@10": test or 0.9 * quality, "hr@10": 1.8 * quality},
         "sampled": {"hr@1": 0.1, "mrr": 0.2},
         "latency": {"median_ms": 0.5 * depth},
         "parameters": {"served": 1000 * depth + 5000, "layers": 1000 * depth},
@@ -53,13 +54,21 @@ def test_the_smallest_depth_within_the_tolerance(tolerance: float, depth: int, w
     assert (chosen["depth"], chosen["way"], chosen["compressed"]) == (depth, way, "")
 
 
+def test_test_rows_have_no_part_in_the_choice() -> None:
+    tempting = [row(1, "alone", 0.02, test=0.2), row(2, "alone", 0.1, test=0.01), row(2, "distilled", 0.099, test=0.2)]
+    assert recommend([FULL, *tempting], FULL, 1) == tempting[1]
+
+
 def test_where_nothing_is_good_enough_it_is_all_of_them() -> None:
     assert recommend([row(4, "alone", 0.05)], FULL, 1) == FULL
     assert "no smaller depth tried" in sentence({"full": FULL, "recommended": FULL, "tolerance": 1})
 
 
 def test_words() -> None:
-    expected = "recommended: 2 of 8 layers, distilled: NDCG@10 0.0995 (-0.5 % against the whole), 4.0 times as fast"
+    expected = (
+        "recommended: 2 of 8 layers, distilled: NDCG@10 0.0995 (-0.5 %) on validation, 0.0896 (-0.5 %) on test, "
+        "4.0 times as fast"
+    )
     assert sentence(study(1)) == expected
     output = io.StringIO()
     print_study(study(1), output)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from transformers import AutoModel
 
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.prepared import PreparedDataset
@@ -109,6 +110,16 @@ def test_a_cut_keeps_the_layers_it_names() -> None:
             assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("start", ["teacher", "fresh"])
+def test_every_so_manieth_layer_is_kept(dataset: PreparedDataset, tmp_path: Path, start: str) -> None:
+    deep = checkpoint(e4srec(), dataset, tmp_path / "teacher")
+    model = build_slmrec(slm(every=2, start=start), dataset, deep, loss=LOSS).model
+    assert model.depth == 2
+    if start == "teacher":
+        expected = deep.model.cut([2, 4]).state_dict()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+
 @pytest.mark.parametrize(("layers", "message"), [(5, "5 layers cannot"), ([2, 1], "ascending"), ([0, 1], "1 to 4")])
 def test_layers_that_are_not_there(layers: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -196,6 +207,10 @@ def test_online_the_teacher_learns_the_next_item_and_nothing_else(dataset: Prepa
     assert all(parameter.grad is not None for parameter in objective.parameters())
     with pytest.raises(ValueError, match="nothing is taken from it"):
         AlignmentConfig(cosine=0, norm=0, online=True)
+    for nothing in ({"blocks": 1}, {"supervision": 0}):
+        with pytest.raises(ValueError, match="nothing is learned but the next item"):
+            AlignmentConfig(**{"cosine": 0, "norm": 0, **nothing})
+    assert AlignmentConfig(cosine=0, norm=0, blocks=2).supervision, "multi-supervision needs no teacher"
 
 
 def test_an_interrupted_training_continues_as_if_it_was_not(dataset: PreparedDataset, tmp_path: Path) -> None:
@@ -229,16 +244,26 @@ def test_an_interrupted_training_continues_as_if_it_was_not(dataset: PreparedDat
 def test_adapters_on_a_cut(dataset: PreparedDataset, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     deep = checkpoint(e4srec(), dataset, tmp_path / "teacher")
-    config = slm(layers=2, lora={"rank": 2, "targets": ["gate_proj", "up_proj"]})
+    with pytest.raises(UserError, match=r"lora\.targets c_attn: .*not found in the base model"):
+        build_slmrec(slm(layers=2, lora={"targets": ["c_attn"]}), dataset, deep, loss=LOSS)
+    config = slm(layers=2, lora={"rank": 2})
     objective = build_slmrec(config, dataset, deep, loss=LOSS, alignment=AlignmentConfig(blocks=2))
     trained = {name for name, parameter in objective.model.named_parameters() if parameter.requires_grad}
-    assert any("lora_A" in name for name in trained) and not any("q_proj" in name for name in trained)
+    adapted = {name.split(".")[4] for name in trained if "lora_A" in name}
+    assert adapted == {"gate_proj", "up_proj", "down_proj"} and not any("q_proj" in name for name in trained)
     result = train(objective, dataset, TrainingConfig(epochs=1, batch_size=4), report=lambda epoch: None)
     save_checkpoint(str(tmp_path / "student"), objective.model, dataset, state=result.state)
     loaded = load_checkpoint(tmp_path / "student").model
     with torch.no_grad():
         assert torch.allclose(loaded.hidden(ITEMS), objective.model.eval().hidden(ITEMS), atol=1e-4)
     assert not torch.allclose(loaded.hidden(ITEMS), deep.model.cut(2).hidden(ITEMS), atol=1e-3)
+    trained_on = objective.model.eval().cut(1)
+    trained_on.save_transformers(tmp_path / "plain")
+    plain = AutoModel.from_pretrained(tmp_path / "plain").eval()
+    inputs = torch.randn(2, 5, 16)
+    with torch.no_grad():
+        expected = trained_on.decoder(inputs_embeds=inputs).last_hidden_state
+        torch.testing.assert_close(plain(inputs_embeds=inputs).last_hidden_state, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_one_row_a_user(dataset: PreparedDataset, tmp_path: Path) -> None:
@@ -265,6 +290,17 @@ def test_what_does_not_fit_is_one_line(
         build_slmrec(slm(layers=2), dataset, deep, loss=LOSS, alignment=AlignmentConfig())
     with pytest.raises(UserError, match="every is 3, which does not divide the teacher's 4 layers"):
         build_slmrec(slm(every=3), dataset, deep, loss=LOSS)
+    for start in ("teacher", "fresh"):
+        for depth, message in (
+            ({"layers": 10}, "10 layers cannot be kept of a model of 4"),
+            ({"keep": (3, 9)}, r"layers \[3, 9\] cannot be kept of a model of 4"),
+            ({"keep": (2, 1)}, "in ascending order"),
+        ):
+            with pytest.raises(UserError, match=message):
+                build_slmrec(slm(start=start, **depth), dataset, deep, loss=LOSS)
+    for model in (deep, checkpoint(hllm(dataset), dataset, tmp_path / "hllm")):
+        with pytest.raises(UserError, match=r"width 18 must be a multiple of twice the heads \(2\)"):
+            build_slmrec(slm(layers=2, start="fresh", width=18), dataset, model, loss=LOSS)
     with pytest.raises(UserError, match=r"trained on dataset .* train the teacher on this dataset"):
         build_slmrec(slm(layers=2), random_dataset(seed=9), deep, loss=LOSS)
     plain = checkpoint(SASRec(SASRecConfig(width=8, heads=1), num_items=60), dataset, tmp_path / "plain")

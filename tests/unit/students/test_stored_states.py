@@ -20,15 +20,15 @@ from recsys.students.slmrec import SLMRecObjective, build_slmrec
 from recsys.teachers.config import E4SRecConfig, SignalsConfig
 from recsys.teachers.e4srec import E4SRec
 from recsys.teachers.ranking import WindowPass
-from recsys.training.windows import Windows
+from recsys.training.config import TrainingConfig
 
 LAYERS, WIDTH = [2, 4], 16
 
 
 @pytest.fixture
 def dataset(random_dataset: Callable[..., PreparedDataset]) -> PreparedDataset:
-    """No history is longer than one window, so that the pass reads the windows that students learn from."""
-    return random_dataset(longest=20, max_history=20)
+    """Some histories are longer than one window, some than two."""
+    return random_dataset(longest=40, max_history=12)
 
 
 @pytest.fixture
@@ -80,8 +80,10 @@ def test_stored_states_give_the_same_loss(
 ) -> None:
     stored = StoredStates.load(store(dataset, deep, tmp_path / "signals"), dataset)
     ours, theirs = (objective(dataset, deep, states, rows) for states in (stored, None))
-    batches = Windows(dataset, max_history=20, batch_size=5, seed=0, one_a_user=rows == "one-a-user").epoch(0)
-    for batch, _ in batches:
+    learned = []
+    for batch, total in ours.batches(dataset, TrainingConfig(batch_size=5), rank=0, world=1).epoch(0):
+        learned += batch["rows"][batch["targets"] > 0].tolist()
+        assert total == int((batch["targets"] > 0).sum())
         (loss, parts), (expected, expected_parts) = ours(batch), theirs(batch)
         torch.testing.assert_close(loss, expected, atol=1e-3, rtol=1e-5)
         assert parts.keys() == expected_parts.keys() and "logit_alignment_loss" in parts
@@ -89,6 +91,10 @@ def test_stored_states_give_the_same_loss(
             torch.testing.assert_close(parts[name], value, atol=1e-3, rtol=1e-5, msg=name)
         for each in (loss, expected):
             each.backward()
+    train_rows = dataset.rows("train")
+    users = dataset.users_of(train_rows)
+    last = [int(train_rows[users == user].max()) for user in np.unique(users)]
+    assert sorted(learned) == (train_rows.tolist() if rows == "every-position" else last)
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, atol=1e-3, rtol=1e-4)
     assert ours._frozen[0].depth == 1, "where the states are stored the layers are not kept in memory"
@@ -107,9 +113,10 @@ def test_bf16_takes_half_and_rounds(dataset: PreparedDataset, deep: Checkpoint, 
 
 def test_rows_without_states_teach_nothing(dataset: PreparedDataset, deep: Checkpoint, tmp_path: Path) -> None:
     part = StoredStates.load(store(dataset, deep, tmp_path / "signals", keep=lambda rows: rows[::2]), dataset)
-    batch, _ = next(iter(Windows(dataset, max_history=20, batch_size=12, seed=0).epoch(0)))
+    taught = objective(dataset, deep, part)
+    batch, _ = next(iter(taught.batches(dataset, TrainingConfig(batch_size=12), rank=0, world=1).epoch(0)))
     have = part.at(batch["rows"].clamp_min(0).flatten(), LAYERS)[0].reshape(batch["rows"].shape)
-    _, parts = objective(dataset, deep, part)(batch)
+    _, parts = taught(batch)
     there = {**batch, "targets": torch.where(have, batch["targets"], 0)}
     assert 0 < int((there["targets"] > 0).sum()) < int((batch["targets"] > 0).sum())
     _, expected = objective(dataset, deep, None)(there)

@@ -15,8 +15,11 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.serving.recommender import Recommender
 from recsys.teachers.compression import compressed
-from recsys.teachers.config import CompressionConfig, E4SRecConfig, LowRankConfig
+from recsys.teachers.config import CompressionConfig, E4SRecConfig, HLLMConfig, LowRankConfig
 from recsys.teachers.e4srec import E4SRec
+from recsys.teachers.hllm import HLLM
+from recsys.teachers.item_encoder import TextEmbeddings
+from recsys.teachers.layered import LayeredTeacher
 from recsys.teachers.quantised import Int4Linear, Int8Linear, numbers_and_bytes
 
 QUARTER = LowRankConfig(rank=0.25, layers=0.5)
@@ -35,6 +38,26 @@ def e4srec(**options: Any) -> E4SRec:
     torch.manual_seed(3)
     config: dict[str, Any] = {"kind": "e4srec", "width": 32, "heads": 2, "layers": 4, "dropout": 0.0, **options}
     return E4SRec.build(E4SRecConfig(**config), torch.randn(61, 12)).eval()
+
+
+def hllm(dataset: PreparedDataset, user_model: str = "from-scratch") -> HLLM:
+    torch.manual_seed(3)
+    text = TextEmbeddings(torch.randn(61, 10), torch.zeros(61, dtype=torch.bool))
+    config = HLLMConfig(width=32, heads=2, hidden=0, layers=4, dropout=0.0, user_model=user_model)
+    return HLLM.build(config, dataset, text).eval()
+
+
+def pretrained(folder: Path) -> str:
+    """A Qwen of random weights as transformers saves it; it has biases, and heads that share keys and values."""
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.for_model(
+        "qwen2", vocab_size=2, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, pad_token_id=None, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(7)
+    AutoModel.from_config(config).save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture
@@ -85,11 +108,16 @@ def test_quantised_weights_take_fewer_bytes_and_say_nearly_the_same(model: E4SRe
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("kind", ["e4srec", "hllm", "hllm on a pretrained model"])
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: "+".join(way))
 def test_what_is_loaded_is_what_was_saved(
-    way: dict[str, Any], random_dataset: Callable[..., PreparedDataset], tmp_path: Path
+    way: dict[str, Any], kind: str, random_dataset: Callable[..., PreparedDataset], tmp_path: Path
 ) -> None:
-    dataset, model = random_dataset(), e4srec()
+    dataset = random_dataset()
+    if kind == "e4srec":
+        model: LayeredTeacher = e4srec()
+    else:
+        model = hllm(dataset, pretrained(tmp_path / "base") if "pretrained" in kind else "from-scratch")
     small = compressed(model, CompressionConfig(**way))
     save_checkpoint(str(tmp_path / "small"), small, dataset)
     save_checkpoint(str(tmp_path / "whole"), model, dataset)

@@ -1,11 +1,14 @@
 """E4SRec on tiny decoders with random weights: one pass says what row by row would, whatever the decoder."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional
 
 from ray_jobs.settings import TeacherSettings
@@ -13,8 +16,10 @@ from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import from_dict, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.students.config import SASRecConfig
+from recsys.losses.config import AlignmentConfig, RecommendationLossConfig
+from recsys.students.config import SASRecConfig, SLMRecConfig
 from recsys.students.sasrec import SASRec
+from recsys.students.slmrec import build_slmrec
 from recsys.teachers.compression import compressed
 from recsys.teachers.config import (
     CompressionConfig,
@@ -25,6 +30,12 @@ from recsys.teachers.config import (
     TeacherConfig,
 )
 from recsys.teachers.e4srec import E4SRec
+from recsys.teachers.hllm import HLLM
+from recsys.teachers.hllm_training import hllm_objective
+from recsys.teachers.item_encoder import TextEmbeddings
+from recsys.teachers.layered import LayeredTeacher
+from recsys.training.config import TrainingConfig
+from recsys.training.objective import Objective
 
 SMALL: dict[str, Any] = {"kind": "e4srec", "width": 16, "heads": 2, "layers": 2, "dropout": 0.1}
 WORDS = ("[UNK]", "given", "history", "predict", "response", ":")
@@ -80,6 +91,17 @@ def row_by_row(model: E4SRec, items: torch.Tensor) -> torch.Tensor:
     return torch.stack(rows).view(*items.shape, -1)
 
 
+def says_the_same(folder: Path, model: LayeredTeacher, *, layers: int) -> bool:
+    """Whether the transformers model in a folder gives the states of a decoder, and is of so many layers."""
+    from transformers import AutoModel
+
+    plain = AutoModel.from_pretrained(folder).eval()
+    inputs = torch.randn(2, 5, model.width)
+    with torch.no_grad():
+        states = [decoder(inputs_embeds=inputs).last_hidden_state for decoder in (plain, model.decoder)]
+    return plain.config.num_hidden_layers == len(plain.layers) == layers and torch.equal(*states)
+
+
 @pytest.mark.parametrize("head", ["dot", "linear"])
 @pytest.mark.parametrize(("instruction", "response"), [(4, 0), (0, 0), (3, 2)])
 def test_one_pass_is_row_by_row(head: str, instruction: int, response: int) -> None:
@@ -127,14 +149,31 @@ def test_every_family_of_decoders_is_read_cut_and_compressed(
         file.unlink()
     loaded = load_checkpoint(tmp_path / "cut").model
     assert torch.equal(loaded.hidden(items), cut.hidden(items))
-    cut.decoder.save_pretrained(tmp_path / "plain")
-    from transformers import AutoConfig
-
-    assert AutoConfig.from_pretrained(tmp_path / "plain").num_hidden_layers == 2
+    cut.save_transformers(tmp_path / "plain")
+    assert says_the_same(tmp_path / "plain", cut, layers=2)
     small = compressed(cut, CompressionConfig(neurons=0.5, low_rank=LowRankConfig(), weights="int8"))
     save_checkpoint(str(tmp_path / "small"), small, dataset)
     with torch.inference_mode():
         assert torch.equal(load_checkpoint(tmp_path / "small").model.hidden(items), small.hidden(items))
+
+
+@pytest.mark.parametrize("kind", ["e4srec", "hllm"])
+def test_a_cut_from_scratch_is_a_model_of_transformers(dataset: PreparedDataset, tmp_path: Path, kind: str) -> None:
+    options: dict[str, Any] = {"width": 16, "heads": 2, "layers": 4}
+    torch.manual_seed(3)
+    if kind == "hllm":
+        text = TextEmbeddings(torch.randn(61, 10), torch.zeros(61, dtype=torch.bool))
+        model: LayeredTeacher = HLLM.build(HLLMConfig(**options), dataset, text)
+    else:
+        model = build(layers=4)
+    cut = model.cut([1, 2, 4]).eval()
+    before = to_dict(cut.config), cut.decoder.config.to_dict()
+    cut.save_transformers(tmp_path / "plain")
+    assert says_the_same(tmp_path / "plain", cut, layers=3)
+    assert before == (to_dict(cut.config), cut.decoder.config.to_dict())
+    assert not any("embed_tokens" in name for name in load_file(tmp_path / "plain" / "model.safetensors"))
+    with pytest.raises(UserError, match="no form for a compressed model"):
+        compressed(cut, CompressionConfig(weights="int8")).save_transformers(tmp_path / "small")
 
 
 def test_a_fresh_start_is_the_pretrained_layers(tmp_path: Path) -> None:
@@ -149,6 +188,52 @@ def test_a_fresh_start_is_the_pretrained_layers(tmp_path: Path) -> None:
     assert torch.equal(fresh.ids, model.ids) and fresh.config.llm_config == untouched.config.llm_config
     with pytest.raises(UserError, match="a pretrained decoder keeps its width"):
         model.fresh(2, width=32)
+
+
+def pretrained(dataset: PreparedDataset, kind: str, base: str, **options: Any) -> LayeredTeacher:
+    if kind == "e4srec":
+        return build(llm=base, instruction="given history", **options)
+    text = TextEmbeddings(torch.randn(61, 10), torch.zeros(61, dtype=torch.bool))
+    return HLLM.build(HLLMConfig(width=16, user_model=base, **options), dataset, text).eval()
+
+
+def same_layers(model: LayeredTeacher, whole: LayeredTeacher, numbers: list[int]) -> bool:
+    """Whether a model's layers are those of another with these numbers."""
+    wanted = torch.nn.ModuleList(whole.decoder.layers[number - 1] for number in numbers).state_dict()
+    found = model.decoder.layers.state_dict()
+    return found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in found)
+
+
+@pytest.mark.parametrize(("kind", "family"), [("e4srec", "llama"), ("e4srec", "gemma2"), ("hllm", "qwen3")])
+def test_a_teacher_on_some_layers_of_a_pretrained_model(
+    dataset: PreparedDataset, tmp_path: Path, kind: str, family: str
+) -> None:
+    base = base_model(tmp_path / "base", family)
+    whole = pretrained(dataset, kind, base)
+    assert whole.depth == 3 and whole.config.base_layers is None
+    some = pretrained(dataset, kind, base, base_layers=[1, 3])
+    first = pretrained(dataset, kind, base, base_layers=2)
+    assert same_layers(some, whole, [1, 3]) and same_layers(first, whole, [1, 2])
+    assert some.decoder.config.to_dict() == whole.cut([1, 3]).decoder.config.to_dict()
+    save_checkpoint(str(tmp_path / "some"), some, dataset)
+    loaded = load_checkpoint(tmp_path / "some")
+    items = torch.randint(1, 61, (2, 5), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(loaded.model.hidden(items), some.hidden(items))
+    with pytest.raises(UserError, match="9 layers cannot be kept of a model of 3"):
+        pretrained(dataset, kind, base, base_layers=9)
+
+    # What begins anew begins with the layers that it keeps, whatever was cut before.
+    for model in (some, loaded.model, whole.cut([1, 3])):
+        assert same_layers(model.fresh([2]), whole, [3]) and same_layers(model.fresh(2), whole, [1, 3])
+        assert same_layers(model.cut([2]).fresh(1), whole, [3])
+    taught = build_slmrec(
+        SLMRecConfig(kind="slmrec", keep=(2,), start="fresh"),
+        dataset,
+        loaded,
+        loss=RecommendationLossConfig(),
+        alignment=AlignmentConfig(blocks=1, online=True),
+    )
+    assert same_layers(taught.model, whole, [3]) and same_layers(taught.deep, whole, [1, 3])
 
 
 def test_adapters_train_alone_and_are_merged_when_saved(dataset: PreparedDataset, tmp_path: Path) -> None:
@@ -172,6 +257,29 @@ def test_adapters_train_alone_and_are_merged_when_saved(dataset: PreparedDataset
     torch.testing.assert_close(cut.hidden(items), model.readouts(items, [2])[2])
 
 
+@pytest.mark.parametrize("start", ["teacher", "fresh"])
+def test_online_a_teacher_with_adapters_trains_adapters(dataset: PreparedDataset, tmp_path: Path, start: str) -> None:
+    pytest.importorskip("peft")
+    model = build(llm=base_model(tmp_path / "base", "llama"), instruction="given history", lora={"rank": 2})
+    save_checkpoint(str(tmp_path / "teacher"), model, dataset, state=model.export_state())
+    objective = build_slmrec(
+        SLMRecConfig(kind="slmrec", layers=1, start=start),
+        dataset,
+        load_checkpoint(tmp_path / "teacher"),
+        loss=RecommendationLossConfig(),
+        alignment=AlignmentConfig(blocks=1, online=True),
+    )
+
+    def trained(module: torch.nn.Module) -> set[str]:
+        return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+    assert trained(objective.deep) == trained(model) and any("lora_A" in name for name in trained(model))
+    assert trained(objective.model) == {name for name, _ in objective.model.named_parameters()}
+    batch, _ = next(iter(objective.batches(dataset, TrainingConfig(batch_size=4), rank=0, world=1).epoch(0)))
+    objective(batch)[0].backward()
+    assert all(parameter.grad is not None for parameter in objective.parameters() if parameter.requires_grad)
+
+
 def test_a_teacher_is_built_on_a_student_and_ranks(dataset: PreparedDataset, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
     student = SASRec(SASRecConfig(width=8, heads=1, blocks=1, max_positions=8), num_items=dataset.num_items)
@@ -181,12 +289,34 @@ def test_a_teacher_is_built_on_a_student_and_ranks(dataset: PreparedDataset, tmp
     objective = E4SRec.objective(config, dataset, inputs, seed=0)
     assert isinstance(objective.model, E4SRec)
     assert torch.equal(objective.model.ids[1:], student.item_vectors()[1:])
+    assert learned_rows(objective, dataset) == dataset.rows("train").tolist()
+    one = E4SRec.objective(dataclasses.replace(config, rows="one-a-user"), dataset, inputs, seed=0)
+    assert learned_rows(one, dataset) == last_rows(dataset)
     rankings = objective.model.ready(SignalsConfig(k=5, dtype="fp32"), "cpu").rank(dataset, dataset.rows("test"))
     assert rankings.items.shape == (12, 5)
     with pytest.raises(UserError, match=r"student 'other' has no checkpoint in .*; run distill --student other first"):
         E4SRec.prepare(
             E4SRecConfig(**SMALL, ids_from="other"), dataset, cache="", student=lambda name: str(tmp_path / name)
         )
+
+
+def learned_rows(objective: Objective, dataset: PreparedDataset) -> list[int]:
+    batches = objective.batches(dataset, TrainingConfig(batch_size=5), rank=0, world=1).epoch(0)
+    return sorted(row for batch, _ in batches for row in batch["rows"][batch["targets"] > 0].tolist())
+
+
+def last_rows(dataset: PreparedDataset) -> list[int]:
+    rows = dataset.rows("train")
+    users = dataset.users_of(rows)
+    return [int(rows[users == user].max()) for user in np.unique(users)]
+
+
+@pytest.mark.parametrize("similarity", [None, 0.99])
+def test_hllm_learns_from_one_row_a_user(dataset: PreparedDataset, similarity: float | None) -> None:
+    text = TextEmbeddings(torch.randn(61, 10), torch.zeros(61, dtype=torch.bool))
+    for rows, expected in (("every-position", dataset.rows("train").tolist()), ("one-a-user", last_rows(dataset))):
+        config = HLLMConfig(width=16, heads=2, duplicate_similarity=similarity, rows=rows)
+        assert learned_rows(hllm_objective(HLLM.build(config, dataset, text), dataset), dataset) == expected
 
 
 def test_a_student_of_another_dataset_is_refused(
@@ -208,6 +338,7 @@ def test_configuration() -> None:
         ({"width": 20, "heads": 4}, "multiple of twice the heads"),
         ({"lora": {}}, "lora adapts a pretrained model"),
         ({"response": "Response:"}, "set response_vectors"),
+        ({"base_layers": 2}, "base_layers picks layers of a pretrained model"),
         ({"witdh": 3}, "did you mean width"),
     ]:
         with pytest.raises(UserError, match=message):

@@ -4,12 +4,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
-from recsys.checkpoint import save_checkpoint
+from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation.ranking import model_scorer, rank_targets
+from recsys.losses.config import AlignmentConfig, RecommendationLossConfig
+from recsys.model import last_of
 from recsys.serving.recommender import Recommender
+from recsys.students.config import SLMRecConfig
+from recsys.students.slmrec import build_slmrec
 from recsys.teachers.config import HLLMConfig, SignalsConfig
 from recsys.teachers.hllm import HLLM
 from recsys.teachers.hllm_training import hllm_objective
@@ -93,6 +98,47 @@ def test_evaluation_pass_and_serving_see_the_same_times(dataset: PreparedDataset
     assert recommender.recommend(named, k=5, mask_seen=False, times=[None] * len(named)) == without
     with pytest.raises(UserError, match="a history of 2 items has 1 times; give one for each item"):
         recommender.recommend([["i1", "i2"]], times=[[5]])
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_students_cut_from_it_learn_from_the_times(
+    dataset: PreparedDataset, model: HLLM, tmp_path: Path, aligned: bool
+) -> None:
+    save_checkpoint(str(tmp_path / "t"), model, dataset)
+    objective = build_slmrec(
+        SLMRecConfig(kind="slmrec", layers=1),
+        dataset,
+        load_checkpoint(tmp_path / "t"),
+        loss=RecommendationLossConfig(),
+        alignment=AlignmentConfig(blocks=1, logits=1.0) if aligned else None,
+    )
+    batch, _ = next(iter(objective.batches(dataset, TrainingConfig(batch_size=4), rank=0, world=1).epoch(0)))
+    objective.eval()
+    loss, parts = objective(batch)
+    without, _ = objective({**batch, "times": torch.full_like(batch["times"], -1)})
+    assert not torch.allclose(loss, without)
+    loss.backward()
+    assert objective.model.gaps.vectors.weight.grad.any()
+    assert all(parameter.grad is not None for parameter in objective.parameters()), "data parallelism needs every one"
+    if aligned:
+        chosen, vectors = batch["targets"] > 0, model.item_vectors()
+        found = [
+            cut.hidden(batch["items"], times=batch["times"])[chosen] @ vectors[1:].T for cut in (objective.model, model)
+        ]
+        expected = functional.kl_div(found[0].log_softmax(1), found[1].softmax(1), reduction="sum")
+        torch.testing.assert_close(parts["logit_alignment_loss"], expected, atol=1e-3, rtol=1e-4)
+
+
+def test_the_pass_stores_states_of_the_times(dataset: PreparedDataset, model: HLLM) -> None:
+    rows = dataset.rows("test")
+    histories, lengths = dataset.histories(rows)
+    times = torch.from_numpy(dataset.history_times(rows))
+    with torch.no_grad():
+        expected = model.states(torch.from_numpy(histories), [1, 2], times=times)
+        last = {layer: last_of(state, torch.from_numpy(lengths)) for layer, state in expected.items()}
+    found = model.ready(SignalsConfig(k=5, dtype="fp32"), "cpu").states(dataset, rows, [1, 2], torch.float32)
+    for place, layer in enumerate((1, 2)):
+        torch.testing.assert_close(found[:, place], last[layer], atol=1e-5, rtol=1e-4)
 
 
 def test_it_learns_what_only_times_tell(random_dataset: Callable[..., PreparedDataset], tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 
 from recsys.data.prepared import PreparedDataset
+from recsys.teachers.ranking import window_starts
 from recsys.training.windows import Windows
 
 
@@ -42,6 +46,33 @@ def test_cuts_move_from_epoch_to_epoch_and_are_seeded(walks: PreparedDataset) ->
     windows = Windows(walks, max_history=8, batch_size=7, seed=0)
     assert np.array_equal(windows.cut(2)[0], Windows(walks, max_history=8, batch_size=3, seed=0).cut(2)[0])
     assert not np.array_equal(np.sort(windows.cut(2)[0]), np.sort(windows.cut(3)[0]))
+
+
+@pytest.mark.parametrize("one_a_user", [False, True])
+def test_given_windows_stay(walks: PreparedDataset, one_a_user: bool) -> None:
+    train_rows = walks.rows("train")
+    starts = window_starts(walks, train_rows)
+    options: dict = {"starts": starts, "one_a_user": one_a_user}
+    found = {int(row) for b, _ in batches(walks, **options) for row in b["rows"][b["rows"] >= 0]}
+    users = walks.users_of(train_rows)
+    last = {int(train_rows[users == user].max()) for user in np.unique(users)}
+    assert found == (last if one_a_user else set(train_rows.tolist()))
+    overlapping = 0
+    for epoch in (0, 4):
+        for batch, total in batches(walks, epoch, **options):
+            assert total == int((batch["rows"] >= 0).sum())
+            overlapping += int(((batch["items"] > 0) & (batch["rows"] < 0)).sum())
+            for items, rows in zip(batch["items"], batch["rows"], strict=True):
+                for position in np.flatnonzero(rows >= 0):
+                    row = int(rows[position])
+                    start = int(starts[np.searchsorted(train_rows, row)])
+                    assert items[: position + 1].tolist() == walks.items[start:row].tolist()
+    assert overlapping, "no history was longer than a window"
+    whole = dataclasses.replace(walks, max_history=len(walks.items))
+    plain = batches(whole, one_a_user=one_a_user)
+    given = batches(whole, one_a_user=one_a_user, starts=window_starts(whole, train_rows))
+    for (ours, total), (theirs, expected) in zip(given, plain, strict=True):
+        assert total == expected and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.parametrize("world", [2, 3])
