@@ -57,6 +57,7 @@ _WITHOUT_EFFECT = {
     "tensor_parallel",
     "kernel_injection",
 }  # on the rankings
+_HOPELESS = 1000  # rows without one finite prediction; a pass that goes on from such shards is let be
 _OPTIONS = {"log_mass", "states"}  # no part of the key where they are not asked for
 
 
@@ -117,12 +118,16 @@ def run(settings: Settings, *, force: bool = False) -> None:
             _rank_until_whole(settings, plan, writer, missing, states)
         seconds = time.perf_counter() - started
         ranked = sum(len(plan.shard(n)) for n in missing)
-        meta = _finalise(settings, dataset, checkpoint, plan, writer, seconds, ranked, states)
+        meta, aside = _finalise(settings, dataset, checkpoint, plan, writer, seconds, ranked, states)
         record.log_metrics({name: float(v) for name, v in meta.cost.items() if isinstance(v, int | float)})
-    if aside := meta.cost["rows_set_aside"]:
-        print(f"signals: {aside:,} rows were set aside, their prediction is not finite; students take them as they are")
+    if len(aside):
+        user = dataset.user_ids[int(dataset.users_of(aside[:1])[0])]
+        print(
+            f"signals: {len(aside):,} rows were set aside, their prediction is not finite (the first is row "
+            f"{aside[0]}, of user {user!r}); students take them as they are"
+        )
     print(
-        f"signals: {len(plan.rows) - aside:,} rows ranked, top {config.k} each, in {seconds:.1f} s "
+        f"signals: {len(plan.rows) - len(aside):,} rows ranked, top {config.k} each, in {seconds:.1f} s "
         f"({meta.cost['rows_per_teacher_second']:,} rows a second and actor); {layout.signals}",
         flush=True,
     )
@@ -231,9 +236,17 @@ def _rank_shards(
         num_gpus=config.gpus * config.tensor_parallel,
     )
     failure = ""
+    done = aside = 0
     with _progress(total) as advance:
         for row in ranked.iter_rows():
-            if failure := row["error"]:
+            done, aside = done + int(row["rows"]), aside + int(row["aside"])
+            failure = row["error"]
+            if aside == done >= _HOPELESS and len(missing) == len(plan):
+                failure = (
+                    f"the teacher's prediction is not finite for all of the first {done:,} rows; its checkpoint is not "
+                    "usable, train it again (or run infer_teacher again to see whether it is for others)"
+                )
+            if failure:
                 break  # leaving the loop ends the actors
             advance(int(row["rows"]), int(row["tokens"]))
     if failure:
@@ -274,19 +287,19 @@ class RankShard:
         self._fold_of_user = self._dataset.folds(self._folds) if self._folds else None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Shard numbers → rows written and tokens, one each, or the error that ends the pass."""
+        """Shard numbers → rows done, those of them set aside and tokens, one each, or the error that ends the pass."""
         counts, errors = [], []
         for number in batch["shard"].tolist():
             try:
                 counts.append(self._rank(number))
                 errors.append("")
             except UserError as error:  # as a value, because Ray Data would bury it under its own
-                counts.append((0, 0))
+                counts.append((0, 0, 0))
                 errors.append(str(error))
-        rows, tokens = zip(*counts, strict=True)
-        return {"rows": list(rows), "tokens": list(tokens), "error": errors}
+        rows, aside, tokens = map(list, zip(*counts, strict=True))
+        return {"rows": rows, "aside": aside, "tokens": tokens, "error": errors}
 
-    def _rank(self, number: int) -> tuple[int, int]:
+    def _rank(self, number: int) -> tuple[int, int, int]:
         rows = self._plan.shard(number)
         teacher_of_row = self._teacher_of(rows)
         from recsys.teachers.teacher import joined
@@ -299,6 +312,7 @@ class RankShard:
             parts.append(self._replica.rank(uri, rows[teacher_of_row == teacher]))
             seconds += time.perf_counter() - started
         ranked = joined(parts)
+        aside = len(rows) - len(ranked.rows)
         self._writer.write_shard(
             number,
             ranked.rows,
@@ -306,12 +320,12 @@ class RankShard:
             ranked.scores,
             ranked.target_distance,
             seconds=seconds,
-            aside=len(rows) - len(ranked.rows),
+            aside=aside,
             tokens=ranked.tokens,
             log_mass=ranked.log_mass,
             states=self._states_of(ranked.rows[np.isin(ranked.rows, self._dataset.rows("train"))]),
         )
-        return len(rows), ranked.tokens
+        return len(rows), aside, ranked.tokens
 
     def _states_of(self, rows: np.ndarray) -> tuple[np.ndarray, "Tensor"] | None:
         """Rows and their states, which are those of the teacher that students are cut from, whoever ranks the rows."""
@@ -343,8 +357,8 @@ def _finalise(
     seconds: float,
     ranked: int,
     states: StatesMeta | None,
-) -> SignalsMeta:
-    """Seal the signals, and read them back as a student will."""
+) -> tuple[SignalsMeta, np.ndarray]:
+    """Seal the signals, and read them back as a student will; what they say of themselves, and the rows set aside."""
     import torch
 
     config, teacher = settings.signals, _teacher(checkpoint)
@@ -360,7 +374,6 @@ def _finalise(
         distance_meaning=teacher.distance_meaning,
         masked_history=config.mask_history,
         log_mass=config.log_mass,
-        rows={split: int(np.isin(dataset.rows(split), plan.rows).sum()) for split in config.splits},
         trained_on=[] if settings.teacher.folds else ["train"],
         settings={"rows_per_shard": config.rows_per_shard, "max_history": dataset.max_history, "dtype": config.dtype}
         | ({"folds": settings.teacher.folds} if settings.teacher.folds else {}),
@@ -375,9 +388,11 @@ def _finalise(
         states=dataclasses.asdict(states) if states else None,
     )
     devices = (config.gpus or config.cpus) * config.tensor_parallel
-    writer.finalise(plan, meta, item_embeddings, getattr(teacher, "text", None), devices=devices)
+    splits = {split: dataset.rows(split) for split in config.splits}
+    text = getattr(teacher, "text", None)
+    aside = writer.finalise(plan, meta, item_embeddings, text, devices=devices, splits=splits)
     TeacherSignals.load(settings.layout.signals, dataset)
-    return meta
+    return meta, aside
 
 
 @contextmanager

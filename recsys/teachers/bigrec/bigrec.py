@@ -389,4 +389,4 @@ class TitlePass:
             target_distance=(queries - targets).norm(dim=1).cpu().numpy(),
             tokens=self._generator.tokens - before,
         )
-        return finite_only(rankings, dataset)
+        return finite_only(rankings)
