@@ -127,6 +127,8 @@ def run(settings: Settings, *, force: bool = False) -> list[dict[str, Any]]:
         print_ladder(stored)
         return list(stored["rows"])
     runtime.connect()
+    asked = settings.evaluation
+    runtime.check_room("a task", cpus=asked.cpus, gpus=asked.gpus, lower="evaluation.cpus or evaluation.gpus")
     with tracking.start_run(
         settings.tracking, layout.mlflow, settings.name, "evaluate", params=to_dict(settings.evaluation)
     ) as recorded:

@@ -115,6 +115,7 @@ def run(settings: Settings, *, force: bool = False) -> None:
             print(describe_states(states, dataset, plan), flush=True)
         if missing:
             runtime.connect()
+            estimate_pass.check_room(config)
             _rank_until_whole(settings, plan, writer, missing, states)
         seconds = time.perf_counter() - started
         ranked = sum(len(plan.shard(n)) for n in missing)
@@ -217,6 +218,7 @@ def _rank_shards(
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     actors = min(config.actors, len(missing))
     most = min(config.max_actors or config.actors, len(missing))
+    cpus, gpus = estimate_pass.resources(config)
     total = sum(len(plan.shard(n)) for n in missing)
     print(f"signals: {total:,} rows in {len(missing)} shards on {_from_to(actors, most)} actors", flush=True)
     shards = ray.data.from_items([{"shard": n} for n in missing], override_num_blocks=len(missing))
@@ -232,8 +234,8 @@ def _rank_shards(
         },
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=actors, max_size=most),
-        num_cpus=config.cpus * config.tensor_parallel,
-        num_gpus=config.gpus * config.tensor_parallel,
+        num_cpus=cpus,
+        num_gpus=gpus,
     )
     failure = ""
     done = aside = 0
@@ -362,6 +364,7 @@ def _finalise(
     import torch
 
     config, teacher = settings.signals, _teacher(checkpoint)
+    cpus, gpus = estimate_pass.resources(config)
     with torch.inference_mode():
         item_embeddings = teacher.item_embeddings()
     meta = SignalsMeta(
@@ -382,15 +385,14 @@ def _finalise(
             "rows_of_last_run": ranked,
             "actors": config.actors,
             **({"max_actors": config.max_actors} if config.max_actors else {}),
-            "cpus_per_actor": config.cpus * config.tensor_parallel,
-            "gpus_per_actor": config.gpus * config.tensor_parallel,
+            "cpus_per_actor": cpus,
+            "gpus_per_actor": gpus,
         },
         states=dataclasses.asdict(states) if states else None,
     )
-    devices = (config.gpus or config.cpus) * config.tensor_parallel
     splits = {split: dataset.rows(split) for split in config.splits}
     text = getattr(teacher, "text", None)
-    aside = writer.finalise(plan, meta, item_embeddings, text, devices=devices, splits=splits)
+    aside = writer.finalise(plan, meta, item_embeddings, text, devices=gpus or cpus, splits=splits)
     TeacherSignals.load(settings.layout.signals, dataset)
     return meta, aside
 

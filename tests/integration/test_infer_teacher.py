@@ -17,8 +17,8 @@ import pytest
 import ray
 import torch
 
-from ray_jobs import distill, infer_teacher
-from ray_jobs.settings import Settings
+from ray_jobs import distill, infer_teacher, train_teacher
+from ray_jobs.settings import Settings, WorkersConfig
 from recsys import storage
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import load_config
@@ -185,6 +185,17 @@ def test_an_estimate_writes_nothing(settings: Settings, ray_session: None, capsy
     assert "rows/s an actor" in told
     assert "core-hours" in told
     assert not Path(settings.layout.signals).exists()
+
+
+def test_what_no_node_can_give_is_refused_instead_of_waited_for(settings: Settings, ray_session: None) -> None:
+    for change in ({"gpus": 1}, {"tensor_parallel": 8}):
+        greedy = dataclasses.replace(settings, signals=dataclasses.replace(settings.signals, **change))
+        for job in (infer_teacher.estimate, infer_teacher.run):
+            with pytest.raises(UserError, match=r"an actor of the pass asks for .*, but the cluster has room for 0"):
+                job(greedy)
+    teacher = dataclasses.replace(settings.teacher, scaling=WorkersConfig(gpus=1))
+    with pytest.raises(UserError, match=r"a worker asks for 0\.9 CPU and 1 GPU, but the cluster has room for 0"):
+        train_teacher.run(dataclasses.replace(settings, teacher=teacher))
 
 
 def test_a_killed_driver_is_continued(settings: Settings, dataset: PreparedDataset, ray_session: None) -> None:
