@@ -70,6 +70,8 @@ def key(settings: Settings) -> str:
     asked = beyond_defaults(settings.signals)
     without = _WITHOUT_EFFECT | {name for name in _OPTIONS if name not in asked}
     config = {name: value for name, value in to_dict(settings.signals).items() if name not in without}
+    if config["rows_per_shard"] is None:
+        config["rows_per_shard"] = 8192  # what it was for all kinds: passes made then are kept
     inputs = {
         "dataset": cli.fingerprint(settings.layout),
         "teacher": cli.required(settings.layout.teacher, "teacher", "train_teacher").content_hash,
@@ -88,7 +90,7 @@ def run(settings: Settings, *, force: bool = False) -> None:
         return
     dataset = PreparedDataset.load(layout.dataset)
     checkpoint = load_teacher(layout.teacher, dataset)
-    settings = _covered(settings, checkpoint)
+    settings = covered(settings, type(_teacher(checkpoint)))
     config, plan = settings.signals, _plan(settings.signals, dataset)
     from recsys.teachers.ranking import check_k
 
@@ -139,7 +141,7 @@ def estimate(settings: Settings) -> None:
     key(settings)  # says what is missing
     dataset = PreparedDataset.load(settings.layout.dataset)
     checkpoint = load_teacher(settings.layout.teacher, dataset)
-    settings = _covered(settings, checkpoint)
+    settings = covered(settings, type(_teacher(checkpoint)))
     plan = _plan(settings.signals, dataset)
     if states := states_meta(settings.signals, _teacher(checkpoint)):
         print(describe_states(states, dataset, plan), flush=True)
@@ -179,15 +181,18 @@ def describe_states(states: StatesMeta, dataset: PreparedDataset, plan: ShardPla
     return f"signals: states after layers {layers} of {rows:,} training rows take {size:,.1f} MB in {states.dtype}"
 
 
-def _covered(settings: Settings, checkpoint: Checkpoint) -> Settings:
-    """The settings with the number of training rows that this kind of teacher ranks where none is configured."""
+def covered(settings: Settings, teacher: "type[Teacher]") -> Settings:
+    """The settings with what this kind of teacher leaves open: the training rows to rank, and the rows of a shard."""
     config = settings.signals
     if config.train_rows is None:
-        config = dataclasses.replace(config, train_rows=_teacher(checkpoint).default_train_rows)
+        config = dataclasses.replace(config, train_rows=teacher.default_train_rows)
+    if config.rows_per_shard is None:
+        config = dataclasses.replace(config, rows_per_shard=teacher.default_rows_per_shard)
     return dataclasses.replace(settings, signals=config)
 
 
 def _plan(config: SignalsConfig, dataset: PreparedDataset) -> ShardPlan:
+    assert config.rows_per_shard is not None, "filled in by `covered`"
     return ShardPlan.of(dataset, config.splits, config.rows_per_shard, train_rows=config.train_rows)
 
 

@@ -83,6 +83,7 @@ class Teacher(SequentialRecommender):
     higher_is_better: ClassVar[bool] = True
     distance_meaning: ClassVar[str] = "l2 of unit-normalised vectors"
     default_train_rows: ClassVar[int | None] = None  # see `SignalsConfig.train_rows`
+    default_rows_per_shard: ClassVar[int] = 8192  # see `SignalsConfig.rows_per_shard`
 
     @classmethod
     def prepare(

@@ -33,6 +33,7 @@ from recsys.teachers.config import HLLMConfig, StatesConfig
 from recsys.teachers.engine import TeacherEngine
 from recsys.teachers.hllm import HLLM
 from recsys.teachers.ranking import rank_rows, window_starts
+from recsys.teachers.teacher import teacher_class
 from recsys.training.config import TrainingConfig
 
 pytestmark = pytest.mark.ray
@@ -298,6 +299,21 @@ def processes_with(marker: str) -> list[int]:
             if marker.encode() in (process / "environ").read_bytes():
                 found.append(int(process.name))
     return found
+
+
+@pytest.mark.parametrize(("kind", "rows", "shard"), [("hllm", None, 8192), ("bigrec", 10_000, 256)])
+def test_what_is_left_open_is_filled_in_by_the_kind(
+    settings: Settings, kind: str, rows: int | None, shard: int
+) -> None:
+    signals = dataclasses.replace(settings.signals, train_rows=None, rows_per_shard=None)
+    open_, said = (
+        dataclasses.replace(settings, signals=dataclasses.replace(signals, rows_per_shard=size))
+        for size in (None, 8192)
+    )
+    assert infer_teacher.key(open_) == infer_teacher.key(said), "signals made before there was a choice are kept"
+    filled = infer_teacher.covered(open_, teacher_class(kind)).signals
+    assert (filled.train_rows, filled.rows_per_shard) == (rows, shard)
+    assert infer_teacher.covered(settings, teacher_class(kind)).signals.rows_per_shard == 12
 
 
 def test_what_is_missing_or_does_not_fit_is_one_sentence(

@@ -68,6 +68,7 @@ class BIGRec(Teacher):
     higher_is_better: ClassVar[bool] = False
     distance_meaning: ClassVar[str] = "l2 between the vectors of the generated text and of the target's title"
     default_train_rows: ClassVar[int | None] = 10_000
+    default_rows_per_shard: ClassVar[int] = 256
     config: BIGRecConfig
     items: Tensor
     mean: Tensor
