@@ -329,12 +329,13 @@ class BIGRec(Teacher):
         A text that names an item has that item's vector, without a pass; others are embedded, equal ones once.
         """
         index = self.prompts.index
-        unknown = [text for text in dict.fromkeys(texts) if text not in index]
-        table = self.items.float()
+        named = torch.tensor([index.get(text, 0) for text in texts], device=self.items.device)
+        vectors = self.items[named].float()
+        unknown = {text: row for row, text in enumerate(dict.fromkeys(text for text in texts if text not in index))}
         if unknown:
-            table = torch.cat([table, self.embed_texts(unknown) - self.mean.float()])
-        of_text = {text: len(self.items) + row for row, text in enumerate(unknown)}
-        return table[torch.tensor([index.get(text) or of_text[text] for text in texts], device=table.device)]
+            embedded = self.embed_texts(list(unknown)) - self.mean.float()
+            vectors[named == 0] = embedded[[unknown[text] for text in texts if text in unknown]]
+        return vectors
 
     def ready(self, config: SignalsConfig, device: str | torch.device) -> "TitlePass":
         return TitlePass(self, config, device)

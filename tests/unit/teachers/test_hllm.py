@@ -10,6 +10,7 @@ from recsys.config import from_dict, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.losses.config import RecommendationLossConfig
+from recsys.teachers import hllm
 from recsys.teachers.config import HLLMConfig
 from recsys.teachers.hllm import HLLM
 from recsys.teachers.item_encoder import TextEmbeddings
@@ -70,6 +71,18 @@ def test_scores_are_cosines_times_the_temperature(dataset: PreparedDataset) -> N
     with torch.no_grad():
         model.logit_scale.fill_(9.0)
     torch.testing.assert_close(model.hidden(torch.ones(1, 1, dtype=torch.int64)).norm(), torch.tensor(100.0))
+
+
+@pytest.mark.parametrize("chunk", [7, 60, 100])
+def test_vectors_in_parts_are_those_of_all(
+    dataset: PreparedDataset, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(dataset)
+    monkeypatch.setattr(hllm, "_ITEMS", chunk)
+    with torch.no_grad():
+        parts = model.item_vectors()
+    torch.testing.assert_close(parts, model.item_vectors().detach())
+    assert model.item_vectors().requires_grad
 
 
 @pytest.mark.parametrize("options", [{}, {"id_offset": False, "hidden": 0, "layers": 1}])

@@ -10,9 +10,11 @@ from recsys import checkpoint
 from recsys.checkpoint import save_checkpoint
 from recsys.data.prepared import SPLITS, PreparedDataset
 from recsys.errors import UserError
-from recsys.teachers.config import HLLMConfig
+from recsys.teachers.config import E4SRecConfig, HLLMConfig
+from recsys.teachers.e4srec import E4SRec
 from recsys.teachers.engine import TeacherEngine, resolve_dtype
 from recsys.teachers.hllm import HLLM
+from recsys.teachers.layered import LayeredTeacher
 from recsys.teachers.ranking import check_k, rank_rows, top_items, window_starts
 from recsys.teachers.teacher import joined
 
@@ -75,6 +77,27 @@ def test_bf16_ranks_almost_alike(random_dataset: Callable[..., PreparedDataset])
     )
     assert np.abs(full.scores - half.scores).max() < 0.5
     assert len(np.unique(half.scores)) > 0.9 * half.scores.size  # scores of bf16 vectors would tie
+
+
+@pytest.mark.parametrize("kind", ["hllm", "e4srec"])
+def test_a_bf16_engine_keeps_one_table_and_computes_as_with_two(
+    random_dataset: Callable[..., PreparedDataset], kind: str
+) -> None:
+    dataset = random_dataset()
+    model: LayeredTeacher = untrained(dataset)
+    if kind == "e4srec":
+        model = E4SRec.build(E4SRecConfig(kind="e4srec", width=16, layers=1, heads=2), torch.randn(61, 8)).eval()
+        model.ids[5, 0] = 1.001  # no bf16 number: what is read is rounded, the table is not
+    table = model.item_vectors().detach().clone()
+    engine = TeacherEngine(model, "bf16")
+    assert torch.equal(engine.vectors, table)
+    items = torch.randint(1, 61, (3, 8))
+    with torch.inference_mode():
+        expected = model.hidden(items, engine.vectors.bfloat16()).float()
+    assert torch.equal(engine.hidden(items), expected)
+    assert {buffer.dtype for buffer in model.buffers()} == {torch.float32}
+    if kind == "e4srec":
+        assert engine.vectors.data_ptr() == model.ids.data_ptr()
 
 
 def test_a_poisoned_catalogue_is_refused(random_dataset: Callable[..., PreparedDataset]) -> None:

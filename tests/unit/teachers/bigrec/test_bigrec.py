@@ -195,6 +195,18 @@ def test_times_reach_the_prompt_on_every_way(
     assert example[:first] == model.prompts.history(histories(dataset)[0], times[0])
 
 
+def test_texts_are_grounded_alone_and_together_alike(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
+    model = teacher(dataset)
+    name = model.prompts.names[7]
+    texts = ["Nothing known", name, "", "Nothing known", "Something else", name]
+    found = model.ground(texts)
+    assert found.shape == (6, 16)
+    assert torch.equal(found[1], model.items[7])
+    torch.testing.assert_close(found, torch.cat([model.ground([text]) for text in texts]))
+    torch.testing.assert_close(found[4], model.embed_texts(["Something else"])[0] - model.mean)
+    assert torch.equal(model.ground([name]), model.items[7:8])
+
+
 def test_what_is_not_finite_is_set_aside_or_refused(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
     model = teacher(dataset)
     ready = model.ready(SignalsConfig(k=4, dtype="fp32"), "cpu")
