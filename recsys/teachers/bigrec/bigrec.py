@@ -312,29 +312,35 @@ class BIGRec(Teacher):
         generator: "TitleGenerator",
         histories: Sequence[Sequence[int]],
         times: Sequence[Sequence[int]] | None = None,
-    ) -> list[str]:
-        """The title written for each history; equal prompts are written to once."""
+    ) -> list[str | None]:
+        """The title written for each history, None where what the language model said is not finite; equal prompts are
+        written to once."""
         met = [None] * len(histories) if times is None else times
         prompts = [
             tuple(self.prompts.history(list(history), seconds)) for history, seconds in zip(histories, met, strict=True)
         ]
         distinct = list(dict.fromkeys(prompts))
-        texts = map(self.prompts.text, generator.generate(distinct))
+        texts = [None if tokens is None else self.prompts.text(tokens) for tokens in generator.generate(distinct)]
         text_of = dict(zip(distinct, texts, strict=True))
         return [text_of[prompt] for prompt in prompts]
 
-    def ground(self, texts: Sequence[str]) -> Tensor:
-        """[len(texts), W] float32 relative to the catalogue's mean.
+    def ground(self, texts: Sequence[str | None]) -> Tensor:
+        """[len(texts), W] float32 relative to the catalogue's mean; NaN for None.
 
         A text that names an item has that item's vector, without a pass; others are embedded, equal ones once.
         """
-        index = self.prompts.index
-        named = torch.tensor([index.get(text, 0) for text in texts], device=self.items.device)
-        vectors = self.items[named].float()
-        unknown = {text: row for row, text in enumerate(dict.fromkeys(text for text in texts if text not in index))}
-        if unknown:
-            embedded = self.embed_texts(list(unknown)) - self.mean.float()
-            vectors[named == 0] = embedded[[unknown[text] for text in texts if text in unknown]]
+        vectors = torch.full((len(texts), self.width), torch.nan, device=self.items.device)
+
+        def places(number: Mapping[str, int]) -> Sequence[Tensor]:
+            found = [(row, number[text]) for row, text in enumerate(texts) if text is not None and text in number]
+            return torch.tensor(found, dtype=torch.int64, device=vectors.device).reshape(-1, 2).unbind(dim=1)
+
+        rows, items = places(self.prompts.index)
+        vectors[rows] = self.items[items].float()
+        others = dict.fromkeys(text for text in texts if text is not None and text not in self.prompts.index)
+        if others:
+            rows, which = places({text: number for number, text in enumerate(others)})
+            vectors[rows] = (self.embed_texts(list(others)) - self.mean.float())[which]
         return vectors
 
     def ready(self, config: SignalsConfig, device: str | torch.device) -> "TitlePass":

@@ -25,7 +25,7 @@ from recsys.teachers.item_encoder import load_tokenizer
 from recsys.training.config import TrainingConfig
 from recsys.training.engine import build_engine
 from recsys.training.loop import train_local
-from tests.unit.teachers.bigrec.conftest import SMALL, save_base
+from tests.unit.teachers.bigrec.conftest import SMALL, poisoned, save_base
 
 
 def histories(dataset: PreparedDataset) -> list[list[int]]:
@@ -205,6 +205,23 @@ def test_texts_are_grounded_alone_and_together_alike(dataset: PreparedDataset, t
     torch.testing.assert_close(found, torch.cat([model.ground([text]) for text in texts]))
     torch.testing.assert_close(found[4], model.embed_texts(["Something else"])[0] - model.mean)
     assert torch.equal(model.ground([name]), model.items[7:8])
+
+
+def test_rows_whose_text_is_poisoned_are_set_aside(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
+    model = teacher(dataset, beams=1, constrained=True)
+    rows = dataset.rows("test")
+    ready = model.ready(SignalsConfig(k=4, dtype="fp32", batch_size=5), "cpu")
+    whole = ready.rank(dataset, rows)
+    prompts = [model.prompts.history(history) for history in histories(dataset)]
+    token = next(token for token in prompts[0] if sum(token in prompt for prompt in prompts) < len(rows) / 2)
+    with poisoned(model, token):
+        rest = ready.rank(dataset, rows)
+    good = np.isin(rows, rest.rows)
+    assert good.any()
+    assert not any(token in prompt for prompt, kept in zip(prompts, good, strict=True) if kept)
+    assert np.array_equal(rest.items, whole.items[good])
+    with poisoned(model, prompts[0][-1]):
+        assert ready.rank(dataset, rows).items.shape == (0, 4), "all prompts end alike"
 
 
 def test_what_is_not_finite_is_set_aside_or_refused(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
