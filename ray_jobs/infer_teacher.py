@@ -383,8 +383,13 @@ def _finalise(
         masked_history=config.mask_history,
         log_mass=config.log_mass,
         trained_on=[] if settings.teacher.folds else ["train"],
-        settings={"rows_per_shard": config.rows_per_shard, "max_history": dataset.max_history, "dtype": config.dtype}
-        | ({"folds": settings.teacher.folds} if settings.teacher.folds else {}),
+        settings={
+            "rows_per_shard": config.rows_per_shard,
+            "max_history": dataset.max_history,
+            "dtype": config.dtype,
+            **({"folds": settings.teacher.folds} if settings.teacher.folds else {}),
+            "teacher": teacher.describe(),
+        },
         cost={
             "seconds_of_last_run": round(seconds, 3),
             "rows_of_last_run": ranked,

@@ -104,6 +104,15 @@ class HLLM(LayeredTeacher):
         torch.manual_seed(seed)
         return hllm_objective(cls.build(config, dataset, TextEmbeddings.load(inputs["text"])), dataset)
 
+    def describe(self) -> dict[str, Any]:
+        config = self.config
+        return {
+            "language_model": config.user_model,
+            "item_language_model": config.item.model,
+            "item_training": config.item_training,
+            "time_gaps": config.time_gaps,
+        }
+
     def ready(self, config: SignalsConfig, device: str | torch.device) -> WindowPass:
         return WindowPass(self, config, device)
 

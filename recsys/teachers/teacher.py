@@ -132,6 +132,10 @@ class Teacher(SequentialRecommender):
         """[N+1, D]: what the signals hold of each item, row 0 zero."""
         return self.item_vectors()
 
+    def describe(self) -> dict[str, Any]:
+        """What its signals say of it: where its language model comes from, and what its answers depend on besides."""
+        raise NotImplementedError
+
     def ready(self, config: SignalsConfig, device: str | torch.device) -> TeacherPass:
         """This teacher behind an inference engine; it is taken over, converted in place."""
         raise NotImplementedError

@@ -84,6 +84,7 @@ def check(settings: Settings, dataset: PreparedDataset) -> None:
                 torch.testing.assert_close(states[layer - 1][index], expected[0, -1], atol=1e-4, rtol=1e-4)
     assert signals.meta.rows == {split: len(dataset.rows(split)) for split in SPLITS}
     assert signals.meta.cost["teacher_seconds"] > 0
+    assert signals.meta.settings["teacher"]["language_model"] == "from-scratch"
     assert not [path.name for path in Path(settings.layout.root).iterdir() if path.name.startswith(".")]
 
 

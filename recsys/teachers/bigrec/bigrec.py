@@ -343,6 +343,19 @@ class BIGRec(Teacher):
             vectors[rows] = (self.embed_texts(list(others)) - self.mean.float())[which]
         return vectors
 
+    def describe(self) -> dict[str, Any]:
+        config = self.config
+        said = {
+            "language_model": config.base,
+            "learned_rows": config.train_rows,  # a sample of so many training rows; null is all
+            **{name: getattr(config, name) for name in ("beams", "constrained", "pooling", "time_gaps", "history")},
+        }
+        if self.student is not None:
+            return said | {"scores_from": config.scores_from, "gamma": round(float(self.gamma), 4)}
+        if config.popularity:  # the most popular item weighs 2^(−γ)
+            return said | {"popularity": True, "gamma": round(-float(self.weights[1:].min().log2()), 4)}
+        return said
+
     def ready(self, config: SignalsConfig, device: str | torch.device) -> "TitlePass":
         return TitlePass(self, config, device)
 

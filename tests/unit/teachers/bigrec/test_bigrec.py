@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -193,6 +194,16 @@ def test_times_reach_the_prompt_on_every_way(
         int(rows[0])
     )
     assert example[:first] == model.prompts.history(histories(dataset)[0], times[0])
+
+
+def test_it_says_what_its_answers_depend_on(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
+    said = teacher(dataset, train_rows=9, beams=2).describe()
+    assert (said["language_model"], said["learned_rows"], said["beams"]) == ("from-scratch", 9, 2)
+    assert "gamma" not in said
+    model = teacher(dataset, popularity=True)
+    model._inject(2.0, dataset)
+    assert model.describe()["gamma"] == 2.0
+    json.dumps(model.describe())
 
 
 def test_texts_are_grounded_alone_and_together_alike(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
