@@ -79,7 +79,7 @@ def load_teacher(uri: str, dataset: PreparedDataset) -> Checkpoint:
 
 
 class WholeReplica:
-    """In this process."""
+    """In this process. All teachers that were asked for stay: of out-of-fold signals every shard asks for each."""
 
     def __init__(self, dataset: PreparedDataset, config: SignalsConfig, device: str | torch.device) -> None:
         self._dataset, self._config, self._device = dataset, config, device
