@@ -41,7 +41,7 @@ from recsys.signals.signals import SignalsMeta, TeacherSignals
 from recsys.signals.states import StatesMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
 from recsys.teachers.config import SignalsConfig
-from recsys.teachers.replica import load_teacher
+from recsys.teachers.replica import load_teacher, threads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +89,7 @@ def run(settings: Settings, *, force: bool = False) -> None:
         print(f"signals: {layout.signals} is up to date", flush=True)
         return
     dataset = PreparedDataset.load(layout.dataset)
-    checkpoint = load_teacher(layout.teacher, dataset)
+    checkpoint = load_teacher(layout.teacher, dataset, "meta")
     settings = covered(settings, type(_teacher(checkpoint)))
     config, plan = settings.signals, _plan(settings.signals, dataset)
     from recsys.teachers.ranking import check_k
@@ -115,13 +115,15 @@ def run(settings: Settings, *, force: bool = False) -> None:
             print(f"signals: {len(plan) - len(missing)} of {len(plan)} shards are already there", flush=True)
         if states:
             print(describe_states(states, dataset, plan), flush=True)
+        runtime.connect()
+        estimate_pass.check_room(config)
         if missing:
-            runtime.connect()
-            estimate_pass.check_room(config)
             _rank_until_whole(settings, plan, writer, missing, states)
         seconds = time.perf_counter() - started
         ranked = sum(len(plan.shard(n)) for n in missing)
-        meta, aside = _finalise(settings, dataset, checkpoint, plan, writer, seconds, ranked, states)
+        cpus, gpus = estimate_pass.resources(config)
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(finalise)  # the driver has no room for a teacher
+        meta, aside = runtime.result(task.remote(settings, plan, writer, seconds, ranked, states))
         record.log_metrics({name: float(v) for name, v in meta.cost.items() if isinstance(v, int | float)})
     if len(aside):
         user = dataset.user_ids[int(dataset.users_of(aside[:1])[0])]
@@ -140,7 +142,7 @@ def estimate(settings: Settings) -> None:
     """Print what the pass will cost; nothing is written."""
     key(settings)  # says what is missing
     dataset = PreparedDataset.load(settings.layout.dataset)
-    checkpoint = load_teacher(settings.layout.teacher, dataset)
+    checkpoint = load_teacher(settings.layout.teacher, dataset, "meta")
     settings = covered(settings, type(_teacher(checkpoint)))
     plan = _plan(settings.signals, dataset)
     if states := states_meta(settings.signals, _teacher(checkpoint)):
@@ -355,19 +357,24 @@ def _teacher(checkpoint: Checkpoint) -> "Teacher":
     return checkpoint.model
 
 
-def _finalise(
+def finalise(
     settings: Settings,
-    dataset: PreparedDataset,
-    checkpoint: Checkpoint,
     plan: ShardPlan,
     writer: SignalsWriter,
     seconds: float,
     ranked: int,
     states: StatesMeta | None,
 ) -> tuple[SignalsMeta, np.ndarray]:
-    """Seal the signals, and read them back as a student will; what they say of themselves, and the rows set aside."""
+    """In a task: seal the signals, and read them back as a student will.
+
+    Returns:
+        What they say of themselves, and the rows that were set aside.
+    """
     import torch
 
+    torch.set_num_threads(threads(settings.signals))
+    dataset = PreparedDataset.load(settings.layout.dataset)
+    checkpoint = load_teacher(settings.layout.teacher, dataset)
     config, teacher = settings.signals, _teacher(checkpoint)
     cpus, gpus = estimate_pass.resources(config)
     with torch.inference_mode():

@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+from typing import Any
 
 import ray
 
@@ -34,6 +35,16 @@ def connect() -> None:
         dashboard_host="127.0.0.1",
         logging_level=logging.WARNING,
     )
+
+
+def result(reference: "ray.ObjectRef[Any]") -> Any:
+    """`ray.get`, a user's mistake in a task being the same mistake here."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from None
+        raise
 
 
 def check_room(what: str, *, cpus: float, gpus: float, lower: str, count: int = 1) -> None:

@@ -67,13 +67,13 @@ def threads(config: SignalsConfig) -> int:
     return max(1, round(config.cpus))
 
 
-def load_teacher(uri: str, dataset: PreparedDataset) -> Checkpoint:
-    """The checkpoint of a teacher.
+def load_teacher(uri: str, dataset: PreparedDataset, device: str = "cpu") -> Checkpoint:
+    """The checkpoint of a teacher (`recsys.checkpoint.load_checkpoint`).
 
     Raises:
         UserError: it was trained on another dataset, or cannot be read.
     """
-    checkpoint = load_checkpoint(uri)
+    checkpoint = load_checkpoint(uri, device)
     checkpoint.check_dataset(dataset, f"teacher {uri}", "run train_teacher on this dataset")
     return checkpoint
 

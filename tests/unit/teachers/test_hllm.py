@@ -14,11 +14,22 @@ from recsys.teachers import hllm
 from recsys.teachers.config import HLLMConfig
 from recsys.teachers.hllm import HLLM
 from recsys.teachers.item_encoder import TextEmbeddings
+from recsys.teachers.teacher import Teacher
 from recsys.training.config import TrainingConfig
 from recsys.training.engine import build_engine
 from recsys.training.objective import NextItemObjective
 
 SMALL = {"width": 16, "heads": 2, "hidden": 24}
+
+
+def assert_outline(checkpoint: Path, model: Teacher) -> None:
+    """On the device `meta` a checkpoint has its shapes and takes no memory."""
+    outline = load_checkpoint(checkpoint, "meta").model
+    assert isinstance(outline, type(model))
+    assert {tensor.device.type for tensor in outline.state_dict().values()} == {"meta"}
+    assert {name: tensor.shape for name, tensor in outline.state_dict().items()} == {
+        name: tensor.shape for name, tensor in model.state_dict().items()
+    }
 
 
 def text_of(dataset: PreparedDataset, width: int = 12) -> TextEmbeddings:
@@ -93,6 +104,7 @@ def test_checkpoint_round_trip_is_exact(dataset: PreparedDataset, tmp_path: Path
     items = torch.randint(1, 61, (4, 8))
     assert torch.equal(loaded.hidden(items), model.hidden(items))
     assert torch.equal(loaded.item_vectors(), model.item_vectors())
+    assert_outline(tmp_path / "teacher", model)
     assert not any("embed_tokens" in name for name in model.state_dict())
 
 

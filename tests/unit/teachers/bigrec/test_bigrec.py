@@ -62,6 +62,9 @@ def test_a_checkpoint_recommends_what_the_teacher_did(
     loaded = load_checkpoint(tmp_path / "teacher").model
     items, lengths = (torch.from_numpy(array) for array in dataset.histories(dataset.rows("test")))
     assert torch.equal(loaded.query(items, lengths), model.query(items, lengths))
+    outline = load_checkpoint(tmp_path / "teacher", "meta").model
+    assert isinstance(outline, BIGRec)
+    assert {tensor.device.type for tensor in outline.state_dict().values()} == {"meta"}
     assert torch.equal(loaded.item_vectors(), model.item_vectors())
     recommender = Recommender.load(tmp_path / "teacher")
     shown = [named(dataset, history) for history in histories(dataset)]
@@ -369,6 +372,11 @@ def test_adapters_alone_learn_and_titles_keep_the_vectors_of_the_base(
     torch.testing.assert_close(made.model.item_vectors(), full.item_vectors())
     ids = torch.tensor([[5, 6, 7]])
     assert not torch.allclose(made.model.eval().lm(ids).logits, full.lm(ids).logits)
+    with torch.device("meta"):
+        outline = BIGRec(made.model.config, num_items=dataset.num_items)
+    assert {name: tensor.shape for name, tensor in outline.state_dict().items()} == {
+        name: tensor.shape for name, tensor in made.model.state_dict().items()
+    }
     wrong = dataclasses.replace(config, lora=BIGRecLoRAConfig(targets=("nothing",)))
     with pytest.raises(UserError, match=r"lora\.targets nothing: .*not found in the base model"):
         BIGRec.objective(wrong, dataset, inputs, seed=0)
