@@ -50,16 +50,29 @@ def run(settings: Settings, plan: ShardPlan) -> list[str]:
     """Time a sample on the cluster; the lines to print."""
     runtime.connect()
     config = settings.signals
-    processes = config.tensor_parallel
-    task = ray.remote(num_cpus=config.cpus * processes, num_gpus=config.gpus * processes)(time_sample)
+    check_room(config)
+    cpus, gpus = resources(config)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus)(time_sample)
     timing: Timing = ray.get(task.remote(settings.layout.dataset, settings.layout.teacher, config, plan))
     return describe(timing, plan, config)
+
+
+def resources(config: SignalsConfig) -> tuple[float, float]:
+    """Cores and GPUs of an actor."""
+    return config.cpus * config.tensor_parallel, config.gpus * config.tensor_parallel
+
+
+def check_room(config: SignalsConfig) -> None:
+    """Raise a `UserError` where not one actor of the pass will ever find a place; a pool makes do with fewer."""
+    cpus, gpus = resources(config)
+    lower = "signals.cpus, signals.gpus or signals.tensor_parallel"
+    runtime.check_room("an actor of the pass", cpus=cpus, gpus=gpus, lower=lower)
 
 
 def describe(timing: Timing, plan: ShardPlan, config: SignalsConfig) -> list[str]:
     """Hours for some numbers of actors, the configured one among them."""
     device = "GPU" if config.gpus else "core"
-    share = (config.gpus or config.cpus) * config.tensor_parallel
+    cpus, gpus = resources(config)
     lines = [
         f"estimate: {timing.rows_per_second:,.1f} rows/s an actor, from {timing.rows:,} rows in {timing.seconds:.1f} s "
         f"after {timing.load_seconds:.0f} s of loading, on {timing.hardware}",
@@ -70,7 +83,7 @@ def describe(timing: Timing, plan: ShardPlan, config: SignalsConfig) -> list[str
         busiest = math.ceil(len(plan) / actors) * plan.rows_per_shard  # rows of the actor with most shards
         seconds = timing.load_seconds + min(busiest, len(plan.rows)) / timing.rows_per_second
         mark = "*" if actors == config.actors else " "
-        spent = actors * share * seconds / 3600
+        spent = actors * (gpus or cpus) * seconds / 3600
         lines.append(f"{actors:>8}{mark} {_duration(seconds):>12} {spent:>12.3g}")
         if actors >= len(plan) and actors >= config.actors:
             break

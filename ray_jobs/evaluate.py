@@ -127,6 +127,8 @@ def run(settings: Settings, *, force: bool = False) -> list[dict[str, Any]]:
         print_ladder(stored)
         return list(stored["rows"])
     runtime.connect()
+    asked = settings.evaluation
+    runtime.check_room("a task", cpus=asked.cpus, gpus=asked.gpus, lower="evaluation.cpus or evaluation.gpus")
     with tracking.start_run(
         settings.tracking, layout.mlflow, settings.name, "evaluate", params=to_dict(settings.evaluation)
     ) as recorded:
@@ -150,7 +152,7 @@ def evaluate_all(missing: Sequence[Subject], layout: Layout, config: EvaluationC
         ready, _ = ray.wait(list(pending), timeout=5)
         try:
             for reference in ready:
-                subject, metrics = pending.pop(reference), _get(reference)
+                subject, metrics = pending.pop(reference), runtime.result(reference)
                 print(f"evaluate: {subject.name}  NDCG@10 {metrics['ndcg@10']:.4f}", flush=True)
         except UserError:
             for reference in pending:
@@ -164,7 +166,7 @@ def _ladder(settings: Settings, found: Sequence[Subject], pairs: dict[str, str],
     layout, config = settings.layout, settings.evaluation
     measured = [results.read_result(layout.results, subject.name) for subject in found]
     dataset = PreparedDataset.load(layout.dataset)
-    latency = _get(
+    latency = runtime.result(
         _time.options(num_cpus=config.cpus, num_gpus=config.gpus).remote(list(found), layout, config)  # after the rest
     )
     whole = [result for result in measured if result is not None]
@@ -249,16 +251,6 @@ def _parameters(checkpoint: Checkpoint) -> dict[str, int]:
 
 def _device(config: EvaluationConfig) -> str:
     return "cuda" if config.gpus else "cpu"
-
-
-def _get(reference: "ray.ObjectRef[Any]") -> Any:
-    """`ray.get`, a user's mistake in a task being the same mistake here."""
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise UserError(str(error.cause)) from None
-        raise
 
 
 def main() -> None:

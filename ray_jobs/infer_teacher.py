@@ -41,7 +41,7 @@ from recsys.signals.signals import SignalsMeta, TeacherSignals
 from recsys.signals.states import StatesMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
 from recsys.teachers.config import SignalsConfig
-from recsys.teachers.replica import load_teacher
+from recsys.teachers.replica import load_teacher, threads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +57,7 @@ _WITHOUT_EFFECT = {
     "tensor_parallel",
     "kernel_injection",
 }  # on the rankings
+_HOPELESS = 1000  # rows without one finite prediction; a pass that goes on from such shards is let be
 _OPTIONS = {"log_mass", "states"}  # no part of the key where they are not asked for
 
 
@@ -69,6 +70,8 @@ def key(settings: Settings) -> str:
     asked = beyond_defaults(settings.signals)
     without = _WITHOUT_EFFECT | {name for name in _OPTIONS if name not in asked}
     config = {name: value for name, value in to_dict(settings.signals).items() if name not in without}
+    if config["rows_per_shard"] is None:
+        config["rows_per_shard"] = 8192  # what it was for all kinds: passes made then are kept
     inputs = {
         "dataset": cli.fingerprint(settings.layout),
         "teacher": cli.required(settings.layout.teacher, "teacher", "train_teacher").content_hash,
@@ -86,8 +89,8 @@ def run(settings: Settings, *, force: bool = False) -> None:
         print(f"signals: {layout.signals} is up to date", flush=True)
         return
     dataset = PreparedDataset.load(layout.dataset)
-    checkpoint = load_teacher(layout.teacher, dataset)
-    settings = _covered(settings, checkpoint)
+    checkpoint = load_teacher(layout.teacher, dataset, "meta")
+    settings = covered(settings, type(_teacher(checkpoint)))
     config, plan = settings.signals, _plan(settings.signals, dataset)
     from recsys.teachers.ranking import check_k
 
@@ -112,17 +115,24 @@ def run(settings: Settings, *, force: bool = False) -> None:
             print(f"signals: {len(plan) - len(missing)} of {len(plan)} shards are already there", flush=True)
         if states:
             print(describe_states(states, dataset, plan), flush=True)
+        runtime.connect()
+        estimate_pass.check_room(config)
         if missing:
-            runtime.connect()
             _rank_until_whole(settings, plan, writer, missing, states)
         seconds = time.perf_counter() - started
         ranked = sum(len(plan.shard(n)) for n in missing)
-        meta = _finalise(settings, dataset, checkpoint, plan, writer, seconds, ranked, states)
+        cpus, gpus = estimate_pass.resources(config)
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(finalise)  # the driver has no room for a teacher
+        meta, aside = runtime.result(task.remote(settings, plan, writer, seconds, ranked, states))
         record.log_metrics({name: float(v) for name, v in meta.cost.items() if isinstance(v, int | float)})
-    if aside := meta.cost["rows_set_aside"]:
-        print(f"signals: {aside:,} rows were set aside, their prediction is not finite; students take them as they are")
+    if len(aside):
+        user = dataset.user_ids[int(dataset.users_of(aside[:1])[0])]
+        print(
+            f"signals: {len(aside):,} rows were set aside, their prediction is not finite (the first is row "
+            f"{aside[0]}, of user {user!r}); students take them as they are"
+        )
     print(
-        f"signals: {len(plan.rows) - aside:,} rows ranked, top {config.k} each, in {seconds:.1f} s "
+        f"signals: {len(plan.rows) - len(aside):,} rows ranked, top {config.k} each, in {seconds:.1f} s "
         f"({meta.cost['rows_per_teacher_second']:,} rows a second and actor); {layout.signals}",
         flush=True,
     )
@@ -132,8 +142,8 @@ def estimate(settings: Settings) -> None:
     """Print what the pass will cost; nothing is written."""
     key(settings)  # says what is missing
     dataset = PreparedDataset.load(settings.layout.dataset)
-    checkpoint = load_teacher(settings.layout.teacher, dataset)
-    settings = _covered(settings, checkpoint)
+    checkpoint = load_teacher(settings.layout.teacher, dataset, "meta")
+    settings = covered(settings, type(_teacher(checkpoint)))
     plan = _plan(settings.signals, dataset)
     if states := states_meta(settings.signals, _teacher(checkpoint)):
         print(describe_states(states, dataset, plan), flush=True)
@@ -173,15 +183,18 @@ def describe_states(states: StatesMeta, dataset: PreparedDataset, plan: ShardPla
     return f"signals: states after layers {layers} of {rows:,} training rows take {size:,.1f} MB in {states.dtype}"
 
 
-def _covered(settings: Settings, checkpoint: Checkpoint) -> Settings:
-    """The settings with the number of training rows that this kind of teacher ranks where none is configured."""
+def covered(settings: Settings, teacher: "type[Teacher]") -> Settings:
+    """The settings with what this kind of teacher leaves open: the training rows to rank, and the rows of a shard."""
     config = settings.signals
     if config.train_rows is None:
-        config = dataclasses.replace(config, train_rows=_teacher(checkpoint).default_train_rows)
+        config = dataclasses.replace(config, train_rows=teacher.default_train_rows)
+    if config.rows_per_shard is None:
+        config = dataclasses.replace(config, rows_per_shard=teacher.default_rows_per_shard)
     return dataclasses.replace(settings, signals=config)
 
 
 def _plan(config: SignalsConfig, dataset: PreparedDataset) -> ShardPlan:
+    assert config.rows_per_shard is not None, "filled in by `covered`"
     return ShardPlan.of(dataset, config.splits, config.rows_per_shard, train_rows=config.train_rows)
 
 
@@ -212,6 +225,7 @@ def _rank_shards(
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     actors = min(config.actors, len(missing))
     most = min(config.max_actors or config.actors, len(missing))
+    cpus, gpus = estimate_pass.resources(config)
     total = sum(len(plan.shard(n)) for n in missing)
     print(f"signals: {total:,} rows in {len(missing)} shards on {_from_to(actors, most)} actors", flush=True)
     shards = ray.data.from_items([{"shard": n} for n in missing], override_num_blocks=len(missing))
@@ -227,13 +241,21 @@ def _rank_shards(
         },
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=actors, max_size=most),
-        num_cpus=config.cpus * config.tensor_parallel,
-        num_gpus=config.gpus * config.tensor_parallel,
+        num_cpus=cpus,
+        num_gpus=gpus,
     )
     failure = ""
+    done = aside = 0
     with _progress(total) as advance:
         for row in ranked.iter_rows():
-            if failure := row["error"]:
+            done, aside = done + int(row["rows"]), aside + int(row["aside"])
+            failure = row["error"]
+            if aside == done >= _HOPELESS and len(missing) == len(plan):
+                failure = (
+                    f"the teacher's prediction is not finite for all of the first {done:,} rows; its checkpoint is not "
+                    "usable, train it again (or run infer_teacher again to see whether it is for others)"
+                )
+            if failure:
                 break  # leaving the loop ends the actors
             advance(int(row["rows"]), int(row["tokens"]))
     if failure:
@@ -274,19 +296,19 @@ class RankShard:
         self._fold_of_user = self._dataset.folds(self._folds) if self._folds else None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Shard numbers → rows written and tokens, one each, or the error that ends the pass."""
+        """Shard numbers → rows done, those of them set aside and tokens, one each, or the error that ends the pass."""
         counts, errors = [], []
         for number in batch["shard"].tolist():
             try:
                 counts.append(self._rank(number))
                 errors.append("")
             except UserError as error:  # as a value, because Ray Data would bury it under its own
-                counts.append((0, 0))
+                counts.append((0, 0, 0))
                 errors.append(str(error))
-        rows, tokens = zip(*counts, strict=True)
-        return {"rows": list(rows), "tokens": list(tokens), "error": errors}
+        rows, aside, tokens = map(list, zip(*counts, strict=True))
+        return {"rows": rows, "aside": aside, "tokens": tokens, "error": errors}
 
-    def _rank(self, number: int) -> tuple[int, int]:
+    def _rank(self, number: int) -> tuple[int, int, int]:
         rows = self._plan.shard(number)
         teacher_of_row = self._teacher_of(rows)
         from recsys.teachers.teacher import joined
@@ -299,6 +321,7 @@ class RankShard:
             parts.append(self._replica.rank(uri, rows[teacher_of_row == teacher]))
             seconds += time.perf_counter() - started
         ranked = joined(parts)
+        aside = len(rows) - len(ranked.rows)
         self._writer.write_shard(
             number,
             ranked.rows,
@@ -306,12 +329,12 @@ class RankShard:
             ranked.scores,
             ranked.target_distance,
             seconds=seconds,
-            aside=len(rows) - len(ranked.rows),
+            aside=aside,
             tokens=ranked.tokens,
             log_mass=ranked.log_mass,
             states=self._states_of(ranked.rows[np.isin(ranked.rows, self._dataset.rows("train"))]),
         )
-        return len(rows), ranked.tokens
+        return len(rows), aside, ranked.tokens
 
     def _states_of(self, rows: np.ndarray) -> tuple[np.ndarray, "Tensor"] | None:
         """Rows and their states, which are those of the teacher that students are cut from, whoever ranks the rows."""
@@ -334,20 +357,26 @@ def _teacher(checkpoint: Checkpoint) -> "Teacher":
     return checkpoint.model
 
 
-def _finalise(
+def finalise(
     settings: Settings,
-    dataset: PreparedDataset,
-    checkpoint: Checkpoint,
     plan: ShardPlan,
     writer: SignalsWriter,
     seconds: float,
     ranked: int,
     states: StatesMeta | None,
-) -> SignalsMeta:
-    """Seal the signals, and read them back as a student will."""
+) -> tuple[SignalsMeta, np.ndarray]:
+    """In a task: seal the signals, and read them back as a student will.
+
+    Returns:
+        What they say of themselves, and the rows that were set aside.
+    """
     import torch
 
+    torch.set_num_threads(threads(settings.signals))
+    dataset = PreparedDataset.load(settings.layout.dataset)
+    checkpoint = load_teacher(settings.layout.teacher, dataset)
     config, teacher = settings.signals, _teacher(checkpoint)
+    cpus, gpus = estimate_pass.resources(config)
     with torch.inference_mode():
         item_embeddings = teacher.item_embeddings()
     meta = SignalsMeta(
@@ -360,24 +389,29 @@ def _finalise(
         distance_meaning=teacher.distance_meaning,
         masked_history=config.mask_history,
         log_mass=config.log_mass,
-        rows={split: int(np.isin(dataset.rows(split), plan.rows).sum()) for split in config.splits},
         trained_on=[] if settings.teacher.folds else ["train"],
-        settings={"rows_per_shard": config.rows_per_shard, "max_history": dataset.max_history, "dtype": config.dtype}
-        | ({"folds": settings.teacher.folds} if settings.teacher.folds else {}),
+        settings={
+            "rows_per_shard": config.rows_per_shard,
+            "max_history": dataset.max_history,
+            "dtype": config.dtype,
+            **({"folds": settings.teacher.folds} if settings.teacher.folds else {}),
+            "teacher": teacher.describe(),
+        },
         cost={
             "seconds_of_last_run": round(seconds, 3),
             "rows_of_last_run": ranked,
             "actors": config.actors,
             **({"max_actors": config.max_actors} if config.max_actors else {}),
-            "cpus_per_actor": config.cpus * config.tensor_parallel,
-            "gpus_per_actor": config.gpus * config.tensor_parallel,
+            "cpus_per_actor": cpus,
+            "gpus_per_actor": gpus,
         },
         states=dataclasses.asdict(states) if states else None,
     )
-    devices = (config.gpus or config.cpus) * config.tensor_parallel
-    writer.finalise(plan, meta, item_embeddings, getattr(teacher, "text", None), devices=devices)
+    splits = {split: dataset.rows(split) for split in config.splits}
+    text = getattr(teacher, "text", None)
+    aside = writer.finalise(plan, meta, item_embeddings, text, devices=gpus or cpus, splits=splits)
     TeacherSignals.load(settings.layout.signals, dataset)
-    return meta
+    return meta, aside
 
 
 @contextmanager

@@ -3,8 +3,11 @@
 import logging
 import os
 import secrets
+from typing import Any
 
 import ray
+
+from recsys.errors import UserError
 
 
 def connect() -> None:
@@ -31,4 +34,40 @@ def connect() -> None:
         include_dashboard=True,
         dashboard_host="127.0.0.1",
         logging_level=logging.WARNING,
+    )
+
+
+def result(reference: "ray.ObjectRef[Any]") -> Any:
+    """`ray.get`, a user's mistake in a task being the same mistake here."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from None
+        raise
+
+
+def check_room(what: str, *, cpus: float, gpus: float, lower: str, count: int = 1) -> None:
+    """Refuse what this cluster can never give, which Ray itself would wait for in silence.
+
+    Args:
+        what: who asks, as the subject of a sentence; each of `count`, all at the same time, needs a place on one node.
+        lower: the settings that say how much is asked for.
+
+    Raises:
+        UserError: there is no room, not even with nothing else running.
+    """
+    if os.environ.get("RECSYS_AUTOSCALING") == "1":
+        return
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    asked = {name: each for name, each in (("CPU", cpus), ("GPU", gpus)) if each}
+    room = sum(min(int(node.get(name, 0) / each + 1e-6) for name, each in asked.items()) for node in nodes)
+    if room >= count:
+        return
+    wanted = " and ".join(f"{each:g} {name}" for name, each in asked.items())
+    sizes = sorted({(node.get("GPU", 0), node.get("CPU", 0)) for node in nodes}, reverse=True)[:3]
+    have = "; ".join(f"{cpu:g} CPU and {gpu:g} GPU" for gpu, cpu in sizes)
+    raise UserError(
+        f"{what} asks for {wanted}, but the cluster has room for {room} (the largest nodes: {have}); lower {lower} "
+        "(on a cluster that grows by itself set RECSYS_AUTOSCALING=1)"
     )

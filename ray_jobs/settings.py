@@ -39,7 +39,8 @@ class TeacherSettings:
     Attributes:
         folds: users are dealt to so many folds, and for each fold one more teacher is trained without them, which then
             ranks their training rows: a teacher is overconfident on rows that it has learned. 0 lets the one teacher
-            rank all rows. Training costs 1 + folds times as much.
+            rank all rows. Training costs 1 + folds times as much. Not for teachers that are built from a student of
+            the project: that student knows all rows.
     """
 
     model: TeacherConfig = HLLMConfig()
@@ -50,6 +51,12 @@ class TeacherSettings:
     def __post_init__(self) -> None:
         if self.folds == 1:
             raise ValueError("folds is 1, which would leave nothing to learn from; use 0 or at least 2")
+        for name in ("ids_from", "scores_from"):
+            if self.folds and getattr(self.model, name, None) is not None:
+                raise ValueError(
+                    f"folds is {self.folds}, but the student that model.{name} names has learned the rows of every "
+                    "fold; set folds to 0, or choose a teacher that is built from no student"
+                )
 
 
 @configuration

@@ -30,6 +30,7 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
+from ray_jobs import runtime
 from ray_jobs.settings import WorkersConfig
 from recsys import storage
 from recsys.data.prepared import PreparedDataset
@@ -67,7 +68,7 @@ def fit(
     Raises:
         UserError: training diverged, or the cluster can never give what the workers ask for.
     """
-    _check_resources(scaling)
+    check_room(scaling)
     folder = f"{name}-{key[:16]}"
     if force:
         storage.delete(storage.join(train_runs, folder))
@@ -208,15 +209,8 @@ def _last_line(error: Exception) -> str:
     return (lines[-1] if lines else type(error).__name__)[:200]
 
 
-def _check_resources(scaling: WorkersConfig) -> None:
-    """Refuse what no autoscaling-free cluster can give; Ray itself would wait for it in silence."""
-    have = ray.cluster_resources()
-    if os.environ.get("RECSYS_AUTOSCALING") == "1":
-        return
-    for name, each in (("CPU", scaling.cpus), ("GPU", scaling.gpus)):
-        if each * scaling.workers > have.get(name, 0):
-            raise UserError(
-                f"{scaling.workers} workers with {each:g} {name} each need more than the cluster's "
-                f"{have.get(name, 0):g} {name}; lower scaling.workers or scaling.{name.lower()}s "
-                "(on a cluster that grows by itself set RECSYS_AUTOSCALING=1)"
-            )
+def check_room(scaling: WorkersConfig) -> None:
+    """Raise a `UserError` where the cluster can never give what the workers ask for."""
+    what = f"each of {scaling.workers} workers" if scaling.workers > 1 else "a worker"
+    lower = "scaling.workers, scaling.cpus or scaling.gpus"
+    runtime.check_room(what, cpus=scaling.cpus, gpus=scaling.gpus, lower=lower, count=scaling.workers)

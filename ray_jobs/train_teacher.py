@@ -97,6 +97,7 @@ def _train(
     from ray_jobs import runtime, train_runs
 
     runtime.connect()
+    train_runs.check_room(teacher.scaling)  # which has room for the task as well
     tags = {"dataset": cli.fingerprint(layout)}
     step = "train_teacher" if fold is None else f"train_teacher without fold {fold}"
     folder = "teacher" if fold is None else f"teacher-fold-{fold}"

@@ -1,6 +1,7 @@
 """Checkpoints for exchange and serving: `config.json`, `model.safetensors`, `items.parquet`, nothing executable."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,9 @@ def _map_tables(model: nn.Module, state: dict[str, Tensor]) -> None:
 def load_checkpoint(uri: str | Path, device: str = "cpu") -> Checkpoint:
     """Read a checkpoint.
 
+    Args:
+        device: on `meta` the model has its shapes but no numbers and no files of its own, and takes no memory.
+
     Raises:
         UserError: it is missing, incomplete, cut short, or of an unknown kind.
     """
@@ -106,14 +110,16 @@ def load_checkpoint(uri: str | Path, device: str = "cpu") -> Checkpoint:
     try:
         config = json.loads((directory / "config.json").read_text())
         cls = model_class(config["kind"])
-        model = cls(from_dict(cls.Config, config["model"]), num_items=config["num_items"])
-        if "compression" in config:
-            _lay_out(model, config["compression"])
-        state = load_file(directory / "model.safetensors")
-        _map_tables(model, state)
-        model.load_state_dict(state, strict=True)
+        with torch.device("meta") if device == "meta" else nullcontext():
+            model = cls(from_dict(cls.Config, config["model"]), num_items=config["num_items"])
         catalogue = Catalogue.read(directory / "items.parquet")
-        model.load_files(directory, catalogue)
+        if device != "meta":
+            if "compression" in config:
+                _lay_out(model, config["compression"])
+            state = load_file(directory / "model.safetensors")
+            _map_tables(model, state)
+            model.load_state_dict(state, strict=True)
+            model.load_files(directory, catalogue)
     except (KeyError, json.JSONDecodeError, safetensors.SafetensorError, RuntimeError, FileNotFoundError) as error:
         raise UserError(f"checkpoint {uri} cannot be read: {' '.join(str(error).split())[:300]}") from None
     manifest = storage.read_manifest(str(uri))

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys import storage
+from recsys.data.splits import seen_by_training
 from recsys.errors import UserError
 
 Split = Literal["train", "valid", "test"]
@@ -160,10 +161,17 @@ class PreparedDataset:
         return np.array([zlib.crc32(user_id.encode()) % count for user_id in self.user_ids], dtype=np.int64)
 
     def without_training_rows_of(self, users: np.ndarray) -> "PreparedDataset":
-        """This dataset, same fingerprint, with nothing to learn from some users ([U] bool)."""
+        """This dataset, same fingerprint, with nothing to learn from some users ([U] bool): no rows of theirs, and
+        nothing of them in the counts of the catalogue."""
         rows = self.rows("train")
         kept = rows[~users[self.users_of(rows)]]
-        return replace(self, split_rows={**self.split_rows, "train": kept})
+        seen = seen_by_training(self.offsets, kept)
+        counts = np.bincount(self.items[seen], minlength=self.num_items + 1).astype(np.int64)
+        return replace(
+            self,
+            split_rows={**self.split_rows, "train": kept},
+            catalogue=replace(self.catalogue, train_counts=counts),
+        )
 
     def histories(self, rows: np.ndarray, max_history: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The latest items before each target.

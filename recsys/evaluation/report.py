@@ -29,6 +29,13 @@ _BASELINES = {
 }
 
 
+_TEACHERS = {  # what they are called, where their configuration names a language model, and what there is without one
+    "hllm": ("HLLM", "user_model", "its user model from scratch"),
+    "e4srec": ("E4SRec", "llm", "its language model from scratch"),
+    "bigrec": ("BIGRec", "base", "its language model from scratch"),
+}
+
+
 def write_report(
     directory: Path, ladder: Mapping[str, Any], results: Mapping[str, Result], ab: Mapping[str, Any] | None = None
 ) -> None:
@@ -171,7 +178,9 @@ def _describe(row: Mapping[str, Any], result: Result) -> str:
         return _BASELINES.get(row["kind"], row["kind"])
     settings = result.training.get("settings", {})
     if row["role"] == "teacher":
-        return f"{row['kind'].upper()}, the teacher"
+        name, field, said = _TEACHERS.get(row["kind"], (row["kind"], "", ""))
+        scratch = settings.get("model", {}).get(field) == "from-scratch"
+        return f"{name}, the teacher" + (f", {said}" if scratch else "")
     loss = settings.get("loss", {}).get("kind")
     parts = [row["kind"], "distilled" if row["distilled"] else "alone", f"{loss} loss" if loss else ""]
     return ", ".join(part for part in parts if part)

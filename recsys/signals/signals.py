@@ -71,9 +71,10 @@ class SignalsMeta:
         distance_meaning: what `target_distance` is ("l2 of unit-normalised vectors", "-log p(target)"), or "none".
         masked_history: items of the history were never ranked.
         log_mass: whether the logarithm of the softmax mass outside the K is there for each row.
-        rows: number of rows per split.
-        trained_on: splits whose rows the teacher was trained on.
-        settings: generation or scoring settings.
+        rows: number of ranked rows per split.
+        trained_on: splits whose rows, all or a sample (`learned_rows` of the teacher's settings), the teacher was
+            trained on.
+        settings: generation or scoring settings; `teacher` among them says what the teacher says of itself.
         cost: seconds, rows per second and the like.
         states: what the stored states are (`recsys.signals.states.StatesMeta`), None where there are none.
     """

@@ -10,6 +10,7 @@ Legend: S rows, K candidates, N items, D width.
 
 import io
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,27 +126,38 @@ class SignalsWriter:
         text_embeddings: Tensor | None,
         *,
         devices: float = 1,
-    ) -> float:
+        splits: Mapping[Split, np.ndarray] | None = None,
+    ) -> np.ndarray:
         """Check the shards against the plan and make them the signals.
 
         Args:
+            meta: its cost is filled in.
             item_embeddings: [N+1, D], row 0 zero; text_embeddings: [N+1, D'] or None.
             devices: GPUs of an actor, or cores where it has none.
+            splits: rows by split; how many of them were ranked is filled in as `meta.rows`.
 
         Returns:
-            The seconds that the teacher took, over all shards.
+            The rows that were set aside, ascending.
 
         Raises:
-            UserError: a shard is damaged or holds other rows than planned.
+            UserError: a shard is damaged or holds other rows than planned, or all rows were set aside.
         """
-        seconds, aside, tokens = 0.0, 0, 0
+        seconds, tokens, parts = 0.0, 0, [np.zeros(0, dtype=np.int64)]
         for number in range(len(plan)):
-            metadata = self._check(number, plan.shard(number))
+            written, metadata = self._check(number, plan.shard(number))
+            parts.append(written)
             seconds += float(metadata.get(_SECONDS, b"0"))
-            aside += int(metadata.get(_ASIDE, b"0"))
             tokens += int(metadata.get(_TOKENS, b"0"))
+        ranked = np.concatenate(parts)
+        if len(plan.rows) and not len(ranked):
+            raise UserError(
+                f"the teacher's prediction is not finite for {len(plan.rows)} of {len(plan.rows)} rows; "
+                "its checkpoint is not usable, train it again"
+            )
         self._remove_strangers(len(plan))
-        meta.cost["rows_set_aside"] = aside
+        aside = plan.rows[~np.isin(plan.rows, ranked)]
+        meta.rows.update({name: int(np.isin(rows, ranked).sum()) for name, rows in (splits or {}).items()})
+        meta.cost["rows_set_aside"] = len(aside)
         meta.cost["teacher_seconds"] = round(seconds, 3)
         meta.cost["device_seconds"] = round(seconds * devices, 3)
         meta.cost["rows_per_teacher_second"] = round(len(plan.rows) / seconds, 1) if seconds else None
@@ -158,7 +170,7 @@ class SignalsWriter:
         storage.write_bytes(storage.join(self.work, "signals.json"), meta.to_json().encode())
         storage.seal(self.work, key=self.key, attributes={"fingerprint": meta.fingerprint, "teacher": meta.teacher})
         self._publish()
-        return seconds
+        return aside
 
     def _part(self, number: int) -> str:
         return storage.join(self.work, "rankings", f"part-{number:05d}.parquet")
@@ -175,8 +187,8 @@ class SignalsWriter:
             return False
         return metadata.num_rows + int(noted.get(_ASIDE, b"0")) == rows
 
-    def _check(self, number: int, rows: np.ndarray) -> dict[bytes, bytes]:
-        """What is noted in a shard that holds exactly `rows`, but for those set aside."""
+    def _check(self, number: int, rows: np.ndarray) -> tuple[np.ndarray, dict[bytes, bytes]]:
+        """The rows of a shard that holds exactly `rows`, but for those set aside, and what is noted in it."""
         system, path = storage.filesystem(self._part(number))
         try:
             with system.open_input_file(path) as file:
@@ -193,7 +205,7 @@ class SignalsWriter:
             raise UserError(
                 f"shard {self._part(number)} holds other rows than planned; delete it and run infer_teacher again"
             )
-        return metadata
+        return written, metadata
 
     def _remove_strangers(self, shards: int) -> None:
         """Delete what killed writers left half-way, so that the seal covers the shards alone."""

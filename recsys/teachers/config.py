@@ -232,7 +232,9 @@ class SignalsConfig:
             or 10,000 for BIGRec, which takes longest.
         mask_history: never rank an item of the user's past.
         log_mass: keep for each row the logarithm of the softmax mass outside the K, of teachers that score by logits.
-        rows_per_shard: rows a finished file holds at most; an interrupted pass repeats at most the shards in work.
+        rows_per_shard: rows a finished file holds at most; an interrupted pass repeats at most the shards in work, and
+            there is work for at most as many actors as shards. null leaves it to the kind of teacher: 8,192, or 256 for
+            BIGRec.
         batch_size: windows of a sequence in one forward pass.
         actors, max_actors: the actor pool; with `max_actors` it grows to so many where the cluster has room.
         cpus, gpus: what each process of an actor asks for.
@@ -249,7 +251,7 @@ class SignalsConfig:
     train_rows: int | None = Field(default=None, ge=1)
     mask_history: bool = True
     log_mass: bool = False
-    rows_per_shard: int = Field(default=8192, ge=1)
+    rows_per_shard: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=64, ge=1)
     actors: int = Field(default=2, ge=1)
     max_actors: int | None = Field(default=None, ge=1)

@@ -143,6 +143,10 @@ class E4SRec(LayeredTeacher):
             nn.init.normal_(self.enter.weight, std=float(self.config.id_width**-0.5 / spread))
             nn.init.zeros_(self.enter.bias)
 
+    def describe(self) -> dict[str, Any]:
+        config = self.config
+        return {"language_model": config.llm, "ids_from": config.ids_from, "head": config.head}
+
     def ready(self, config: SignalsConfig, device: str | torch.device) -> WindowPass:
         return WindowPass(self, config, device)
 

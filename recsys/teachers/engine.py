@@ -67,7 +67,6 @@ class TeacherEngine:
             tensor_parallel=tensor_parallel,
             kernel_injection=kernel_injection,
         )
-        self._inputs = self.vectors.to(self.dtype)
 
     @torch.inference_mode()
     def hidden(self, items: Tensor, times: Tensor | None = None) -> Tensor:
@@ -78,13 +77,13 @@ class TeacherEngine:
             times: [B, L] int64, where the model `uses_times`.
         """
         more = () if times is None else (times.to(self.device),)
-        return self._engine(items.to(self.device), self._inputs, *more).float()
+        return self._engine(items.to(self.device), self.vectors, *more).to(self.dtype).float()
 
     @torch.inference_mode()
     def states(self, items: Tensor, layers: Sequence[int], times: Tensor | None = None) -> Tensor:
         """[B, L, len(layers), H] of items as in `hidden`: what a `LayeredTeacher` has after each of `layers`."""
         times = None if times is None else times.to(self.device)
-        found = self._model.states(items.to(self.device), layers, self._inputs, times)
+        found = self._model.states(items.to(self.device), layers, self.vectors, times)
         return torch.stack([found[layer] for layer in layers], dim=2)
 
 
@@ -121,11 +120,17 @@ def inference_engine(
     if kernel_injection:
         for decoder in decoders(module):
             inject_kernels(decoder, dtype, device)
+    # What is put back is not converted either: tables of a million items are among the buffers.
+    _set_buffers(module, {name: buffer.new_empty(0) for name, buffer in buffers.items()})
     engine = deepspeed.init_inference(module.to(device), dtype=dtype, replace_with_kernel_inject=False)
+    _set_buffers(module, buffers)
+    return engine
+
+
+def _set_buffers(module: nn.Module, buffers: dict[str, Tensor]) -> None:
     for name, buffer in buffers.items():
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, buffer)
-    return engine
 
 
 class _Hidden(nn.Module):

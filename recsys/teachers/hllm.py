@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _INITIAL_SCALE = math.log(1 / 0.07)
 _LARGEST_SCALE = math.log(100)
+_ITEMS = 65536  # whose vectors are computed at a time
 
 
 class HLLM(LayeredTeacher):
@@ -104,6 +105,15 @@ class HLLM(LayeredTeacher):
         torch.manual_seed(seed)
         return hllm_objective(cls.build(config, dataset, TextEmbeddings.load(inputs["text"])), dataset)
 
+    def describe(self) -> dict[str, Any]:
+        config = self.config
+        return {
+            "language_model": config.user_model,
+            "item_language_model": config.item.model,
+            "item_training": config.item_training,
+            "time_gaps": config.time_gaps,
+        }
+
     def ready(self, config: SignalsConfig, device: str | torch.device) -> WindowPass:
         return WindowPass(self, config, device)
 
@@ -140,7 +150,8 @@ class HLLM(LayeredTeacher):
 
     def run(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
         vectors = self.item_vectors() if vectors is None else vectors
-        inputs = self.enter(functional.embedding(items, vectors) * self.config.width**0.5)  # entries of variance 1
+        read = functional.embedding(items, vectors).to(self.enter.weight.dtype)  # an engine's table is in fp32
+        inputs = self.enter(read * self.config.width**0.5)  # entries of variance 1
         if self.gaps is not None and times is not None:
             inputs = inputs + self.gaps(times).to(inputs.dtype)
         # Padding lies on the right and attention is causal: no position before it can see it, so no mask is needed.
@@ -176,24 +187,37 @@ class HLLM(LayeredTeacher):
         return dataclasses.replace(self.config, user_config=config_of(self.user), base_layers=tuple(base))
 
     def item_vectors(self) -> Tensor:
-        """[N+1, D] unit vectors, row 0 zero."""
+        """[N+1, D] unit vectors, row 0 zero.
+
+        Where nothing is learned, what lies between texts and vectors is there for 65,536 items at a time.
+        """
         self._read_catalogue()
-        return self._fit(self.text, slice(1, None))
+        every = slice(1, None)
+        if self.training or torch.is_grad_enabled():
+            return _padded(self._fit(self.text[every], every))
+        parts = [slice(begin, begin + _ITEMS) for begin in range(1, len(self.text), _ITEMS)]
+        first = self._fit(self.text[parts[0]], parts[0])
+        vectors = first.new_zeros(len(self.text), first.shape[1])
+        vectors[parts[0]] = first
+        for part in parts[1:]:
+            vectors[part] = self._fit(self.text[part], part)
+        return vectors
 
     def vectors_of(self, items: Tensor) -> Tensor:
         """[U, D] rows of `item_vectors` for items [U], the first of which is padding; the gradient of a trained item
         language model flows through them."""
         if self.titles is None:
-            return self._fit(self.text[items], items[1:])
+            return _padded(self._fit(self.text[items[1:]], items[1:]))
         self._stale |= self.training
-        return self._fit(functional.pad(self.titles(items[1:]), (0, 0, 1, 0)), items[1:])
+        return _padded(self._fit(self.titles(items[1:]), items[1:]))
 
     def _fit(self, text: Tensor, items: Tensor | slice) -> Tensor:
+        """[U, D] of items [U] and their texts [U, W]."""
         # Engines that train in bf16 convert parameters, not buffers.
-        fitted = self.mlp(self.project(text[1:].to(self.project.weight.dtype)))
+        fitted = self.mlp(self.project(text.to(self.project.weight.dtype)))
         if self.offset is not None:
             fitted = fitted + self.offset.weight[items]
-        return functional.pad(functional.normalize(fitted, dim=-1), (0, 0, 1, 0))
+        return functional.normalize(fitted, dim=-1)
 
     def _read_catalogue(self) -> None:
         if self.titles is not None and self._stale:
@@ -208,6 +232,11 @@ class HLLM(LayeredTeacher):
     @property
     def computed_buffers(self) -> frozenset[str]:
         return frozenset({"text"} if self.titles is not None else ())
+
+
+def _padded(vectors: Tensor) -> Tensor:
+    """A row of zeros before the others."""
+    return functional.pad(vectors, (0, 0, 1, 0))
 
 
 class _ResidualMLP(nn.Module):

@@ -96,8 +96,8 @@ def rank_rows(
         mask_history: leave out every item of the user's past, not only of the window.
         log_mass: see `Rankings`.
 
-    Raises:
-        UserError: see `finite_only`.
+    Returns:
+        Those of the rows that have finite predictions.
     """
     rank_of = np.empty(len(rows), dtype=np.int64)
     parts = []
@@ -125,7 +125,7 @@ def rank_rows(
         log_mass=outside[0] if log_mass else None,
         tokens=tokens,
     )
-    return finite_only(rankings, dataset)
+    return finite_only(rankings)
 
 
 def check_k(dataset: PreparedDataset, rows: np.ndarray, k: int, mask_history: bool) -> None:

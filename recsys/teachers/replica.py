@@ -67,19 +67,19 @@ def threads(config: SignalsConfig) -> int:
     return max(1, round(config.cpus))
 
 
-def load_teacher(uri: str, dataset: PreparedDataset) -> Checkpoint:
-    """The checkpoint of a teacher.
+def load_teacher(uri: str, dataset: PreparedDataset, device: str = "cpu") -> Checkpoint:
+    """The checkpoint of a teacher (`recsys.checkpoint.load_checkpoint`).
 
     Raises:
         UserError: it was trained on another dataset, or cannot be read.
     """
-    checkpoint = load_checkpoint(uri)
+    checkpoint = load_checkpoint(uri, device)
     checkpoint.check_dataset(dataset, f"teacher {uri}", "run train_teacher on this dataset")
     return checkpoint
 
 
 class WholeReplica:
-    """In this process."""
+    """In this process. All teachers that were asked for stay: of out-of-fold signals every shard asks for each."""
 
     def __init__(self, dataset: PreparedDataset, config: SignalsConfig, device: str | torch.device) -> None:
         self._dataset, self._config, self._device = dataset, config, device

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from recsys.data.prepared import PreparedDataset
-from recsys.errors import UserError
 from recsys.model import SequentialRecommender, model_class
 from recsys.teachers.config import SignalsConfig
 
@@ -59,34 +58,18 @@ def joined(parts: Sequence[Rankings]) -> Rankings:
     return merged.of(np.argsort(merged.rows))
 
 
-def finite_only(rankings: Rankings, dataset: PreparedDataset) -> Rankings:
-    """Set aside the rows whose prediction is not finite: one poisoned row must not cost a pass.
-
-    Raises:
-        UserError: none is left, so that the teacher itself is broken.
-    """
-    good = np.isfinite(rankings.scores).all(axis=1) & np.isfinite(rankings.target_distance)
-    if good.all():
-        return rankings
-    if not good.any():
-        row = rankings.rows[0]
-        user = dataset.user_ids[int(dataset.users_of(np.array([row]))[0])]
-        raise UserError(
-            f"the teacher's prediction is not finite for {len(good)} of {len(good)} rows, the first is row {row} "
-            f"(user {user!r}); its checkpoint is not usable, train it again"
-        )
-    return rankings.of(good)
+def finite_only(rankings: Rankings) -> Rankings:
+    """Without the rows whose prediction is not finite: one poisoned row must not cost a pass. None may be left, for
+    they may have been asked for alone; whether the teacher itself is broken is seen when all rows are ranked."""
+    return rankings.of(np.isfinite(rankings.scores).all(axis=1) & np.isfinite(rankings.target_distance))
 
 
 class TeacherPass(Protocol):
     """A teacher ready to rank, on one device."""
 
     def rank(self, dataset: PreparedDataset, rows: np.ndarray) -> Rankings:
-        """Rank the catalogue for rows (ascending offsets of targets) of any splits, but for those set aside.
-
-        Raises:
-            UserError: see `finite_only`.
-        """
+        """Rank the catalogue for rows (ascending offsets of targets) of any splits, but for those that are set aside
+        because their prediction is not finite: see `finite_only`."""
 
 
 class Teacher(SequentialRecommender):
@@ -100,6 +83,7 @@ class Teacher(SequentialRecommender):
     higher_is_better: ClassVar[bool] = True
     distance_meaning: ClassVar[str] = "l2 of unit-normalised vectors"
     default_train_rows: ClassVar[int | None] = None  # see `SignalsConfig.train_rows`
+    default_rows_per_shard: ClassVar[int] = 8192  # see `SignalsConfig.rows_per_shard`
 
     @classmethod
     def prepare(
@@ -147,6 +131,10 @@ class Teacher(SequentialRecommender):
     def item_embeddings(self) -> Tensor:
         """[N+1, D]: what the signals hold of each item, row 0 zero."""
         return self.item_vectors()
+
+    def describe(self) -> dict[str, Any]:
+        """What its signals say of it: where its language model comes from, and what its answers depend on besides."""
+        raise NotImplementedError
 
     def ready(self, config: SignalsConfig, device: str | torch.device) -> TeacherPass:
         """This teacher behind an inference engine; it is taken over, converted in place."""

@@ -17,8 +17,8 @@ import pytest
 import ray
 import torch
 
-from ray_jobs import distill, infer_teacher
-from ray_jobs.settings import Settings
+from ray_jobs import distill, infer_teacher, train_teacher
+from ray_jobs.settings import Settings, WorkersConfig
 from recsys import storage
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import load_config
@@ -33,6 +33,7 @@ from recsys.teachers.config import HLLMConfig, StatesConfig
 from recsys.teachers.engine import TeacherEngine
 from recsys.teachers.hllm import HLLM
 from recsys.teachers.ranking import rank_rows, window_starts
+from recsys.teachers.teacher import teacher_class
 from recsys.training.config import TrainingConfig
 
 pytestmark = pytest.mark.ray
@@ -83,6 +84,7 @@ def check(settings: Settings, dataset: PreparedDataset) -> None:
                 torch.testing.assert_close(states[layer - 1][index], expected[0, -1], atol=1e-4, rtol=1e-4)
     assert signals.meta.rows == {split: len(dataset.rows(split)) for split in SPLITS}
     assert signals.meta.cost["teacher_seconds"] > 0
+    assert signals.meta.settings["teacher"]["language_model"] == "from-scratch"
     assert not [path.name for path in Path(settings.layout.root).iterdir() if path.name.startswith(".")]
 
 
@@ -120,7 +122,7 @@ def test_a_pass_is_done_once_and_again_when_the_teacher_changes(
     with torch.no_grad():
         poisoned.leave.bias.fill_(torch.nan)
     save_checkpoint(settings.layout.teacher, poisoned, dataset)
-    with pytest.raises(UserError, match=r"prediction is not finite for \d+ of \d+ rows"):
+    with pytest.raises(UserError, match=r"prediction is not finite for all of the first 1,\d+ rows"):
         infer_teacher.run(settings)
     assert storage.read_manifest(settings.layout.signals) == first
 
@@ -185,6 +187,17 @@ def test_an_estimate_writes_nothing(settings: Settings, ray_session: None, capsy
     assert "rows/s an actor" in told
     assert "core-hours" in told
     assert not Path(settings.layout.signals).exists()
+
+
+def test_what_no_node_can_give_is_refused_instead_of_waited_for(settings: Settings, ray_session: None) -> None:
+    for change in ({"gpus": 1}, {"tensor_parallel": 8}):
+        greedy = dataclasses.replace(settings, signals=dataclasses.replace(settings.signals, **change))
+        for job in (infer_teacher.estimate, infer_teacher.run):
+            with pytest.raises(UserError, match=r"an actor of the pass asks for .*, but the cluster has room for 0"):
+                job(greedy)
+    teacher = dataclasses.replace(settings.teacher, scaling=WorkersConfig(gpus=1))
+    with pytest.raises(UserError, match=r"a worker asks for 0\.9 CPU and 1 GPU, but the cluster has room for 0"):
+        train_teacher.run(dataclasses.replace(settings, teacher=teacher))
 
 
 def test_a_killed_driver_is_continued(settings: Settings, dataset: PreparedDataset, ray_session: None) -> None:
@@ -287,6 +300,21 @@ def processes_with(marker: str) -> list[int]:
             if marker.encode() in (process / "environ").read_bytes():
                 found.append(int(process.name))
     return found
+
+
+@pytest.mark.parametrize(("kind", "rows", "shard"), [("hllm", None, 8192), ("bigrec", 10_000, 256)])
+def test_what_is_left_open_is_filled_in_by_the_kind(
+    settings: Settings, kind: str, rows: int | None, shard: int
+) -> None:
+    signals = dataclasses.replace(settings.signals, train_rows=None, rows_per_shard=None)
+    open_, said = (
+        dataclasses.replace(settings, signals=dataclasses.replace(signals, rows_per_shard=size))
+        for size in (None, 8192)
+    )
+    assert infer_teacher.key(open_) == infer_teacher.key(said), "signals made before there was a choice are kept"
+    filled = infer_teacher.covered(open_, teacher_class(kind)).signals
+    assert (filled.train_rows, filled.rows_per_shard) == (rows, shard)
+    assert infer_teacher.covered(settings, teacher_class(kind)).signals.rows_per_shard == 12
 
 
 def test_what_is_missing_or_does_not_fit_is_one_sentence(

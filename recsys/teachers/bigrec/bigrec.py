@@ -68,6 +68,7 @@ class BIGRec(Teacher):
     higher_is_better: ClassVar[bool] = False
     distance_meaning: ClassVar[str] = "l2 between the vectors of the generated text and of the target's title"
     default_train_rows: ClassVar[int | None] = 10_000
+    default_rows_per_shard: ClassVar[int] = 256
     config: BIGRecConfig
     items: Tensor
     mean: Tensor
@@ -311,29 +312,49 @@ class BIGRec(Teacher):
         generator: "TitleGenerator",
         histories: Sequence[Sequence[int]],
         times: Sequence[Sequence[int]] | None = None,
-    ) -> list[str]:
-        """The title written for each history; equal prompts are written to once."""
+    ) -> list[str | None]:
+        """The title written for each history, None where what the language model said is not finite; equal prompts are
+        written to once."""
         met = [None] * len(histories) if times is None else times
         prompts = [
             tuple(self.prompts.history(list(history), seconds)) for history, seconds in zip(histories, met, strict=True)
         ]
         distinct = list(dict.fromkeys(prompts))
-        texts = map(self.prompts.text, generator.generate(distinct))
+        texts = [None if tokens is None else self.prompts.text(tokens) for tokens in generator.generate(distinct)]
         text_of = dict(zip(distinct, texts, strict=True))
         return [text_of[prompt] for prompt in prompts]
 
-    def ground(self, texts: Sequence[str]) -> Tensor:
-        """[len(texts), W] float32 relative to the catalogue's mean.
+    def ground(self, texts: Sequence[str | None]) -> Tensor:
+        """[len(texts), W] float32 relative to the catalogue's mean; NaN for None.
 
         A text that names an item has that item's vector, without a pass; others are embedded, equal ones once.
         """
-        index = self.prompts.index
-        unknown = [text for text in dict.fromkeys(texts) if text not in index]
-        table = self.items.float()
-        if unknown:
-            table = torch.cat([table, self.embed_texts(unknown) - self.mean.float()])
-        of_text = {text: len(self.items) + row for row, text in enumerate(unknown)}
-        return table[torch.tensor([index.get(text) or of_text[text] for text in texts], device=table.device)]
+        vectors = torch.full((len(texts), self.width), torch.nan, device=self.items.device)
+
+        def places(number: Mapping[str, int]) -> Sequence[Tensor]:
+            found = [(row, number[text]) for row, text in enumerate(texts) if text is not None and text in number]
+            return torch.tensor(found, dtype=torch.int64, device=vectors.device).reshape(-1, 2).unbind(dim=1)
+
+        rows, items = places(self.prompts.index)
+        vectors[rows] = self.items[items].float()
+        others = dict.fromkeys(text for text in texts if text is not None and text not in self.prompts.index)
+        if others:
+            rows, which = places({text: number for number, text in enumerate(others)})
+            vectors[rows] = (self.embed_texts(list(others)) - self.mean.float())[which]
+        return vectors
+
+    def describe(self) -> dict[str, Any]:
+        config = self.config
+        said = {
+            "language_model": config.base,
+            "learned_rows": config.train_rows,  # a sample of so many training rows; null is all
+            **{name: getattr(config, name) for name in ("beams", "constrained", "pooling", "time_gaps", "history")},
+        }
+        if self.student is not None:
+            return said | {"scores_from": config.scores_from, "gamma": round(float(self.gamma), 4)}
+        if config.popularity:  # the most popular item weighs 2^(−γ)
+            return said | {"popularity": True, "gamma": round(-float(self.weights[1:].min().log2()), 4)}
+        return said
 
     def ready(self, config: SignalsConfig, device: str | torch.device) -> "TitlePass":
         return TitlePass(self, config, device)
@@ -389,4 +410,4 @@ class TitlePass:
             target_distance=(queries - targets).norm(dim=1).cpu().numpy(),
             tokens=self._generator.tokens - before,
         )
-        return finite_only(rankings, dataset)
+        return finite_only(rankings)

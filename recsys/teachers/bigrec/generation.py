@@ -68,23 +68,24 @@ class TitleGenerator:
         self._shared = self._prefix_layers()
         self.tokens = 0
 
-    def generate(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """The best continuation of each prompt, up to and with its closing or ending token.
+    def generate(self, prompts: Sequence[Sequence[int]]) -> list[list[int] | None]:
+        """The best continuation of each prompt, up to and with its closing or ending token; None where the language
+        model's answer is not finite.
 
         Args:
             prompts: what follows the prefix, at least one token each.
         """
-        results: list[list[int]] = [[] for _ in prompts]
+        results: list[list[int] | None] = [None for _ in prompts]
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         for begin in range(0, len(order), self._batch_size):
             chosen = order[begin : begin + self._batch_size]
             for i, tokens in zip(chosen, self._generate([prompts[i] for i in chosen]), strict=True):
                 results[i] = tokens
-        self.tokens += sum(map(len, prompts)) + sum(map(len, results))
+        self.tokens += sum(map(len, prompts)) + sum(len(result or ()) for result in results)
         return results
 
     @torch.inference_mode()
-    def _generate(self, prompts: list[Sequence[int]]) -> list[list[int]]:
+    def _generate(self, prompts: list[Sequence[int]]) -> list[list[int] | None]:
         search = _Search(len(prompts), self._beams, self._new_tokens, self._closing, self._end, self._device)
         cache, visible, last, position = self._prefill(prompts)
         nodes: np.ndarray = np.zeros((len(prompts), 1), dtype=np.int64)
@@ -195,7 +196,7 @@ class _Search:
         self._beams, self._limit, self._closing, self._end = beams, new_tokens, closing, end
         self._step = 0
         self._rows = torch.arange(size, device=device)
-        self._results: list[list[int]] = [[] for _ in range(size)]
+        self._results: list[list[int] | None] = [None for _ in range(size)]
         self._running = torch.zeros(size, 1, device=device)  # [B, k] sums of log probabilities
         self._tokens = torch.zeros(size, 1, new_tokens, dtype=torch.int64, device=device)
         self._closed = torch.zeros(size, 1, dtype=torch.bool, device=device)  # the last token closed the title
@@ -203,6 +204,7 @@ class _Search:
         self._final_tokens = torch.zeros(size, beams, new_tokens, dtype=torch.int64, device=device)
         self._finished = torch.zeros(size, beams, dtype=torch.bool, device=device)
         self._open = torch.ones(size, dtype=torch.bool, device=device)
+        self._poisoned = torch.zeros_like(self._open)
 
     def advance(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Choose the beams of the next step.
@@ -220,6 +222,7 @@ class _Search:
             scores[:, :, self._end] = scores[:, :, self._end].masked_fill(self._closed, 0.0)
         sums = (scores + self._running[:, :, None]).flatten(1)
         values, index = sums.topk(2 * self._beams, dim=1)
+        self._poisoned |= values.isnan().any(dim=1) & self._open  # to topk NaN is the largest of all
         parents, tokens = index // vocabulary, index % vocabulary
         sequences = self._tokens.gather(1, parents[:, :, None].expand(-1, -1, self._limit))
         sequences[:, :, self._step] = tokens
@@ -237,7 +240,7 @@ class _Search:
         improvable = (running[:, :1] / self._step > worst).any(dim=1)
         if self._beams == 1:
             improvable &= ~self._finished[:, 0]
-        self._open &= improvable & (self._step < self._limit)
+        self._open &= improvable & ~self._poisoned & (self._step < self._limit)
         return parents.gather(1, best), tokens.gather(1, best)
 
     def _finish(self, values: Tensor, sequences: Tensor, ends: Tensor) -> None:
@@ -258,19 +261,30 @@ class _Search:
     def keep(self, rows: Tensor) -> None:
         """Store the results of all other prompts, and forget them."""
         self._store()
-        for name in ("_rows", "_running", "_tokens", "_closed", "_final", "_final_tokens", "_finished", "_open"):
+        for name in (
+            "_rows",
+            "_running",
+            "_tokens",
+            "_closed",
+            "_final",
+            "_final_tokens",
+            "_finished",
+            "_open",
+            "_poisoned",
+        ):
             setattr(self, name, getattr(self, name)[rows])
 
-    def best(self) -> list[list[int]]:
-        """The best text of every prompt the search began with."""
+    def best(self) -> list[list[int] | None]:
+        """The best text of every prompt the search began with; None where a score was not a number."""
         self._store()
         return self._results
 
     def _store(self) -> None:
         stops = {self._end, *self._closing.tolist()}
-        for row, tokens in zip(self._rows.tolist(), self._final_tokens[:, 0, : self._step].tolist(), strict=True):
+        texts = self._final_tokens[:, 0, : self._step].tolist()
+        for row, tokens, poisoned in zip(self._rows.tolist(), texts, self._poisoned.tolist(), strict=True):
             length = next((i + 1 for i, token in enumerate(tokens) if token in stops), len(tokens))
-            self._results[row] = tokens[:length]
+            self._results[row] = None if poisoned else tokens[:length]
 
 
 class _Room(DynamicLayer):

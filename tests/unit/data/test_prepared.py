@@ -136,3 +136,9 @@ def test_a_fold_of_users_is_left_out_of_training(random_dataset) -> None:
         assert part.rows("train").tolist() == expected
         assert part.rows("valid").tolist() == dataset.rows("valid").tolist()
         assert part.fingerprint == dataset.fingerprint
+        counts = np.zeros(dataset.num_items + 1, dtype=np.int64)
+        for user in np.flatnonzero(folds != fold):
+            sequence = dataset.items[dataset.offsets[user] : dataset.offsets[user + 1]]
+            if len(sequence) > 3:  # what is left besides validation and test is more than a first item
+                np.add.at(counts, sequence[:-2], 1)
+        assert part.catalogue.train_counts.tolist() == counts.tolist()

@@ -1,5 +1,6 @@
 import copy
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -158,3 +159,23 @@ def test_dates_are_shown_where_times_are_seconds(
         result.training["training"].pop("curve")
     text = written(tmp_path, ladder, results).text
     assert said in text if said else "From, to" not in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "sentence"),
+    [
+        ("bigrec", {"base": "from-scratch"}, "BIGRec, the teacher, its language model from scratch"),
+        ("bigrec", {"base": "some/model"}, "BIGRec, the teacher"),
+        ("hllm", {"user_model": "from-scratch"}, "HLLM, the teacher, its user model from scratch"),
+        ("e4srec", {"llm": "from-scratch"}, "E4SRec, the teacher, its language model from scratch"),
+    ],
+)
+def test_a_teacher_made_from_scratch_is_called_so(
+    evaluated: tuple[dict[str, Any], dict[str, Result]], tmp_path: Path, kind: str, model: dict, sentence: str
+) -> None:
+    ladder, results = copy.deepcopy(evaluated[0]), dict(evaluated[1])
+    next(row for row in ladder["rows"] if row["name"] == "teacher")["kind"] = kind
+    training = results["teacher"].training
+    results["teacher"] = replace(results["teacher"], training={**training, "settings": {"model": model}})
+    write_report(tmp_path, ladder, results)
+    assert f">{sentence}<" in (tmp_path / "report.html").read_text()

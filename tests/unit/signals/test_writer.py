@@ -231,6 +231,26 @@ def test_rows_set_aside_are_counted_and_not_missing(dataset: PreparedDataset, pl
     assert signals.meta.cost["rows_set_aside"] == 2
 
 
+def test_a_shard_may_be_empty_but_not_the_signals(dataset: PreparedDataset, plan: ShardPlan, tmp_path: Path) -> None:
+    uri = str(tmp_path / "signals")
+    writer = SignalsWriter(uri, key="k1", k=K)
+    none = plan.rows[:0]
+    for number in range(len(plan)):
+        writer.write_shard(number, *contents(none), seconds=0.5, aside=len(plan.shard(number)))
+    assert writer.missing(plan) == []
+    with pytest.raises(UserError, match=r"not finite for (\d+) of \1 rows; .* train it again"):
+        finalise(writer, plan, dataset)
+    assert not storage.exists(uri)
+    write(writer, plan, *range(1, len(plan)))
+    meta = SignalsMeta(teacher="hllm", checkpoint_hash="c", fingerprint=dataset.fingerprint, k=K)
+    splits = {split: dataset.rows(split) for split in SPLITS}
+    aside = writer.finalise(plan, meta, torch.eye(61), None, splits=splits)
+    assert aside.tolist() == plan.shard(0).tolist()
+    signals = TeacherSignals.load(uri, dataset)
+    assert signals.rows.tolist() == plan.rows[50:].tolist()
+    assert signals.meta.rows == {split: int(np.isin(rows, signals.rows).sum()) for split, rows in splits.items()}
+
+
 def test_tokens_are_summed_and_the_mass_outside_is_read(
     dataset: PreparedDataset, plan: ShardPlan, tmp_path: Path
 ) -> None:

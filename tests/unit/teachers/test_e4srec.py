@@ -155,6 +155,9 @@ def test_every_family_of_decoders_is_read_cut_and_compressed(
     save_checkpoint(str(tmp_path / "small"), small, dataset)
     with torch.inference_mode():
         assert torch.equal(load_checkpoint(tmp_path / "small").model.hidden(items), small.hidden(items))
+    outline = load_checkpoint(tmp_path / "small", "meta").model
+    assert isinstance(outline, E4SRec)
+    assert (outline.depth, outline.width) == (small.depth, small.width)
 
 
 @pytest.mark.parametrize("kind", ["e4srec", "hllm"])

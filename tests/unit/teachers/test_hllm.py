@@ -10,14 +10,26 @@ from recsys.config import from_dict, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.losses.config import RecommendationLossConfig
+from recsys.teachers import hllm
 from recsys.teachers.config import HLLMConfig
 from recsys.teachers.hllm import HLLM
 from recsys.teachers.item_encoder import TextEmbeddings
+from recsys.teachers.teacher import Teacher
 from recsys.training.config import TrainingConfig
 from recsys.training.engine import build_engine
 from recsys.training.objective import NextItemObjective
 
 SMALL = {"width": 16, "heads": 2, "hidden": 24}
+
+
+def assert_outline(checkpoint: Path, model: Teacher) -> None:
+    """On the device `meta` a checkpoint has its shapes and takes no memory."""
+    outline = load_checkpoint(checkpoint, "meta").model
+    assert isinstance(outline, type(model))
+    assert {tensor.device.type for tensor in outline.state_dict().values()} == {"meta"}
+    assert {name: tensor.shape for name, tensor in outline.state_dict().items()} == {
+        name: tensor.shape for name, tensor in model.state_dict().items()
+    }
 
 
 def text_of(dataset: PreparedDataset, width: int = 12) -> TextEmbeddings:
@@ -72,6 +84,18 @@ def test_scores_are_cosines_times_the_temperature(dataset: PreparedDataset) -> N
     torch.testing.assert_close(model.hidden(torch.ones(1, 1, dtype=torch.int64)).norm(), torch.tensor(100.0))
 
 
+@pytest.mark.parametrize("chunk", [7, 60, 100])
+def test_vectors_in_parts_are_those_of_all(
+    dataset: PreparedDataset, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(dataset)
+    monkeypatch.setattr(hllm, "_ITEMS", chunk)
+    with torch.no_grad():
+        parts = model.item_vectors()
+    torch.testing.assert_close(parts, model.item_vectors().detach())
+    assert model.item_vectors().requires_grad
+
+
 @pytest.mark.parametrize("options", [{}, {"id_offset": False, "hidden": 0, "layers": 1}])
 def test_checkpoint_round_trip_is_exact(dataset: PreparedDataset, tmp_path: Path, options: dict[str, object]) -> None:
     model = build(dataset, **options)
@@ -80,6 +104,7 @@ def test_checkpoint_round_trip_is_exact(dataset: PreparedDataset, tmp_path: Path
     items = torch.randint(1, 61, (4, 8))
     assert torch.equal(loaded.hidden(items), model.hidden(items))
     assert torch.equal(loaded.item_vectors(), model.item_vectors())
+    assert_outline(tmp_path / "teacher", model)
     assert not any("embed_tokens" in name for name in model.state_dict())
 
 

@@ -1,6 +1,7 @@
 """Tiny BIGRec teachers with random weights, made from scratch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,17 @@ def teacher(objective: Callable[..., TitleObjective]) -> Callable[..., BIGRec]:
         return model
 
     return build
+
+
+@contextmanager
+def poisoned(model: BIGRec, token: int) -> Iterator[None]:
+    """Let the language model be told nonsense where it reads a token."""
+
+    def poison(module: object, given: tuple[torch.Tensor], read: torch.Tensor) -> torch.Tensor:
+        return read.masked_fill((given[0] == token)[..., None], torch.nan)
+
+    with model.lm.get_input_embeddings().register_forward_hook(poison):
+        yield
 
 
 def save_base(folder: Path, family: str, tokenizer: object, vocabulary: int, **options: object) -> str:

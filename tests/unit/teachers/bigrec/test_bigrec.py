@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from recsys.teachers.item_encoder import load_tokenizer
 from recsys.training.config import TrainingConfig
 from recsys.training.engine import build_engine
 from recsys.training.loop import train_local
-from tests.unit.teachers.bigrec.conftest import SMALL, save_base
+from tests.unit.teachers.bigrec.conftest import SMALL, poisoned, save_base
 
 
 def histories(dataset: PreparedDataset) -> list[list[int]]:
@@ -61,6 +62,9 @@ def test_a_checkpoint_recommends_what_the_teacher_did(
     loaded = load_checkpoint(tmp_path / "teacher").model
     items, lengths = (torch.from_numpy(array) for array in dataset.histories(dataset.rows("test")))
     assert torch.equal(loaded.query(items, lengths), model.query(items, lengths))
+    outline = load_checkpoint(tmp_path / "teacher", "meta").model
+    assert isinstance(outline, BIGRec)
+    assert {tensor.device.type for tensor in outline.state_dict().values()} == {"meta"}
     assert torch.equal(loaded.item_vectors(), model.item_vectors())
     recommender = Recommender.load(tmp_path / "teacher")
     shown = [named(dataset, history) for history in histories(dataset)]
@@ -195,7 +199,46 @@ def test_times_reach_the_prompt_on_every_way(
     assert example[:first] == model.prompts.history(histories(dataset)[0], times[0])
 
 
-def test_a_poisoned_row_is_named(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
+def test_it_says_what_its_answers_depend_on(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
+    said = teacher(dataset, train_rows=9, beams=2).describe()
+    assert (said["language_model"], said["learned_rows"], said["beams"]) == ("from-scratch", 9, 2)
+    assert "gamma" not in said
+    model = teacher(dataset, popularity=True)
+    model._inject(2.0, dataset)
+    assert model.describe()["gamma"] == 2.0
+    json.dumps(model.describe())
+
+
+def test_texts_are_grounded_alone_and_together_alike(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
+    model = teacher(dataset)
+    name = model.prompts.names[7]
+    texts = ["Nothing known", name, "", "Nothing known", "Something else", name]
+    found = model.ground(texts)
+    assert found.shape == (6, 16)
+    assert torch.equal(found[1], model.items[7])
+    torch.testing.assert_close(found, torch.cat([model.ground([text]) for text in texts]))
+    torch.testing.assert_close(found[4], model.embed_texts(["Something else"])[0] - model.mean)
+    assert torch.equal(model.ground([name]), model.items[7:8])
+
+
+def test_rows_whose_text_is_poisoned_are_set_aside(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
+    model = teacher(dataset, beams=1, constrained=True)
+    rows = dataset.rows("test")
+    ready = model.ready(SignalsConfig(k=4, dtype="fp32", batch_size=5), "cpu")
+    whole = ready.rank(dataset, rows)
+    prompts = [model.prompts.history(history) for history in histories(dataset)]
+    token = next(token for token in prompts[0] if sum(token in prompt for prompt in prompts) < len(rows) / 2)
+    with poisoned(model, token):
+        rest = ready.rank(dataset, rows)
+    good = np.isin(rows, rest.rows)
+    assert good.any()
+    assert not any(token in prompt for prompt, kept in zip(prompts, good, strict=True) if kept)
+    assert np.array_equal(rest.items, whole.items[good])
+    with poisoned(model, prompts[0][-1]):
+        assert ready.rank(dataset, rows).items.shape == (0, 4), "all prompts end alike"
+
+
+def test_what_is_not_finite_is_set_aside_or_refused(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
     model = teacher(dataset)
     ready = model.ready(SignalsConfig(k=4, dtype="fp32"), "cpu")
     model.items[5:] = torch.nan
@@ -203,8 +246,7 @@ def test_a_poisoned_row_is_named(dataset: PreparedDataset, teacher: Callable[...
         model.ready(SignalsConfig(k=4, dtype="fp32"), "cpu")
     with torch.no_grad():
         model.lm.model.norm.weight.fill_(torch.nan)
-    with pytest.raises(UserError, match=r"not finite for 1 of 1 rows, the first is row 1 \(user 'u0'\)"):
-        ready.rank(dataset, np.array([1]))
+    assert ready.rank(dataset, np.array([1])).items.shape == (0, 4)
 
 
 def test_items_that_share_a_title_share_a_vector(dataset: PreparedDataset, teacher: Callable[..., BIGRec]) -> None:
@@ -330,6 +372,11 @@ def test_adapters_alone_learn_and_titles_keep_the_vectors_of_the_base(
     torch.testing.assert_close(made.model.item_vectors(), full.item_vectors())
     ids = torch.tensor([[5, 6, 7]])
     assert not torch.allclose(made.model.eval().lm(ids).logits, full.lm(ids).logits)
+    with torch.device("meta"):
+        outline = BIGRec(made.model.config, num_items=dataset.num_items)
+    assert {name: tensor.shape for name, tensor in outline.state_dict().items()} == {
+        name: tensor.shape for name, tensor in made.model.state_dict().items()
+    }
     wrong = dataclasses.replace(config, lora=BIGRecLoRAConfig(targets=("nothing",)))
     with pytest.raises(UserError, match=r"lora\.targets nothing: .*not found in the base model"):
         BIGRec.objective(wrong, dataset, inputs, seed=0)

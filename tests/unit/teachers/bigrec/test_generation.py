@@ -13,7 +13,7 @@ from recsys.teachers.bigrec.config import BIGRecConfig
 from recsys.teachers.bigrec.generation import TitleGenerator
 from recsys.teachers.bigrec.language_model import train_tokenizer
 from recsys.teachers.item_encoder import load_tokenizer
-from tests.unit.teachers.bigrec.conftest import SMALL, save_base
+from tests.unit.teachers.bigrec.conftest import SMALL, poisoned, save_base
 
 CLOSING = list(range(5, 300, 11))  # so many that random models close their texts at various lengths
 
@@ -115,6 +115,23 @@ def test_constrained_to_one_title_it_writes_that(
 ) -> None:
     model = teacher(random_dataset(items=1), constrained=True)
     assert model.write(model.generator(model.lm), [[1]]) == ["Film number 1"]
+
+
+@pytest.mark.parametrize(("beams", "constrained"), [(1, True), (4, False)])
+def test_a_poisoned_prompt_has_no_text_and_harms_no_other(
+    dataset: PreparedDataset, teacher: Callable[..., BIGRec], beams: int, constrained: bool
+) -> None:
+    model = teacher(dataset, beams=beams, constrained=constrained)
+    prompts = [model.prompts.history([item, 2]) for item in range(3, 15)]
+    whole = model.generator(model.lm, batch_size=5).generate(prompts)
+    token = model.prompts.titles[7][-1]
+    assert 0 < sum(token in prompt for prompt in prompts) < len(prompts) / 2
+    generator = model.generator(model.lm, batch_size=5)
+    with poisoned(model, token):
+        written = generator.generate(prompts)
+    assert any(written)
+    for prompt, before, after in zip(prompts, whole, written, strict=True):
+        assert after is None if token in prompt else after in (None, before)  # where one of its beams wrote that token
 
 
 def test_equal_prompts_are_written_to_once(
