@@ -12,6 +12,7 @@ epoch, and so does a killed job that is started again with the same configuratio
 """
 
 import argparse
+import dataclasses
 import time
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from recsys.checkpoint import save_checkpoint
 from recsys.config import digest, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.teachers.config import with_absolute_folders
 from recsys.teachers.teacher import Teacher, teacher_class
 from recsys.training.config import TrainingConfig
 from recsys.training.objective import Objective
@@ -86,7 +88,9 @@ def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
 def _train(
     settings: Settings, uri: str, name: str, work: str, *, fold: int | None = None, force: bool
 ) -> dict[str, Any]:
-    layout, teacher = settings.layout, settings.teacher
+    layout, configured = settings.layout, settings.teacher
+    # What is known and recorded of it stays as it was written: a submitted job's folder is another one each time.
+    teacher = dataclasses.replace(configured, model=with_absolute_folders(configured.model))
     if not force and cli.is_current(uri, work):
         print(f"{name}: unchanged, kept", flush=True)
         return {}
@@ -97,7 +101,7 @@ def _train(
     step = "train_teacher" if fold is None else f"train_teacher without fold {fold}"
     folder = "teacher" if fold is None else f"teacher-fold-{fold}"
     with tracking.start_run(
-        settings.tracking, layout.mlflow, settings.name, step, params=to_dict(teacher), tags=tags
+        settings.tracking, layout.mlflow, settings.name, step, params=to_dict(configured), tags=tags
     ) as recorded:
         task = ray.remote(num_cpus=teacher.scaling.cpus, num_gpus=min(teacher.scaling.gpus, 1))(prepare)
         try:
@@ -124,7 +128,7 @@ def _train(
             name: tensor for name, tensor in objective.model.state_dict().items() if name in given & result.state.keys()
         }
         state = objective.model.finished(state, dataset)
-        info = {"training": train_runs.describe(result.progress), "settings": to_dict(teacher)}
+        info = {"training": train_runs.describe(result.progress), "settings": to_dict(configured)}
         save_checkpoint(uri, objective.model, dataset, state=state, key=work, info=info)
         recorded.log_metrics({"best": result.progress.best, "best_epoch": result.progress.best_epoch})
         recorded.set_tags({"checkpoint": uri})

@@ -1,5 +1,7 @@
 """What the teacher is, and what its pass over the data leaves for the students."""
 
+import dataclasses
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag
@@ -188,6 +190,25 @@ TeacherConfig = Annotated[
     Discriminator(_kind),
 ]
 """The teachers by `kind`; hllm where none is given."""
+
+
+def with_absolute_folders(config: TeacherConfig) -> TeacherConfig:
+    """The same teacher, its models that are folders here named so that processes with another working directory find
+    them. What `embed_titles` alone reads it finds itself."""
+    if isinstance(config, HLLMConfig):
+        item = config.item
+        if config.item_training != "frozen":
+            item = dataclasses.replace(item, model=_absolute(item.model))
+        return dataclasses.replace(config, item=item, user_model=_absolute(config.user_model))
+    if isinstance(config, E4SRecConfig):
+        return dataclasses.replace(config, llm=_absolute(config.llm))
+    return dataclasses.replace(config, base=_absolute(config.base))
+
+
+def _absolute(model: str) -> str:
+    """A folder's absolute path; names of models stay, also where there is a folder called so."""
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if model not in ("from-scratch", "minilm") and folder.is_dir() else model
 
 
 @configuration
