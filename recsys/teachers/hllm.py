@@ -55,7 +55,7 @@ class HLLM(LayeredTeacher):
         nn.init.normal_(self.project.weight, std=config.width**-0.5)  # text of length 1 keeps its length
         nn.init.zeros_(self.project.bias)
         self.mlp = _ResidualMLP(config.width, config.hidden, config.dropout) if config.hidden else nn.Identity()
-        self.offset = nn.Embedding(num_items + 1, config.width) if config.id_offset else None
+        self.offset = _Offsets(num_items + 1, config.width) if config.id_offset else None
         if self.offset is not None:
             nn.init.normal_(self.offset.weight, std=0.01)  # small: what is rarely seen stays where its title puts it
         self.user = new_decoder(
@@ -196,13 +196,16 @@ class HLLM(LayeredTeacher):
         # Engines that train in bf16 convert parameters, not buffers.
         fitted = self.mlp(self.project(text[1:].to(self.project.weight.dtype)))
         if self.offset is not None:
-            fitted = fitted + self.offset.weight[items]
+            fitted = fitted + self.offset()[items]
         return functional.pad(functional.normalize(fitted, dim=-1), (0, 0, 1, 0))
 
     def _read_catalogue(self) -> None:
         if self.titles is not None and self._stale:
             self.text.copy_(self.titles.table())
             self._stale = False
+
+    def before_export(self) -> None:
+        self._read_catalogue()
 
     def export_state(self) -> dict[str, Tensor]:
         """Without the item language model: what it says of the titles is in the table."""
@@ -212,6 +215,13 @@ class HLLM(LayeredTeacher):
     @property
     def computed_buffers(self) -> frozenset[str]:
         return frozenset({"text"} if self.titles is not None else ())
+
+
+class _Offsets(nn.Embedding):
+    """Had by a call: engines that part weights gather them for one."""
+
+    def forward(self) -> Tensor:  # type: ignore[override]
+        return self.weight
 
 
 class _ResidualMLP(nn.Module):
