@@ -44,8 +44,11 @@ def key(settings: Settings) -> str:
         inputs.append(
             cli.required(settings.layout.student(name), f"student {name}", f"distill --student {name}").content_hash
         )
+    said = to_dict(settings.teacher)
+    if said["model"].get("user_lora", True) is None:
+        del said["model"]["user_lora"]  # what was trained before there were any is kept
     # Where workers run does not change what is learned; how many there are changes rounding only.
-    return digest({"teacher": {**to_dict(settings.teacher), "scaling": None}, "inputs": inputs})
+    return digest({"teacher": {**said, "scaling": None}, "inputs": inputs})
 
 
 def needed_students(settings: Settings) -> list[str]:

@@ -60,6 +60,7 @@ class HLLMConfig:
             id or path of a causal decoder, which brings its own layers, heads and width.
         user_config: the transformers configuration of such a decoder; filled in when a teacher is built, so that a
             checkpoint loads without its base model.
+        user_lora: train adapters on such a decoder, which stays frozen; without, all its weights are trained.
         width: width of the item vectors and of the decoder that is trained from scratch.
         hidden: width of the hidden layer of the item MLP; 0 leaves the linear projection alone.
         dropout: on the decoder's input and output and, when trained from scratch, after each of its sublayers.
@@ -76,6 +77,7 @@ class HLLMConfig:
     item_width: int = Field(default=384, ge=1)
     user_model: str = "from-scratch"
     user_config: dict[str, Any] | None = None
+    user_lora: LoRAConfig | None = None
     width: int = Field(default=128, ge=8)
     layers: int = Field(default=2, ge=1)
     heads: int = Field(default=4, ge=1)
@@ -86,10 +88,14 @@ class HLLMConfig:
     max_positions: int = Field(default=512, ge=1)
 
     def __post_init__(self) -> None:
-        if self.user_model == "from-scratch" and self.width % (2 * self.heads):
+        if self.user_model != "from-scratch":
+            return
+        if self.width % (2 * self.heads):
             raise ValueError(
                 f"width {self.width} must be a multiple of twice the heads ({self.heads}): rotary positions turn pairs"
             )
+        if self.user_lora is not None:
+            raise ValueError("user_lora adapts a pretrained model; name one in user_model, or leave user_lora out")
 
 
 @configuration

@@ -28,7 +28,6 @@ from recsys.teachers.decoder import FROM_SCRATCH, config_of, load_decoder, new_d
 from recsys.teachers.from_student import load_student, require_student
 from recsys.teachers.item_encoder import load_tokenizer, load_transformers_config
 from recsys.teachers.layered import LayeredTeacher, check_same_size
-from recsys.teachers.lora import add_adapters
 from recsys.teachers.lora_config import LoRAConfig
 from recsys.teachers.ranking import WindowPass
 from recsys.teachers.teacher import Progress
@@ -119,12 +118,11 @@ class E4SRec(LayeredTeacher):
                         prompt.weight.copy_(words(torch.tensor(tokens)))
         model._take(ids)
         if config.lora is not None:
-            model.adapt(config.lora)
+            model.adapt(config.lora, config.llm)
         return model
 
-    def adapt(self, lora: LoRAConfig) -> None:
-        """Freeze the language model and the prompt, and train adapters in their place."""
-        add_adapters(self.llm, lora)
+    def adapt(self, lora: LoRAConfig, base: str) -> None:
+        super().adapt(lora, base)
         for prompt in (self.instruction, self.response):
             if prompt is not None:
                 prompt.requires_grad_(False)

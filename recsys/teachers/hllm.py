@@ -122,6 +122,8 @@ class HLLM(LayeredTeacher):
             user_config = load_transformers_config(config.user_model).to_dict()
             model = cls(dataclasses.replace(config, user_config=user_config), num_items=dataset.num_items)
             load_decoder(model.user, config.user_model)
+            if config.user_lora is not None:
+                model.adapt(config.user_lora, config.user_model)
         model.text.copy_(text.standardised())
         if config.item_training != "frozen":
             lora = config.item_lora if config.item_training == "lora" else None

@@ -43,6 +43,7 @@ from recsys.teachers.config import SignalsConfig
 from recsys.teachers.engine import check_finite, inference_engine, resolve_dtype
 from recsys.teachers.from_student import load_student, require_student
 from recsys.teachers.item_encoder import load_tokenizer
+from recsys.teachers.lora import adapters, save_adapters
 from recsys.teachers.teacher import Progress, Rankings, Teacher, finite_only
 from recsys.training.in_step import in_step
 
@@ -166,6 +167,8 @@ class BIGRec(Teacher):
 
     def save_files(self, directory: Path) -> None:
         self.prompts.tokenizer.save_pretrained(directory / _TOKENIZER)
+        if self.config.lora is not None:
+            save_adapters(adapters(self.lm.state_dict()), self.config.lora, self.config.base, directory / "adapter")
 
     def load_files(self, directory: Path, catalogue: Catalogue) -> None:
         self.prompts = Prompts(load_tokenizer(directory / _TOKENIZER), catalogue, self.config)

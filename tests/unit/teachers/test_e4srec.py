@@ -164,12 +164,26 @@ def test_adapters_train_alone_and_are_merged_when_saved(dataset: PreparedDataset
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_()
-    save_checkpoint(str(tmp_path / "teacher"), model, dataset, state=model.export_state())
+    state = model.finished(model.export_state(), dataset)
+    save_checkpoint(str(tmp_path / "teacher"), model, dataset, state=state)
     loaded = load_checkpoint(tmp_path / "teacher").model
     torch.testing.assert_close(loaded.hidden(items), model.hidden(items), atol=1e-4, rtol=1e-4)
+    assert_peft_reads(tmp_path / "teacher", tmp_path / "base", model.llm)
     assert not torch.allclose(loaded.hidden(items), plain.hidden(items), atol=1e-3)
     cut = model.cut(2)
     torch.testing.assert_close(cut.hidden(items), model.readouts(items, [2])[2])
+
+
+def assert_peft_reads(checkpoint: Path, base: Path, adapted: Any) -> None:
+    """The adapters beside the merged weights, on the base model, compute what was trained."""
+    import peft
+    from transformers import AutoModel
+
+    loaded = peft.PeftModel.from_pretrained(AutoModel.from_pretrained(base), str(checkpoint / "adapter"))
+    vectors = torch.randn(2, 5, adapted.config.hidden_size)
+    expected = adapted(inputs_embeds=vectors).last_hidden_state
+    torch.testing.assert_close(loaded(inputs_embeds=vectors).last_hidden_state, expected)
+    assert loaded.peft_config["default"].base_model_name_or_path == str(base)
 
 
 def test_a_teacher_is_built_on_a_student_and_ranks(dataset: PreparedDataset, tmp_path: Path) -> None:
