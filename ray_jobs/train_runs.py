@@ -48,7 +48,18 @@ Describe = Callable[[Objective, PreparedDataset, str], dict[str, Any]]
 """Runs in every worker before it trains, with its device."""
 
 
-def fit(
+def fit(name: str, build: Build, **options: Any) -> TrainingResult:
+    """`trained`, read: the best epoch's weights and how training went."""
+    return load(trained(name, build, **options))
+
+
+def load(checkpoint: Checkpoint) -> TrainingResult:
+    """The result as of a checkpoint, on any node."""
+    with checkpoint.as_directory() as directory:
+        return load_progress(Path(directory))
+
+
+def trained(
     name: str,
     build: Build,
     *,
@@ -58,8 +69,8 @@ def fit(
     key: str,
     run: Run,
     force: bool = False,
-) -> TrainingResult:
-    """Train on the cluster and give back the best epoch's weights.
+) -> Checkpoint:
+    """Train on the cluster and give back where the last epoch's state lies, the best epoch's weights in it.
 
     Args:
         name: what is trained, for the progress lines.
@@ -88,8 +99,7 @@ def fit(
     if result.return_value and result.return_value.get("error"):
         raise UserError(f"{name}: {result.return_value['error']}")
     assert result.checkpoint is not None, "a finished run has a checkpoint"
-    with result.checkpoint.as_directory() as directory:
-        return load_progress(Path(directory))
+    return result.checkpoint
 
 
 def trainer(

@@ -193,6 +193,7 @@ class BIGRec(Teacher):
     def _choose_gamma(self, dataset: PreparedDataset) -> None:
         """The γ with the best NDCG@10 on the sample of validation rows; of equally good ones the smallest."""
         rows = dataset.sample("valid", self.config.valid_rows, seed=0)
+        device = self.items.device
         items, lengths, times = (torch.from_numpy(x) for x in (*dataset.histories(rows), dataset.history_times(rows)))
         queries = self.query(items, lengths, times=times)
         found: list[tuple[float, float]] = []
@@ -203,7 +204,7 @@ class BIGRec(Teacher):
             def score(*shown: Tensor, batches: Iterator[Tensor] = batches, vectors: Tensor = vectors) -> Tensor:
                 return self._injected(next(batches) @ vectors.T, *shown)
 
-            ranks = rank_targets(score, dataset, rows, mask_seen=True, batch_size=_ROWS)
+            ranks = rank_targets(score, dataset, rows, mask_seen=True, batch_size=_ROWS, device=device)
             found.append((metrics_from_ranks(ranks)["ndcg@10"], -gamma))
         self._inject(-max(found)[1], dataset)
 
@@ -213,7 +214,7 @@ class BIGRec(Teacher):
             return
         counts = torch.from_numpy(dataset.catalogue.train_counts[1:]).double()
         popularity = (counts - counts.min()) / (counts.max() - counts.min()).clamp_min(1)
-        self.weights[1:] = ((1 + popularity) ** -gamma).float()
+        self.weights[1:] = ((1 + popularity) ** -gamma).to(self.weights)
 
     def scores(self, items: Tensor, lengths: Tensor, vectors: Tensor, times: Tensor | None = None) -> Tensor:
         return self._injected(super().scores(items, lengths, vectors, times), items, lengths)
