@@ -209,6 +209,7 @@ def _teacher(settings: Settings, options: Options) -> str:
     """Checkpoint of the configured teacher, trained in this process unless it is there."""
     from ray_jobs import train_teacher
     from recsys import storage
+    from recsys.teachers.teacher import Teacher
 
     layout, key = settings.layout, train_teacher.key(settings)
     manifest = storage.read_manifest(layout.teacher)
@@ -219,6 +220,8 @@ def _teacher(settings: Settings, options: Options) -> str:
         from recsys.checkpoint import save_checkpoint
 
         info["settings"] = to_dict(settings.teacher)
+        assert isinstance(objective.model, Teacher)
+        state = objective.model.finished(state, dataset)
         save_checkpoint(layout.teacher, objective.model, dataset, state=state, key=key, info=info)
     return layout.teacher
 

@@ -7,6 +7,7 @@ shared between nodes. Progress travels through a queue to the driver, which prin
 
 import logging
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
+from pyarrow.fs import FileSelector
 from ray.train import (
     Checkpoint,
     CheckpointConfig,
@@ -47,7 +49,18 @@ Describe = Callable[[Objective, PreparedDataset, str], dict[str, Any]]
 """Runs in every worker before it trains, with its device."""
 
 
-def fit(
+def fit(name: str, build: Build, **options: Any) -> TrainingResult:
+    """`trained`, read: the best epoch's weights and how training went."""
+    return load(trained(name, build, **options))
+
+
+def load(checkpoint: Checkpoint) -> TrainingResult:
+    """The result as of a checkpoint, on any node."""
+    with checkpoint.as_directory() as directory:
+        return load_progress(Path(directory))
+
+
+def trained(
     name: str,
     build: Build,
     *,
@@ -57,8 +70,8 @@ def fit(
     key: str,
     run: Run,
     force: bool = False,
-) -> TrainingResult:
-    """Train on the cluster and give back the best epoch's weights.
+) -> Checkpoint:
+    """Train on the cluster and give back where the last epoch's state lies, the best epoch's weights in it.
 
     Args:
         name: what is trained, for the progress lines.
@@ -69,9 +82,12 @@ def fit(
         UserError: training diverged, or the cluster can never give what the workers ask for.
     """
     check_room(scaling)
-    folder = f"{name}-{key[:16]}"
+    folder = run_folder(name, key, training, scaling)
     if force:
-        storage.delete(storage.join(train_runs, folder))
+        discard(name, train_runs=train_runs, key=key)
+    left = _run_folders(name, key, train_runs)
+    if left and folder not in left:
+        print(f"{name}: DeepSpeed resumes with as many workers as before alone; beginning afresh", flush=True)
     queue: Queue = Queue(actor_options={"num_cpus": 0})
     printer = threading.Thread(target=_follow, args=(queue, name, training, run), daemon=True)
     printer.start()
@@ -84,8 +100,7 @@ def fit(
     if result.return_value and result.return_value.get("error"):
         raise UserError(f"{name}: {result.return_value['error']}")
     assert result.checkpoint is not None, "a finished run has a checkpoint"
-    with result.checkpoint.as_directory() as directory:
-        return load_progress(Path(directory))
+    return result.checkpoint
 
 
 def trainer(
@@ -127,9 +142,28 @@ def trainer(
     )
 
 
+def run_folder(name: str, key: str, training: TrainingConfig, scaling: WorkersConfig) -> str:
+    """Name of the folder with a run's resume state.
+
+    DeepSpeed's is in as many parts as there are workers and cannot be read by another number of them: such a run begins
+    afresh.
+    """
+    workers = f"-{scaling.workers}-workers" if training.deepspeed else ""
+    return f"{name}-{key[:16]}{workers}"
+
+
 def discard(name: str, *, train_runs: str, key: str) -> None:
-    """Remove the resume state of a run whose checkpoint has been exported."""
-    storage.delete(storage.join(train_runs, f"{name}-{key[:16]}"))
+    """Remove the resume state, of any number of workers, of a run whose checkpoint has been exported."""
+    for folder in _run_folders(name, key, train_runs):
+        storage.delete(storage.join(train_runs, folder))
+
+
+def _run_folders(name: str, key: str, train_runs: str) -> list[str]:
+    """The folders that a run left, whatever its number of workers was."""
+    system, path = storage.filesystem(train_runs)
+    form = re.compile(re.escape(f"{name}-{key[:16]}") + r"(-\d+-workers)?")
+    found = system.get_file_info(FileSelector(path, allow_not_found=True))
+    return [info.base_name for info in found if form.fullmatch(info.base_name)]
 
 
 def describe(progress: Progress) -> dict[str, Any]:

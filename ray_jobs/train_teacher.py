@@ -8,13 +8,16 @@
 First one Ray task turns the titles into vectors with the item language model; they are kept under the storage root for
 every later run with the same titles and model. Then `teacher.scaling.workers` processes train, through DeepSpeed ZeRO
 where `teacher.training.deepspeed` is set: NCCL on GPUs, gloo on CPUs. A crashed worker group restarts from its last
-epoch, and so does a killed job that is started again with the same configuration.
+epoch, and so does a killed job that is started again with the same configuration. Another task makes the checkpoint of
+the best epoch's weights.
 """
 
 import argparse
+import dataclasses
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
@@ -25,11 +28,14 @@ from recsys.checkpoint import save_checkpoint
 from recsys.config import beyond_defaults, digest, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.teachers.config import with_absolute_folders
 from recsys.teachers.teacher import Teacher, teacher_class
 from recsys.training.config import TrainingConfig
+from recsys.training.loop import Progress
 from recsys.training.objective import Objective
 
-_OPTIONS = {"rows", "base_layers"}  # no part of the key where they are not asked for
+_OPTIONS = {"rows", "base_layers", "user_lora"}  # no part of the key where they are not asked for
+T = TypeVar("T")
 
 
 def key(settings: Settings) -> str:
@@ -90,7 +96,9 @@ def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
 def _train(
     settings: Settings, uri: str, name: str, work: str, *, fold: int | None = None, force: bool
 ) -> dict[str, Any]:
-    layout, teacher = settings.layout, settings.teacher
+    layout, configured = settings.layout, settings.teacher
+    # What is known and recorded of it stays as it was written: a submitted job's folder is another one each time.
+    teacher = dataclasses.replace(configured, model=with_absolute_folders(configured.model))
     if not force and cli.is_current(uri, work):
         print(f"{name}: unchanged, kept", flush=True)
         return {}
@@ -102,14 +110,10 @@ def _train(
     step = "train_teacher" if fold is None else f"train_teacher without fold {fold}"
     folder = "teacher" if fold is None else f"teacher-fold-{fold}"
     with tracking.start_run(
-        settings.tracking, layout.mlflow, settings.name, step, params=to_dict(teacher), tags=tags
+        settings.tracking, layout.mlflow, settings.name, step, params=to_dict(configured), tags=tags
     ) as recorded:
-        task = ray.remote(num_cpus=teacher.scaling.cpus, num_gpus=min(teacher.scaling.gpus, 1))(prepare)
-        try:
-            inputs = ray.get(task.remote(teacher, layout))
-        except UserError as error:  # as Ray wraps it, with the task's traceback
-            raise UserError(str(error.cause if isinstance(error, ray.exceptions.RayTaskError) else error)) from None
-        result = train_runs.fit(
+        inputs = _in_task(prepare, teacher, layout)
+        checkpoint = train_runs.trained(
             folder,
             partial(build, teacher, layout, inputs, fold),
             training=teacher.training,
@@ -119,22 +123,20 @@ def _train(
             run=recorded,
             force=force,
         )
-        objective, dataset, _ = build(teacher, layout, inputs, fold)
-        assert isinstance(objective.model, Teacher)
-        # ZeRO in bf16 trains a bf16 copy; what is stored is fp32, and what is not trained (buffers of texts and ids,
-        # frozen weights) is as it was given.
-        given = {name for name, _ in objective.model.named_buffers()} - objective.model.computed_buffers
-        given |= {name for name, weight in objective.model.named_parameters() if not weight.requires_grad}
-        state = {name: tensor.float() for name, tensor in result.state.items()} | {
-            name: tensor for name, tensor in objective.model.state_dict().items() if name in given & result.state.keys()
-        }
-        state = objective.model.finished(state, dataset)
-        info = {"training": train_runs.describe(result.progress), "settings": to_dict(teacher)}
-        save_checkpoint(uri, objective.model, dataset, state=state, key=work, info=info)
-        recorded.log_metrics({"best": result.progress.best, "best_epoch": result.progress.best_epoch})
+        progress = _in_task(finish, teacher, layout, inputs, fold, checkpoint, uri, work, to_dict(configured))
+        recorded.log_metrics({"best": progress.best, "best_epoch": progress.best_epoch})
         recorded.set_tags({"checkpoint": uri})
         train_runs.discard(folder, train_runs=layout.train_runs, key=work)
-    return info["training"]
+    return train_runs.describe(progress)
+
+
+def _in_task(work: Callable[..., T], teacher: TeacherSettings, *arguments: Any) -> T:
+    """`work` where a worker could be: the driver's node may have neither GPU nor the model that is named."""
+    task: Any = ray.remote(num_cpus=teacher.scaling.cpus, num_gpus=min(teacher.scaling.gpus, 1))(work)
+    try:
+        return ray.get(task.remote(teacher, *arguments))
+    except UserError as error:  # as Ray wraps it, with the task's traceback
+        raise UserError(str(error.cause if isinstance(error, ray.exceptions.RayTaskError) else error)) from None
 
 
 def prepare(teacher: TeacherSettings, layout: Layout) -> dict[str, str]:
@@ -168,6 +170,44 @@ def build(
         dataset = dataset.without_training_rows_of(dataset.folds(teacher.folds) == fold)
     cls = teacher_class(teacher.model.kind)
     return cls.objective(teacher.model, dataset, inputs, seed=teacher.training.seed), dataset, teacher.training
+
+
+def finish(
+    teacher: TeacherSettings,
+    layout: Layout,
+    inputs: dict[str, str],
+    fold: int | None,
+    trained: Any,
+    uri: str,
+    key: str,
+    settings: dict[str, Any],
+) -> Progress:
+    """In a task: the teacher's checkpoint at `uri`, of the best weights of its training.
+
+    Args:
+        trained: what `train_runs.trained` gave.
+        settings: what the checkpoint says of its making.
+    """
+    import torch
+
+    from ray_jobs import train_runs
+
+    torch.set_num_threads(max(1, round(teacher.scaling.cpus)))
+    result = train_runs.load(trained)
+    objective, dataset, _ = build(teacher, layout, inputs, fold)
+    model = objective.model
+    assert isinstance(model, Teacher)
+    # ZeRO in bf16 trains a bf16 copy; what is stored is fp32, and what is not trained (buffers of texts and ids,
+    # frozen weights) is as it was given.
+    given = {name for name, _ in model.named_buffers()} - model.computed_buffers
+    given |= {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    state = {name: tensor.float() for name, tensor in result.state.items()} | {
+        name: tensor for name, tensor in model.state_dict().items() if name in given & result.state.keys()
+    }
+    state = model.to("cuda" if torch.cuda.is_available() else "cpu").finished(state, dataset)
+    info = {"training": train_runs.describe(result.progress), "settings": settings}
+    save_checkpoint(uri, model, dataset, state=state, key=key, info=info)
+    return result.progress
 
 
 def main() -> None:

@@ -84,6 +84,9 @@ class SequentialRecommender(nn.Module):
     def load_files(self, directory: Path, catalogue: Catalogue) -> None:
         """Read what `save_files` wrote; called once the weights are loaded."""
 
+    def before_export(self) -> None:
+        """Compute what `export_state` needs of all training processes; each of them calls it before one exports."""
+
     def export_state(self) -> dict[str, Tensor]:
         """Weights to save for serving; a model that trains with more than it serves with folds the rest in here."""
         return self.state_dict()

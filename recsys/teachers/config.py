@@ -1,5 +1,7 @@
 """What the teacher is, and what its pass over the data leaves for the students."""
 
+import dataclasses
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag
@@ -62,6 +64,7 @@ class HLLMConfig:
             checkpoint loads without its base model.
         base_layers: of a pretrained user model, how many of its first layers are taken, or the numbers (from 1) of
             those that are; null for all.
+        user_lora: train adapters on such a decoder, which stays frozen; without, all its weights are trained.
         width: width of the item vectors and of the decoder that is trained from scratch.
         hidden: width of the hidden layer of the item MLP; 0 leaves the linear projection alone.
         dropout: on the decoder's input and output and, when trained from scratch, after each of its sublayers.
@@ -80,6 +83,7 @@ class HLLMConfig:
     user_model: str = "from-scratch"
     user_config: dict[str, Any] | None = None
     base_layers: int | tuple[int, ...] | None = None
+    user_lora: LoRAConfig | None = None
     width: int = Field(default=128, ge=8)
     layers: int = Field(default=2, ge=1)
     heads: int = Field(default=4, ge=1)
@@ -99,6 +103,8 @@ class HLLMConfig:
             raise ValueError(
                 f"width {self.width} must be a multiple of twice the heads ({self.heads}): rotary positions turn pairs"
             )
+        if self.user_lora is not None:
+            raise ValueError("user_lora adapts a pretrained model; name one in user_model, or leave user_lora out")
 
 
 @configuration
@@ -206,6 +212,25 @@ TeacherConfig = Annotated[
     Discriminator(_kind),
 ]
 """The teachers by `kind`; hllm where none is given."""
+
+
+def with_absolute_folders(config: TeacherConfig) -> TeacherConfig:
+    """The same teacher, its models that are folders here named so that processes with another working directory find
+    them. What `embed_titles` alone reads it finds itself."""
+    if isinstance(config, HLLMConfig):
+        item = config.item
+        if config.item_training != "frozen":
+            item = dataclasses.replace(item, model=_absolute(item.model))
+        return dataclasses.replace(config, item=item, user_model=_absolute(config.user_model))
+    if isinstance(config, E4SRecConfig):
+        return dataclasses.replace(config, llm=_absolute(config.llm))
+    return dataclasses.replace(config, base=_absolute(config.base))
+
+
+def _absolute(model: str) -> str:
+    """A folder's absolute path; names of models stay, also where there is a folder called so."""
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if model not in ("from-scratch", "minilm") and folder.is_dir() else model
 
 
 @configuration

@@ -121,12 +121,12 @@ class E4SRec(LayeredTeacher):
                         prompt.weight.copy_(words(torch.tensor(tokens)))
         model._take(ids)
         if config.lora is not None:
-            model.adapt(config.lora)
+            model.adapt(config.lora, config.llm)
         return model
 
-    def adapt(self, lora: LoRAConfig) -> None:
+    def adapt(self, lora: LoRAConfig, base: str | None = None) -> None:
         """Freeze the language model and the prompt, and train adapters in their place."""
-        super().adapt(lora)
+        super().adapt(lora, base)
         for prompt in (self.instruction, self.response):
             if prompt is not None:
                 prompt.requires_grad_(False)

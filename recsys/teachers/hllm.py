@@ -57,7 +57,7 @@ class HLLM(LayeredTeacher):
         nn.init.normal_(self.project.weight, std=config.width**-0.5)  # text of length 1 keeps its length
         nn.init.zeros_(self.project.bias)
         self.mlp = _ResidualMLP(config.width, config.hidden, config.dropout) if config.hidden else nn.Identity()
-        self.offset = nn.Embedding(num_items + 1, config.width) if config.id_offset else None
+        self.offset = _Offsets(num_items + 1, config.width) if config.id_offset else None
         if self.offset is not None:
             nn.init.normal_(self.offset.weight, std=0.01)  # small: what is rarely seen stays where its title puts it
         self.user = new_decoder(
@@ -133,6 +133,8 @@ class HLLM(LayeredTeacher):
             user_config = pretrained_config(config.user_model, config.base_layers)
             model = cls(dataclasses.replace(config, user_config=user_config), num_items=dataset.num_items)
             load_decoder(model.user, config.user_model, config.base_layers)
+            if config.user_lora is not None:
+                model.adapt(config.user_lora, config.user_model)
         model.text.copy_(text.standardised())
         if config.item_training != "frozen":
             lora = config.item_lora if config.item_training == "lora" else None
@@ -216,13 +218,16 @@ class HLLM(LayeredTeacher):
         # Engines that train in bf16 convert parameters, not buffers.
         fitted = self.mlp(self.project(text.to(self.project.weight.dtype)))
         if self.offset is not None:
-            fitted = fitted + self.offset.weight[items]
+            fitted = fitted + self.offset()[items]
         return functional.normalize(fitted, dim=-1)
 
     def _read_catalogue(self) -> None:
         if self.titles is not None and self._stale:
             self.text.copy_(self.titles.table())
             self._stale = False
+
+    def before_export(self) -> None:
+        self._read_catalogue()
 
     def export_state(self) -> dict[str, Tensor]:
         """Without the item language model: what it says of the titles is in the table."""
@@ -237,6 +242,13 @@ class HLLM(LayeredTeacher):
 def _padded(vectors: Tensor) -> Tensor:
     """A row of zeros before the others."""
     return functional.pad(vectors, (0, 0, 1, 0))
+
+
+class _Offsets(nn.Embedding):
+    """Had by a call: engines that part weights gather them for one."""
+
+    def forward(self) -> Tensor:  # type: ignore[override]
+        return self.weight
 
 
 class _ResidualMLP(nn.Module):

@@ -13,12 +13,15 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.teachers.config import CompressionConfig
 from recsys.teachers.decoder import chosen_layers, only_layers, outputs_of, save_decoder
-from recsys.teachers.lora import add_adapters, merged
+from recsys.teachers.lora import adapters, add_adapters, merged, save_adapters
 from recsys.teachers.lora_config import LoRAConfig
 from recsys.teachers.teacher import Teacher
+
+_TRAINED = "adapters/"
 
 
 class LayeredTeacher(Teacher):
@@ -32,6 +35,8 @@ class LayeredTeacher(Teacher):
     """
 
     compression: CompressionConfig | None = None
+    _adapted: tuple[LoRAConfig, str] | None = None  # adapters that are trained, and the pretrained model they are of
+    _adapters: dict[str, Tensor] | None = None  # once they are
 
     @property
     def decoder(self) -> Any:
@@ -76,16 +81,34 @@ class LayeredTeacher(Teacher):
         """
         raise NotImplementedError
 
-    def adapt(self, lora: LoRAConfig) -> None:
-        """Freeze the language model and train adapters in its place."""
-        add_adapters(self.decoder, lora)
-
     def hidden(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
         vectors = self.item_vectors() if vectors is None else vectors
         return self.read_out(self.at_items(self.run(items, vectors, times), items.shape[1]), vectors)
 
+    def adapt(self, lora: LoRAConfig, base: str | None = None) -> None:
+        """Freeze the decoder and train adapters on it; a checkpoint has them merged.
+
+        Args:
+            base: transformers id or path of the decoder; then they are beside the checkpoint too, as peft has them.
+        """
+        add_adapters(self.decoder, lora)
+        self._adapted = None if base is None else (lora, base)
+
     def export_state(self) -> dict[str, Tensor]:
-        return merged(self.state_dict(), self)
+        """With the decoder's adapters where the model was adapted, for `finished` to take out."""
+        state = merged(self.state_dict(), self)
+        if self._adapted is None:
+            return state
+        return state | {f"{_TRAINED}{n}": t for n, t in adapters(self.decoder.state_dict()).items()}
+
+    def finished(self, state: dict[str, Tensor], dataset: PreparedDataset) -> dict[str, Tensor]:  # noqa: ARG002
+        if self._adapted is not None:
+            self._adapters = {n.removeprefix(_TRAINED): t for n, t in state.items() if n.startswith(_TRAINED)}
+        return {name: tensor for name, tensor in state.items() if not name.startswith(_TRAINED)}
+
+    def save_files(self, directory: Path) -> None:
+        if self._adapted is not None and self._adapters is not None:
+            save_adapters(self._adapters, *self._adapted, directory / "adapter")
 
     @property
     def depth(self) -> int:

@@ -1,7 +1,9 @@
 """Low-rank adapters on a frozen decoder, by peft."""
 
+from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from recsys.errors import UserError
@@ -23,9 +25,7 @@ def add_adapters(decoder: Any, config: LoRAConfig) -> None:
             "lora needs the package peft; install the extra: pip install 'recsys-distill[lora]', or leave lora out"
         ) from None
     names = _targets(decoder, config) or list(config.targets)  # where there are none, peft says so
-    settings = peft.LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=names
-    )
+    settings = _settings(config, names)
     decoder.requires_grad_(False)
     try:
         peft.inject_adapter_in_model(settings, decoder, adapter_name=_ADAPTER)
@@ -40,6 +40,38 @@ def _targets(decoder: nn.Module, config: LoRAConfig) -> list[str]:
         for name, module in decoder.named_modules()
         if any(f".{name}".endswith(f".{target}") for target in config.targets)
     ]
+
+
+def adapters(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The adapters' own tensors in the state of a model."""
+    return {name: tensor for name, tensor in state.items() if ".lora_" in name}
+
+
+def save_adapters(state: dict[str, Tensor], config: LoRAConfig, base: str, directory: Path) -> None:
+    """Write adapters as peft does, for `PeftModel.from_pretrained(model, directory)`.
+
+    Args:
+        state: `adapters` of a model of the class of `model`, whose pretrained weights are those of `base`.
+        base: transformers id or path.
+    """
+    directory.mkdir()
+    _settings(config, list(config.targets), base_model_name_or_path=base, inference_mode=True).save_pretrained(
+        str(directory)
+    )
+    tensors = {f"base_model.model.{name.replace(f'.{_ADAPTER}.', '.')}": tensor for name, tensor in state.items()}
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        directory / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
+
+
+def _settings(config: LoRAConfig, targets: list[str], **more: Any) -> Any:
+    import peft
+
+    return peft.LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets, **more
+    )
 
 
 def merged(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

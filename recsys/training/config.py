@@ -7,11 +7,25 @@ from recsys.config import Field, configuration
 
 @configuration
 class DeepSpeedConfig:
-    """ZeRO training through DeepSpeed."""
+    """ZeRO training through DeepSpeed.
+
+    Attributes:
+        zero_stage: what the workers share out among them: the optimiser's state (1), gradients too (2), weights too (3:
+            the model need not fit one GPU).
+        offload_optimizer: keep the optimiser's state in the host's memory and step there; DeepSpeed compiles that step
+            once for a machine, with the C++ compiler that must be there.
+        offload_parameters: keep this worker's share of the weights in the host's memory.
+    """
 
     zero_stage: Literal[0, 1, 2, 3] = 1
     offload_optimizer: bool = False
     offload_parameters: bool = False
+
+    def __post_init__(self) -> None:
+        if self.offload_optimizer and not self.zero_stage:
+            raise ValueError("offload_optimizer needs ZeRO; set zero_stage to 1, 2 or 3, or leave it out")
+        if self.offload_parameters and self.zero_stage < 3:
+            raise ValueError(f"offload_parameters is of ZeRO-3, but zero_stage is {self.zero_stage}; set it to 3")
 
 
 @configuration

@@ -4,6 +4,7 @@ Both engines take the same objective and configuration and write their resume st
 Resume state is written and read by the same run only; what is exchanged or served is `recsys.checkpoint`.
 """
 
+import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from recsys.errors import UserError
+from recsys.model import SequentialRecommender
 from recsys.training.config import TrainingConfig
 from recsys.training.objective import Batch, Objective
 
@@ -29,7 +31,7 @@ class Engine(Protocol):
         """One optimiser step; `total` is the number of targets of the whole batch over all processes."""
 
     def export_state(self) -> dict[str, Tensor]:
-        """The model's `export_state` on the CPU, whole. Every process calls it."""
+        """The model's `export_state` on the CPU, whole; on rank 0 alone for certain. Every process calls it."""
 
     def save(self, directory: Path) -> None:
         """Write this process's resume state. Every process calls it."""
@@ -44,7 +46,6 @@ def world() -> tuple[int, int]:
 
 
 def build_engine(objective: Objective, config: TrainingConfig, device: torch.device) -> Engine:
-    objective = objective.to(device)
     if config.checkpointing:
         _checkpoint_layers(objective)
     return DeepSpeedEngine(objective, config, device) if config.deepspeed else TorchEngine(objective, config, device)
@@ -115,7 +116,7 @@ class TorchEngine:
     """AdamW, with `DistributedDataParallel` where there are several processes."""
 
     def __init__(self, objective: Objective, config: TrainingConfig, device: torch.device) -> None:
-        self.objective = objective
+        self.objective = objective.to(device)
         self._config, self._device = config, device
         self._module: nn.Module = objective
         if world()[1] > 1:
@@ -173,6 +174,7 @@ class DeepSpeedEngine:
         deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
         self.objective, self._config, self._device = objective, config, device
         self._zero_stage = config.deepspeed.zero_stage
+        self._whole: SequentialRecommender | None = None  # under ZeRO-3, on rank 0's processor: weights to be exported
         settings: dict[str, Any] = {
             # Batches are cut by `Windows`; the number given here only satisfies DeepSpeed's check.
             "train_micro_batch_size_per_gpu": max(config.batch_size // world()[1] // config.accumulation, 1),
@@ -193,6 +195,10 @@ class DeepSpeedEngine:
             optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
         if config.deepspeed.offload_parameters:
             settings["zero_optimization"]["offload_param"] = offload
+        if self._zero_stage == 3:
+            self._part(settings)
+        else:
+            objective.to(device)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=objective, optimizer=optimizer, config=settings
         )
@@ -213,12 +219,35 @@ class DeepSpeedEngine:
         return _sum(records)
 
     def export_state(self) -> dict[str, Tensor]:
+        model, whole = self.objective.model, self._whole
+        if self._zero_stage < 3:
+            return _on_cpu(model.export_state())
         import deepspeed
 
-        # Under ZeRO-3 each process holds a part of every weight.
-        parameters = list(self.objective.parameters()) if self._zero_stage == 3 else []
-        with deepspeed.zero.GatheredParameters(parameters, enabled=bool(parameters)):
-            return _on_cpu(self.objective.model.export_state())
+        model.before_export()
+        target = {} if whole is None else dict(whole.named_parameters())
+        for name, parameter in model.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter]):
+                if whole is not None:
+                    target[name].data.copy_(parameter)
+        if whole is None:
+            return {}
+        for buffer, current in zip(whole.buffers(), model.buffers(), strict=True):
+            buffer.copy_(current)
+        return _on_cpu(whole.export_state())
+
+    def _part(self, settings: dict[str, Any]) -> None:
+        """Share the weights out among the processes (ZeRO-3), one by one: never does a device hold them all."""
+        import deepspeed
+
+        if self._config.precision == "bf16":  # DeepSpeed takes shared-out weights as they are
+            for parameter in self.objective.parameters():
+                parameter.data = parameter.data.bfloat16()
+        if world()[0] == 0:
+            self._whole = copy.deepcopy(self.objective.model)
+        for buffer in self.objective.buffers():
+            buffer.data = buffer.data.to(self._device)
+        deepspeed.zero.Init(module=self.objective, config_dict_or_path=settings)
 
     def save(self, directory: Path) -> None:
         self._engine.save_checkpoint(str(directory), tag="deepspeed")

@@ -4,8 +4,10 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from recsys.serving.recommender import Recommender
 from recsys.students.build import build_student
 from recsys.students.config import SASRecConfig
 from recsys.tracking import Run
-from recsys.training.config import TrainingConfig
+from recsys.training.config import DeepSpeedConfig, TrainingConfig
 from recsys.training.loop import train
 from recsys.training.objective import Batch, NextItemObjective, Objective
 
@@ -81,25 +83,37 @@ class Mortal(NextItemObjective):
         return super().forward(batch)
 
 
-def build(uri: str, marker: Path | None) -> tuple[Objective, PreparedDataset, TrainingConfig]:
+def build(
+    uri: str, marker: Path | None, training: TrainingConfig = TRAINING
+) -> tuple[Objective, PreparedDataset, TrainingConfig]:
     data = PreparedDataset.load(uri)
     objective = build_student(MODEL, data, loss=RecommendationLossConfig(), seed=0)
     if marker is not None:
         objective.__class__ = Mortal
         objective.marker = marker
-    return objective, data, TRAINING
+    return objective, data, training
 
 
 @pytest.mark.ray
 @pytest.mark.faults
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param(None, id="plain"),
+        pytest.param(2, id="zero-2", marks=pytest.mark.full),
+        pytest.param(3, id="zero-3", marks=pytest.mark.full),
+    ],
+)
 def test_two_workers_one_of_them_killed_learn_what_one_process_learns(
-    ray_session: None, dataset: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ray_session: None, dataset: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], stage: Literal[2, 3] | None
 ) -> None:
+    """With ZeRO each worker writes a part of the state, and reads it again."""
     marker = tmp_path / "killed"
+    training = replace(TRAINING, deepspeed=DeepSpeedConfig(zero_stage=stage) if stage else None)
     result = train_runs.fit(
         "mortal",
-        partial(build, dataset, marker),
-        training=TRAINING,
+        partial(build, dataset, marker, training),
+        training=training,
         scaling=WorkersConfig(workers=2, cpus=0.5),
         train_runs=str(tmp_path / "runs"),
         key="k" * 64,

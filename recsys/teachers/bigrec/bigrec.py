@@ -43,6 +43,7 @@ from recsys.teachers.config import SignalsConfig
 from recsys.teachers.engine import check_finite, inference_engine, resolve_dtype
 from recsys.teachers.from_student import load_student, require_student
 from recsys.teachers.item_encoder import load_tokenizer
+from recsys.teachers.lora import adapters, save_adapters
 from recsys.teachers.teacher import Progress, Rankings, Teacher, finite_only
 from recsys.training.in_step import in_step
 
@@ -167,6 +168,8 @@ class BIGRec(Teacher):
 
     def save_files(self, directory: Path) -> None:
         self.prompts.tokenizer.save_pretrained(directory / _TOKENIZER)
+        if self.config.lora is not None:
+            save_adapters(adapters(self.lm.state_dict()), self.config.lora, self.config.base, directory / "adapter")
 
     def load_files(self, directory: Path, catalogue: Catalogue) -> None:
         self.prompts = Prompts(load_tokenizer(directory / _TOKENIZER), catalogue, self.config)
@@ -191,6 +194,7 @@ class BIGRec(Teacher):
     def _choose_gamma(self, dataset: PreparedDataset) -> None:
         """The γ with the best NDCG@10 on the sample of validation rows; of equally good ones the smallest."""
         rows = dataset.sample("valid", self.config.valid_rows, seed=0)
+        device = self.items.device
         items, lengths, times = (torch.from_numpy(x) for x in (*dataset.histories(rows), dataset.history_times(rows)))
         queries = self.query(items, lengths, times=times)
         found: list[tuple[float, float]] = []
@@ -201,7 +205,7 @@ class BIGRec(Teacher):
             def score(*shown: Tensor, batches: Iterator[Tensor] = batches, vectors: Tensor = vectors) -> Tensor:
                 return self._injected(next(batches) @ vectors.T, *shown)
 
-            ranks = rank_targets(score, dataset, rows, mask_seen=True, batch_size=_ROWS)
+            ranks = rank_targets(score, dataset, rows, mask_seen=True, batch_size=_ROWS, device=device)
             found.append((metrics_from_ranks(ranks)["ndcg@10"], -gamma))
         self._inject(-max(found)[1], dataset)
 
@@ -211,7 +215,7 @@ class BIGRec(Teacher):
             return
         counts = torch.from_numpy(dataset.catalogue.train_counts[1:]).double()
         popularity = (counts - counts.min()) / (counts.max() - counts.min()).clamp_min(1)
-        self.weights[1:] = ((1 + popularity) ** -gamma).float()
+        self.weights[1:] = ((1 + popularity) ** -gamma).to(self.weights)
 
     def scores(self, items: Tensor, lengths: Tensor, vectors: Tensor, times: Tensor | None = None) -> Tensor:
         return self._injected(super().scores(items, lengths, vectors, times), items, lengths)

@@ -252,9 +252,11 @@ def test_adapters_train_alone_and_are_merged_when_saved(dataset: PreparedDataset
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_()
-    save_checkpoint(str(tmp_path / "teacher"), model, dataset, state=model.export_state())
+    state = model.finished(model.export_state(), dataset)
+    save_checkpoint(str(tmp_path / "teacher"), model, dataset, state=state)
     loaded = load_checkpoint(tmp_path / "teacher").model
     torch.testing.assert_close(loaded.hidden(items), model.hidden(items), atol=1e-4, rtol=1e-4)
+    assert_peft_reads(tmp_path / "teacher", tmp_path / "base", model.llm)
     assert not torch.allclose(loaded.hidden(items), plain.hidden(items), atol=1e-3)
     cut = model.cut(2)
     torch.testing.assert_close(cut.hidden(items), model.readouts(items, [2])[2])
@@ -264,7 +266,8 @@ def test_adapters_train_alone_and_are_merged_when_saved(dataset: PreparedDataset
 def test_online_a_teacher_with_adapters_trains_adapters(dataset: PreparedDataset, tmp_path: Path, start: str) -> None:
     pytest.importorskip("peft")
     model = build(llm=base_model(tmp_path / "base", "llama"), instruction="given history", lora={"rank": 2})
-    save_checkpoint(str(tmp_path / "teacher"), model, dataset, state=model.export_state())
+    state = model.finished(model.export_state(), dataset)
+    save_checkpoint(str(tmp_path / "teacher"), model, dataset, state=state)
     objective = build_slmrec(
         SLMRecConfig(kind="slmrec", layers=1, start=start),
         dataset,
@@ -281,6 +284,18 @@ def test_online_a_teacher_with_adapters_trains_adapters(dataset: PreparedDataset
     batch, _ = next(iter(objective.batches(dataset, TrainingConfig(batch_size=4), rank=0, world=1).epoch(0)))
     objective(batch)[0].backward()
     assert all(parameter.grad is not None for parameter in objective.parameters() if parameter.requires_grad)
+
+
+def assert_peft_reads(checkpoint: Path, base: Path, adapted: Any) -> None:
+    """The adapters beside the merged weights, on the base model, compute what was trained."""
+    import peft
+    from transformers import AutoModel
+
+    loaded = peft.PeftModel.from_pretrained(AutoModel.from_pretrained(base), str(checkpoint / "adapter"))
+    vectors = torch.randn(2, 5, adapted.config.hidden_size)
+    expected = adapted(inputs_embeds=vectors).last_hidden_state
+    torch.testing.assert_close(loaded(inputs_embeds=vectors).last_hidden_state, expected)
+    assert loaded.peft_config["default"].base_model_name_or_path == str(base)
 
 
 def test_a_teacher_is_built_on_a_student_and_ranks(dataset: PreparedDataset, tmp_path: Path) -> None:

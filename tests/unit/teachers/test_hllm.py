@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional
+from transformers import AutoModel
 
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import from_dict, to_dict
@@ -18,6 +19,7 @@ from recsys.teachers.teacher import Teacher
 from recsys.training.config import TrainingConfig
 from recsys.training.engine import build_engine
 from recsys.training.objective import NextItemObjective
+from tests.unit.teachers.test_e4srec import FAMILIES, assert_peft_reads, base_model
 
 SMALL = {"width": 16, "heads": 2, "hidden": 24}
 
@@ -108,25 +110,50 @@ def test_checkpoint_round_trip_is_exact(dataset: PreparedDataset, tmp_path: Path
     assert not any("embed_tokens" in name for name in model.state_dict())
 
 
-def test_a_pretrained_decoder_is_needed_once(dataset: PreparedDataset, tmp_path: Path) -> None:
-    from transformers import Qwen2Config, Qwen2Model
-
-    base = tmp_path / "base"
-    pretrained = Qwen2Model(
-        Qwen2Config(
-            vocab_size=50, hidden_size=24, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-            num_key_value_heads=1, bos_token_id=None, eos_token_id=None,
-        )
-    )  # fmt: skip
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pretrained_decoder_is_needed_once(dataset: PreparedDataset, tmp_path: Path, family: str) -> None:
+    base = Path(base_model(tmp_path / "base", family))
+    pretrained = AutoModel.from_pretrained(base)
     pretrained.to(torch.bfloat16).save_pretrained(base)
     model = build(dataset, user_model=str(base))
     assert torch.equal(model.user.norm.weight, pretrained.norm.weight.float())
     assert torch.equal(model.user.layers[0].mlp.up_proj.weight, pretrained.layers[0].mlp.up_proj.weight.float())
+    items = torch.randint(1, 61, (4, 8))
+    loss = NextItemObjective(model, RecommendationLossConfig(), dataset).next_item(
+        model.hidden(items)[:, -1], model.item_vectors(), items[:, 0], items[:, 0]
+    )[0]
+    loss.backward()
+    assert all(parameter.grad is not None for name, parameter in model.named_parameters())
+    changed = items.clone()
+    changed[:, 5] = changed[:, 5] % 60 + 1
+    torch.testing.assert_close(model.hidden(changed)[:, :5], model.hidden(items)[:, :5])
     save_checkpoint(str(tmp_path / "teacher"), model, dataset)
     for file in base.iterdir():
         file.unlink()
-    items = torch.randint(1, 61, (4, 8))
     assert torch.equal(load_checkpoint(tmp_path / "teacher").model.hidden(items), model.hidden(items))
+
+
+def test_adapters_of_the_user_model_train_alone_and_are_merged(dataset: PreparedDataset, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    base = base_model(tmp_path / "base", "qwen3")
+    plain = build(dataset, user_model=base)
+    model = build(dataset, user_model=base, user_lora={"rank": 2})
+    items = torch.randint(1, 61, (4, 8))
+    torch.testing.assert_close(model.hidden(items), plain.hidden(items))
+    learning = {name for name, parameter in model.user.named_parameters() if parameter.requires_grad}
+    assert learning and all("lora_" in name for name in learning)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    state = model.finished(model.export_state(), dataset)
+    save_checkpoint(str(tmp_path / "teacher"), model, dataset, state=state)
+    loaded = load_checkpoint(tmp_path / "teacher").model
+    torch.testing.assert_close(loaded.hidden(items), model.hidden(items), atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(loaded.hidden(items), plain.hidden(items), atol=1e-2)
+    assert_peft_reads(tmp_path / "teacher", tmp_path / "base", model.user)
+    with pytest.raises(UserError, match="user_lora adapts a pretrained model; name one in user_model"):
+        from_dict(HLLMConfig, {"user_lora": {}})
 
 
 def test_a_pretrained_decoder_is_cut_and_begins_afresh(dataset: PreparedDataset, tmp_path: Path) -> None:

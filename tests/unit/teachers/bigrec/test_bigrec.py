@@ -371,12 +371,20 @@ def test_adapters_alone_learn_and_titles_keep_the_vectors_of_the_base(
     made.model.embed_titles()
     torch.testing.assert_close(made.model.item_vectors(), full.item_vectors())
     ids = torch.tensor([[5, 6, 7]])
-    assert not torch.allclose(made.model.eval().lm(ids).logits, full.lm(ids).logits)
     with torch.device("meta"):
         outline = BIGRec(made.model.config, num_items=dataset.num_items)
     assert {name: tensor.shape for name, tensor in outline.state_dict().items()} == {
         name: tensor.shape for name, tensor in made.model.state_dict().items()
     }
+    written = made.model.eval().lm(ids).logits
+    assert not torch.allclose(written, full.lm(ids).logits)
+    save_checkpoint(str(tmp_path / "teacher"), made.model, dataset)
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    adapter = str(tmp_path / "teacher" / "adapter")
+    loaded = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
+    torch.testing.assert_close(loaded(ids).logits, written)
     wrong = dataclasses.replace(config, lora=BIGRecLoRAConfig(targets=("nothing",)))
     with pytest.raises(UserError, match=r"lora\.targets nothing: .*not found in the base model"):
         BIGRec.objective(wrong, dataset, inputs, seed=0)
