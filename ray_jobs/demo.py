@@ -11,15 +11,18 @@ submitted by `ray job submit` (README). Killed at any moment and started again, 
 """
 
 import argparse
+import contextlib
 import logging
 import re
 import shlex
 import signal
 import sys
 import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ray_jobs import cli
 from ray_jobs.local_ray import LocalRay, local_ray
@@ -28,6 +31,8 @@ from recsys.errors import UserError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
+
+T = TypeVar("T")
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIGS = PROJECT / "ray_jobs" / "configs"
@@ -119,15 +124,16 @@ def submit(ray: LocalRay, entrypoint: str, *, heartbeat: bool = False) -> int:
 
     for noisy in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    client = JobSubmissionClient(ray.address, headers=ray.headers)
+    client = patiently(lambda: JobSubmissionClient(ray.address, headers=ray.headers))
     job = _submit_when_ready(client, entrypoint)
     try:
         _stream(client, job, heartbeat)
     except BaseException:
         # The job hears of it (a server takes its application down); Ray's end is not waited for any longer than that.
-        client.stop_job(job)
+        with contextlib.suppress(OSError, RuntimeError):
+            client.stop_job(job)
         raise
-    info = client.get_job_info(job)
+    info = patiently(lambda: client.get_job_info(job))
     if info.driver_exit_code is None:
         print(f"error: the job did not run: {' '.join((info.message or 'no reason given').split())}", file=sys.stderr)
         return 1
@@ -135,16 +141,42 @@ def submit(ray: LocalRay, entrypoint: str, *, heartbeat: bool = False) -> int:
 
 
 def _submit_when_ready(client: "JobSubmissionClient", entrypoint: str) -> str:
-    deadline = time.monotonic() + _AGENT_SECONDS
-    while True:
+    job = f"recsys-{uuid.uuid4().hex[:16]}"  # so that it is there once, however often it is submitted
+
+    def attempt() -> str | None:
         try:
             return client.submit_job(
-                entrypoint=entrypoint, runtime_env={"working_dir": str(PROJECT), "excludes": EXCLUDES}
+                entrypoint=entrypoint,
+                submission_id=job,
+                runtime_env={"working_dir": str(PROJECT), "excludes": EXCLUDES},
             )
         except RuntimeError as error:
+            if f"{job} already exists" in str(error):
+                return job
             # The job server answers a little before the agent that starts drivers.
             if "No available agent" not in str(error) or time.monotonic() > deadline:
                 raise UserError(f"the job cannot be submitted: {str(error).strip().splitlines()[0]}") from None
+            return None
+
+    deadline = time.monotonic() + _AGENT_SECONDS
+    while (found := patiently(attempt)) is None:
+        time.sleep(0.2)
+    return found
+
+
+def patiently(ask: Callable[[], T], seconds: float = _AGENT_SECONDS) -> T:
+    """The answer of Ray's job server, which on a busy machine drops a connection now and then.
+
+    Raises:
+        UserError: it has not answered for so many seconds.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return ask()
+        except OSError as error:  # as the errors of requests are
+            if time.monotonic() > deadline:
+                raise UserError(f"Ray's job server does not answer ({type(error).__name__}); run it again") from None
             time.sleep(0.2)
 
 
@@ -154,8 +186,8 @@ def _stream(client: "JobSubmissionClient", job: str, heartbeat: bool) -> None:
     shown = 0
     ended = False
     while not ended:
-        ended = client.get_job_status(job).is_terminal()
-        log = client.get_job_logs(job)
+        ended = patiently(lambda: client.get_job_status(job).is_terminal())
+        log = patiently(lambda: client.get_job_logs(job))
         # Whole lines only, so that chatter is known as such; the last one may lack its end.
         whole = len(log) if ended else log.rfind("\n") + 1
         lines = [line for line in log[shown:whole].splitlines() if not _CHATTER.search(line)]
