@@ -156,6 +156,7 @@ def search(contest: Contest, kind: str, store: Path, options: Options) -> None:
     import ray
 
     from ray_jobs import tune
+    from ray_jobs.sweep import Sweep
 
     prepared(contest.settings, options)
     project, space = project_of(contest.settings), contest.spaces[kind]
@@ -167,7 +168,7 @@ def search(contest: Contest, kind: str, store: Path, options: Options) -> None:
     concurrent = 1 if options.quick else options.args.concurrent
     timed = replace(space, minutes=options.seconds_left / 60, concurrent=concurrent)
     name = f"{kind}-{contest.key(kind)[:8]}"
-    sweep = tune.Sweep(project, name, timed)
+    sweep = Sweep(project, name, timed)
     try:
         tune.run(project, name, timed, resume=True)
     except UserError:

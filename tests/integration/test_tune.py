@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from ray_jobs import distill, tune
 from ray_jobs.settings import Settings
+from ray_jobs.sweep import Sweep
 from recsys import storage, tracking
 from recsys.checkpoint import save_checkpoint
 from recsys.config import from_dict, load_config, to_dict
@@ -184,7 +185,7 @@ def test_a_trial_learns_what_the_same_student_learns_alone(ray_session: None, se
     torch.set_num_threads(1)
     config = sweep({"model.blocks": {"kind": "int", "low": 1, "high": 2}}, search="grid", stopping={"kind": "none"})
     for record in tune.run(settings, "depths", config):
-        student = tune.Sweep(settings, "depths", config).candidate(record.parameters)
+        student = Sweep(settings, "depths", config).candidate(record.parameters)
         objective, dataset, training = distill.build(student, settings.layout)
         alone = train(objective, dataset, training, report=lambda epoch: None).progress
         assert record.quality == pytest.approx(alone.best["ndcg@10"])
@@ -338,7 +339,7 @@ def test_trials_of_two_workers(ray_session: None, settings: Settings) -> None:
     finished, stopped, failed = tune.run(settings, "workers", config)
     assert (finished.status, stopped.status, failed.status) == ("finished", "stopped", "failed")
     assert "diverged" in failed.reason and 0 < stopped.epochs < EPOCHS
-    student = tune.Sweep(settings, "workers", config).candidate(finished.parameters)
+    student = Sweep(settings, "workers", config).candidate(finished.parameters)
     objective, dataset, training = distill.build(student, settings.layout)
     alone = train(objective, dataset, training, report=lambda epoch: None).progress
     assert finished.epochs == EPOCHS and finished.quality == pytest.approx(alone.best["ndcg@10"], abs=0.01)
@@ -425,7 +426,7 @@ def test_trials_that_lose_their_process_or_want_too_much_memory(
         concurrent=1,
         restarts=1,
     )
-    store = tune.Sweep(made, "lost", config).store
+    store = Sweep(made, "lost", config).store
     over, killed = threading.Event(), []
 
     def kill() -> None:
@@ -468,7 +469,7 @@ def test_a_lost_node_costs_the_trials_on_it(settings: Settings, tmp_path: Path) 
     config = sweep(weights, search="grid", stopping={"kind": "none"})
     (tmp_path / "project.yaml").write_text(yaml.safe_dump(to_dict(made)))
     (tmp_path / "node.yaml").write_text(yaml.safe_dump(to_dict(config)))
-    store, log = tune.Sweep(made, "node", config).store, tmp_path / "log"
+    store, log = Sweep(made, "node", config).store, tmp_path / "log"
     node = {"num_cpus": 1, "object_store_memory": 150_000_000}
     with ray_nodes("node-", **node) as cluster:
         lost = cluster.add_node(**node)

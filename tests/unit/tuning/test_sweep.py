@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from ray_jobs import evaluate, tune
+from ray_jobs import distill, evaluate, sweep_winner, tune
 from ray_jobs.settings import Settings
+from ray_jobs.sweep import Sweep
 from recsys import storage
 from recsys.config import from_dict, to_dict
 from recsys.data.prepared import PreparedDataset
@@ -23,21 +24,21 @@ Make = Callable[..., Record]
 @pytest.fixture
 def sweep(
     tmp_path: Path, random_dataset: Callable[..., PreparedDataset], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tune.Sweep]:
+) -> Callable[..., Sweep]:
     """A sweep over a dropout; retraining and testing are made up."""
     student = {"model": {"kind": "sasrec", "width": 8, "blocks": 1, "heads": 1}}
     settings = from_dict(Settings, {"name": "p", "storage": str(tmp_path), "students": {"s": student}})
     random_dataset().write(settings.layout.dataset)
     metrics = {"masked": {"ndcg@10": 0.1, "hr@10": 0.2}}
-    monkeypatch.setattr(tune, "_draw", lambda *_: None)
-    monkeypatch.setattr(tune.distill, "run", lambda *_: {})
+    monkeypatch.setattr(sweep_winner, "_draw", lambda *_: None)
+    monkeypatch.setattr(distill, "run", lambda *_: {})
     monkeypatch.setattr(evaluate, "subjects", lambda *_: [])
     monkeypatch.setattr(results, "read_result", lambda *_: SimpleNamespace(metrics=metrics))
 
-    def build(trials: int, **values: Any) -> tune.Sweep:
+    def build(trials: int, **values: Any) -> Sweep:
         space = {"model.dropout": {"kind": "uniform", "low": 0, "high": 0.9}}
         standard = {"student": "s", "parameters": space, "trials": trials, "retrain": 1}
-        made = tune.Sweep(settings, "x", from_dict(SweepConfig, standard | values))
+        made = Sweep(settings, "x", from_dict(SweepConfig, standard | values))
         # What is left to try is not tried: the time is up.
         monkeypatch.setattr(tune, "_search", lambda sweep, _: sweep.store.records())
         return made
@@ -45,7 +46,7 @@ def sweep(
     return build
 
 
-def end(sweep: tune.Sweep, make: Make, number: int, quality: float, **facts: Any) -> Record:
+def end(sweep: Sweep, make: Make, number: int, quality: float, **facts: Any) -> Record:
     parameters = {"model.dropout": number / 10}
     record = make(number, [quality], parameters, digest=sweep.digest(parameters), **facts)
     sweep.store.start(Started(digest=record.digest, number=number, parameters=parameters))
@@ -53,17 +54,17 @@ def end(sweep: tune.Sweep, make: Make, number: int, quality: float, **facts: Any
     return record
 
 
-def go_on(sweep: tune.Sweep) -> None:
+def go_on(sweep: Sweep) -> None:
     tune.run(sweep.settings, "x", sweep.config, resume=True)
 
 
-def were_tested(sweep: tune.Sweep) -> list[str]:
+def were_tested(sweep: Sweep) -> list[str]:
     file = storage.join(sweep.uri, "tested.json")
     return storage.read_json(file)["winners"] if storage.exists(file) else []
 
 
 def test_a_sweep_that_was_cut_is_not_tested(
-    sweep: Callable[..., tune.Sweep], record: Make, capsys: pytest.CaptureFixture[str]
+    sweep: Callable[..., Sweep], record: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = sweep(2)
     end(made, record, 0, 0.5)
@@ -78,10 +79,10 @@ def test_a_sweep_that_was_cut_is_not_tested(
 
 
 def test_each_winner_that_is_tested_counts(
-    sweep: Callable[..., tune.Sweep], record: Make, monkeypatch: pytest.MonkeyPatch
+    sweep: Callable[..., Sweep], record: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[int] = []
-    monkeypatch.setattr(tune, "_draw", lambda _sweep, _records, _folder, test: shown.append(test["winners"]))
+    monkeypatch.setattr(sweep_winner, "_draw", lambda _sweep, _records, _folder, test: shown.append(test["winners"]))
     made = sweep(1)
     first = end(made, record, 0, 0.5)
     go_on(made)
@@ -94,7 +95,7 @@ def test_each_winner_that_is_tested_counts(
     assert were_tested(more) == [first.digest, second.digest] and shown == [1, 1, 2]
 
 
-def test_the_student_as_it_is_is_tried_where_the_search_may(sweep: Callable[..., tune.Sweep]) -> None:
+def test_the_student_as_it_is_is_tried_where_the_search_may(sweep: Callable[..., Sweep]) -> None:
     dropout = {"kind": "uniform", "low": 0.1, "high": 0.5, "points": 2}
     assert sweep(1, parameters={"model.dropout": dropout}).own() == [{"model.dropout": 0.2}]
     assert sweep(1, parameters={"model.dropout": dropout}, defaults=False).own() == []
@@ -106,13 +107,13 @@ def test_the_student_as_it_is_is_tried_where_the_search_may(sweep: Callable[...,
 
 
 def test_a_value_that_needs_another_is_found_amid_many(
-    sweep: Callable[..., tune.Sweep], monkeypatch: pytest.MonkeyPatch
+    sweep: Callable[..., Sweep], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def assemble(student: Any, *_: Any) -> None:
         if (student.model.width == 8) != (student.model.blocks == 7) or student.training.seed == 3:
             raise UserError("these do not go together")
 
-    monkeypatch.setattr(tune.distill, "assemble", assemble)
+    monkeypatch.setattr(distill, "assemble", assemble)
     space = {
         "model.blocks": {"kind": "choice", "values": [7, 1]},
         "model.width": {"kind": "choice", "values": [16, 32, 8]},
@@ -124,7 +125,7 @@ def test_a_value_that_needs_another_is_found_amid_many(
         sweep(1, parameters={**space, "training.seed": {"kind": "int", "low": 2, "high": 4}}).load()
 
 
-def test_a_space_that_is_used_up_is_a_sweep_that_is_through(sweep: Callable[..., tune.Sweep], record: Make) -> None:
+def test_a_space_that_is_used_up_is_a_sweep_that_is_through(sweep: Callable[..., Sweep], record: Make) -> None:
     made = sweep(3)
     end(made, record, 0, 0.5)
     go_on(made)
@@ -137,11 +138,11 @@ def test_a_space_that_is_used_up_is_a_sweep_that_is_through(sweep: Callable[...,
     assert not sweep(3, parameters={"model.dropout": {"kind": "uniform", "low": 0, "high": 0.8}}).through()
 
 
-def test_the_winner_is_trained_on_the_chosen_budget(sweep: Callable[..., tune.Sweep], record: Make) -> None:
+def test_the_winner_is_trained_on_the_chosen_budget(sweep: Callable[..., Sweep], record: Make) -> None:
     made = sweep(1, epochs=2, retrain=2, retrain_epochs=7)
     assert made.key == sweep(1, epochs=2).key, "no trial is another by it"
-    found = tune.tuned(made, end(made, record, 3, 0.5)).students
+    found = sweep_winner.tuned(made, end(made, record, 3, 0.5)).students
     assert [found[f"s-tuned{n}"].training.seed for n in ("", "-seed1")] == [0, 1]
     assert found["s-tuned"].training.epochs == 7 and found["s-tuned"].model.dropout == 0.3
-    default = tune.tuned(sweep(1, epochs=2), end(made, record, 3, 0.5)).students
+    default = sweep_winner.tuned(sweep(1, epochs=2), end(made, record, 3, 0.5)).students
     assert default["s-tuned"].training.epochs == made.student.training.epochs
