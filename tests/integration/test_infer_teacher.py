@@ -19,6 +19,7 @@ import torch
 
 from ray_jobs import distill, infer_teacher, train_teacher
 from ray_jobs.settings import Settings, WorkersConfig
+from ray_jobs.shard_ranking import teacher_uris
 from recsys import storage
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import load_config
@@ -142,7 +143,7 @@ def test_each_fold_is_ranked_by_the_teacher_that_did_not_learn_it(
     signals = TeacherSignals.load(settings.layout.signals, dataset)
     assert signals.meta.trained_on == []
     train, fold_of = set(dataset.rows("train").tolist()), dataset.folds(2)
-    for number, uri in enumerate(infer_teacher.teacher_uris(settings)):
+    for number, uri in enumerate(teacher_uris(settings)):
         expected = rank_rows(
             TeacherEngine(load_checkpoint(uri).model, "fp32"), dataset, signals.rows, k=5, mask_history=True
         )
