@@ -6,8 +6,9 @@ BIGRec: the published procedure is transformers' `generate` (4 beams, left-padde
 tokens, stop at the end of the text), then one pass of the language model for each text and its distances to the whole
 catalogue. Ours is `BIGRec.ready(…).rank(…)`, with the same beams, in fp32 like the published side; its gain in bf16 is
 a figure of its own. Both read MovieLens 100K (data set `ml-100k` of --data-dir, or what `make demo` prepared); the
-language model is made from scratch and trained here until at least 95 % of its texts close with a quotation mark, or
-for a third of the time limit (`closed` says how many do).
+language model is made from scratch and trained here for a third of the time limit: after a few steps nearly all of its
+texts close with a quotation mark (`closed`), but histories get the same few (`distinct_texts`), whose scores are so
+close that rounding decides among the beams.
 
 HLLM and E4SRec, with random weights because only time is asked for: causal passes over windows against one row at a
 time.
@@ -52,7 +53,6 @@ from recsys.training.engine import build_engine
 
 BEAMS, BATCH, NEW_TOKENS, K = 4, 8, 128, 20
 WIDTH = 384
-CLOSED = 0.95
 _actor: list[tuple[TitlePass, PreparedDataset]] = []
 
 
@@ -104,12 +104,12 @@ def train(dataset: PreparedDataset, folder: str, options: Options) -> tuple[BIGR
     for batch, total in (step for epoch in range(100) for step in batches.epoch(epoch)):
         loss = engine.step(batch, total, 4e-3 if options.quick else 2e-3)["loss"]
         steps += 1
-        if steps % 25 and time.monotonic() < until:
+        if steps % 100 and time.monotonic() < until:
             continue
         model.eval()
         closed = closed_share(model, sample)
         progress(f"training: {steps} steps, loss {float(loss):.2f}, {closed:.0%} of texts close")
-        if closed >= (CLOSED + 1) / 2 or time.monotonic() >= until:
+        if time.monotonic() >= until:
             break
         model.train()
     model.embed_titles()
@@ -135,7 +135,7 @@ def two_actors(model: BIGRec, dataset: PreparedDataset, folder: str) -> dict[str
     """
     dataset.write(f"{folder}/dataset")
     save_checkpoint(f"{folder}/teacher", model, dataset)
-    rows = dataset.rows("test")[:256]
+    rows = dataset.rows("test")[:512]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, context, initializer=start_actor, initargs=(folder,)) as actors:
         list(actors.map(act, [rows[:64]] * 2))
