@@ -220,7 +220,7 @@ def build_slmrec(
     torch.manual_seed(seed)
     student, deep = cut_student(config, teacher.model), teacher.model
     if alignment is not None and alignment.online:
-        lora = getattr(deep.config, "lora", None)
+        lora = deep.lora
         deep = deep.fresh(deep.depth) if config.start == "fresh" else deep
         if lora is not None:
             deep.adapt(lora)

@@ -154,6 +154,10 @@ class E4SRec(LayeredTeacher):
     def decoder(self) -> Any:
         return self.llm
 
+    @property
+    def lora(self) -> LoRAConfig | None:
+        return self.config.lora
+
     def run(
         self,
         items: Tensor,

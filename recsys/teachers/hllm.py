@@ -28,6 +28,7 @@ from recsys.teachers.config import HLLMConfig, SignalsConfig
 from recsys.teachers.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder, pretrained_config
 from recsys.teachers.item_encoder import TextEmbeddings, embed_titles
 from recsys.teachers.layered import LayeredTeacher, check_same_size
+from recsys.teachers.lora_config import LoRAConfig
 from recsys.teachers.ranking import WindowPass
 from recsys.teachers.teacher import Progress
 from recsys.teachers.time_gaps import TimeGaps
@@ -144,6 +145,10 @@ class HLLM(LayeredTeacher):
     @property
     def decoder(self) -> Any:
         return self.user
+
+    @property
+    def lora(self) -> LoRAConfig | None:
+        return self.config.user_lora
 
     def query(
         self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None, times: Tensor | None = None

@@ -85,6 +85,11 @@ class LayeredTeacher(Teacher):
         vectors = self.item_vectors() if vectors is None else vectors
         return self.read_out(self.at_items(self.run(items, vectors, times), items.shape[1]), vectors)
 
+    @property
+    def lora(self) -> LoRAConfig | None:
+        """The adapters that its decoder was trained by, None where all its weights were."""
+        raise NotImplementedError
+
     def adapt(self, lora: LoRAConfig, base: str | None = None) -> None:
         """Freeze the decoder and train adapters on it; a checkpoint has them merged.
 

@@ -248,13 +248,7 @@ def test_adapters_train_alone_and_are_merged_when_saved(dataset: PreparedDataset
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert {name.split(".")[0] for name in trained} == {"llm", "enter", "score"}
     assert all("lora_" in name for name in trained if name.startswith("llm"))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_()
-    state = model.finished(model.export_state(), dataset)
-    save_checkpoint(str(tmp_path / "teacher"), model, dataset, state=state)
-    loaded = load_checkpoint(tmp_path / "teacher").model
+    loaded = with_drawn_adapters(model, dataset, tmp_path / "teacher")
     torch.testing.assert_close(loaded.hidden(items), model.hidden(items), atol=1e-4, rtol=1e-4)
     assert_peft_reads(tmp_path / "teacher", tmp_path / "base", model.llm)
     assert not torch.allclose(loaded.hidden(items), plain.hidden(items), atol=1e-3)
@@ -263,9 +257,12 @@ def test_adapters_train_alone_and_are_merged_when_saved(dataset: PreparedDataset
 
 
 @pytest.mark.parametrize("start", ["teacher", "fresh"])
-def test_online_a_teacher_with_adapters_trains_adapters(dataset: PreparedDataset, tmp_path: Path, start: str) -> None:
+@pytest.mark.parametrize(("kind", "option"), [("e4srec", "lora"), ("hllm", "user_lora")])
+def test_online_a_teacher_with_adapters_trains_adapters(
+    dataset: PreparedDataset, tmp_path: Path, kind: str, option: str, start: str
+) -> None:
     pytest.importorskip("peft")
-    model = build(llm=base_model(tmp_path / "base", "llama"), instruction="given history", lora={"rank": 2})
+    model = pretrained(dataset, kind, base_model(tmp_path / "base", "llama"), **{option: {"rank": 2}})
     state = model.finished(model.export_state(), dataset)
     save_checkpoint(str(tmp_path / "teacher"), model, dataset, state=state)
     objective = build_slmrec(
@@ -284,6 +281,16 @@ def test_online_a_teacher_with_adapters_trains_adapters(dataset: PreparedDataset
     batch, _ = next(iter(objective.batches(dataset, TrainingConfig(batch_size=4), rank=0, world=1).epoch(0)))
     objective(batch)[0].backward()
     assert all(parameter.grad is not None for parameter in objective.parameters() if parameter.requires_grad)
+
+
+def with_drawn_adapters(model: LayeredTeacher, dataset: PreparedDataset, checkpoint: Path) -> Any:
+    """Draw a model's adapters at random; the model that is loaded from its checkpoint."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    save_checkpoint(str(checkpoint), model, dataset, state=model.finished(model.export_state(), dataset))
+    return load_checkpoint(checkpoint).model
 
 
 def assert_peft_reads(checkpoint: Path, base: Path, adapted: Any) -> None:

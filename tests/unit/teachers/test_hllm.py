@@ -19,7 +19,7 @@ from recsys.teachers.teacher import Teacher
 from recsys.training.config import TrainingConfig
 from recsys.training.engine import build_engine
 from recsys.training.objective import NextItemObjective
-from tests.unit.teachers.test_e4srec import FAMILIES, assert_peft_reads, base_model
+from tests.unit.teachers.test_e4srec import FAMILIES, assert_peft_reads, base_model, with_drawn_adapters
 
 SMALL = {"width": 16, "heads": 2, "hidden": 24}
 
@@ -142,13 +142,7 @@ def test_adapters_of_the_user_model_train_alone_and_are_merged(dataset: Prepared
     torch.testing.assert_close(model.hidden(items), plain.hidden(items))
     learning = {name for name, parameter in model.user.named_parameters() if parameter.requires_grad}
     assert learning and all("lora_" in name for name in learning)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_()
-    state = model.finished(model.export_state(), dataset)
-    save_checkpoint(str(tmp_path / "teacher"), model, dataset, state=state)
-    loaded = load_checkpoint(tmp_path / "teacher").model
+    loaded = with_drawn_adapters(model, dataset, tmp_path / "teacher")
     torch.testing.assert_close(loaded.hidden(items), model.hidden(items), atol=1e-3, rtol=1e-3)
     assert not torch.allclose(loaded.hidden(items), plain.hidden(items), atol=1e-2)
     assert_peft_reads(tmp_path / "teacher", tmp_path / "base", model.user)
