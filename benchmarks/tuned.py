@@ -31,7 +31,7 @@ from ray_jobs.settings import Settings, StudentSettings
 from recsys import environment
 from recsys.config import beyond_defaults, digest, from_dict, load_config, to_dict
 from recsys.errors import UserError
-from recsys.tuning.config import SweepConfig, candidate
+from recsys.tuning.config import WITHOUT_EFFECT, SweepConfig, candidate
 from recsys.tuning.records import Record, best, show
 
 STORE = ROOT / "results" / "tuned"
@@ -39,17 +39,6 @@ SPACES = ROOT / "spaces"
 PAGE = ROOT.parent / "docs" / "results.md"
 KINDS = ("alone", "distilled")
 _BUDGET = ("trials", "epochs", "search", "objectives", "stopping", "defaults", "seed")
-_WITHOUT_EFFECT = (
-    "minutes",
-    "concurrent",
-    "workers",
-    "cpus",
-    "gpus",
-    "restarts",
-    "keep_checkpoints",
-    "retrain",
-    "retrain_epochs",
-)
 
 
 @dataclass(frozen=True)
@@ -82,7 +71,7 @@ class Contest:
 
     def key(self, kind: str) -> str:
         """Digest of what the sweep depends on."""
-        space = {k: v for k, v in beyond_defaults(self.spaces[kind]).items() if k not in _WITHOUT_EFFECT}
+        space = {k: v for k, v in beyond_defaults(self.spaces[kind]).items() if k not in WITHOUT_EFFECT}
         space["parameters"] = to_dict(self.spaces[kind])["parameters"]  # their kinds are defaults
         return digest([self._cell(self.settings, self.spaces[kind].student, kind, 0).key, space])
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import ray
 
-from ray_jobs import cli, distill
+from ray_jobs import cli, distill, runtime
 from ray_jobs.settings import DepthConfig, Layout, Settings, StudentSettings
 from recsys import environment, storage, tracking
 from recsys.checkpoint import load_checkpoint
@@ -83,8 +83,6 @@ def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
         print(f"depth: unchanged, kept ({layout.depth})", flush=True)
         study: dict[str, Any] = storage.read_json(uri)
     else:
-        from ray_jobs import runtime
-
         runtime.connect()
         with tracking.start_run(
             settings.tracking, layout.mlflow, settings.name, "depth", params=to_dict(settings.depth)
@@ -160,8 +158,9 @@ def _measure_all(settings: Settings, cells: list[Cell]) -> dict[str, Any]:
     layout, config = settings.layout, settings.evaluation
     asked = {"num_cpus": config.cpus, "num_gpus": config.gpus}
     print(f"depth: ranking by {len(cells)} models", flush=True)
-    rows = _get([_rank.options(**asked).remote(cell, layout, config, settings.depth) for cell in cells])
-    latency = _get([_time.options(**asked).remote(cells, layout, config, settings.depth)])[0]  # after the rest, alone
+    rows = runtime.result([_rank.options(**asked).remote(cell, layout, config, settings.depth) for cell in cells])
+    # After the rest, alone.
+    latency = runtime.result(_time.options(**asked).remote(cells, layout, config, settings.depth))
     rows = [{**row, "latency": latency[cell.name]} for row, cell in zip(rows, cells, strict=True)]
     dataset = PreparedDataset.load(layout.dataset)
     return {
@@ -239,16 +238,6 @@ def _load(cell: Cell, config: EvaluationConfig, study: DepthConfig) -> Any:
 
 def _device(config: EvaluationConfig) -> str:
     return "cuda" if config.gpus else "cpu"
-
-
-def _get(references: list[Any]) -> list[Any]:
-    """`ray.get`, a user's mistake in a task being the same mistake here."""
-    try:
-        return ray.get(references)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise UserError(str(error.cause)) from None
-        raise
 
 
 def main() -> None:

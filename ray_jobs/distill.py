@@ -16,7 +16,7 @@ from ray_jobs import cli
 from ray_jobs.settings import Layout, Settings, StudentSettings
 from recsys import tracking
 from recsys.checkpoint import load_checkpoint, save_checkpoint
-from recsys.config import digest, to_dict
+from recsys.config import digest, to_dict, without_unasked
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.signals.signals import TeacherSignals
@@ -43,8 +43,8 @@ def key(settings: Settings, name: str) -> str:
         job = f"distill --student {student.model.teacher}" if student.model.teacher else "train_teacher"
         inputs.append(cli.required(uri, f"teacher of student {name}", job).content_hash)
     said = to_dict(student)
-    if said["alignment"] and not student.stored:
-        del said["alignment"]["stored"]  # what was trained before there were any is kept
+    if student.alignment:
+        said["alignment"] = without_unasked(student.alignment, {"stored"})
     # Where workers run does not change what is learned; how many there are changes rounding only.
     return digest({"student": {**said, "scaling": None}, "inputs": inputs})
 

@@ -53,7 +53,7 @@ def run(settings: Settings, plan: ShardPlan) -> list[str]:
     check_room(config)
     cpus, gpus = resources(config)
     task = ray.remote(num_cpus=cpus, num_gpus=gpus)(time_sample)
-    timing: Timing = ray.get(task.remote(settings.layout.dataset, settings.layout.teacher, config, plan))
+    timing: Timing = runtime.result(task.remote(settings.layout.dataset, settings.layout.teacher, config, plan))
     return describe(timing, plan, config)
 
 

@@ -31,7 +31,7 @@ from ray_jobs.settings import Settings
 from ray_jobs.shard_ranking import plan_shards, rank_until_whole
 from recsys import storage, tracking
 from recsys.checkpoint import Checkpoint
-from recsys.config import beyond_defaults, digest, to_dict
+from recsys.config import digest, to_dict, without_unasked
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.signals.signals import SignalsMeta, TeacherSignals
@@ -61,9 +61,8 @@ def key(settings: Settings) -> str:
     Raises:
         UserError: the dataset or the teacher is not there yet.
     """
-    asked = beyond_defaults(settings.signals)
-    without = _WITHOUT_EFFECT | {name for name in _OPTIONS if name not in asked}
-    config = {name: value for name, value in to_dict(settings.signals).items() if name not in without}
+    said = without_unasked(settings.signals, _OPTIONS)
+    config = {name: value for name, value in said.items() if name not in _WITHOUT_EFFECT}
     if config["rows_per_shard"] is None:
         config["rows_per_shard"] = 8192  # what it was for all kinds: passes made then are kept
     inputs = {

@@ -37,14 +37,24 @@ def connect() -> None:
     )
 
 
-def result(reference: "ray.ObjectRef[Any]") -> Any:
-    """`ray.get`, a user's mistake in a task being the same mistake here."""
+def result(references: Any) -> Any:
+    """`ray.get` of one reference or a list, a user's mistake in a task being the same mistake here."""
     try:
-        return ray.get(reference)
+        return ray.get(references)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise UserError(str(error.cause)) from None
         raise
+
+
+def nodes() -> list[dict[str, float]]:
+    """What each node of the cluster has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def places(node: dict[str, float], cpus: float, gpus: float) -> int:
+    """How many processes fit a node."""
+    return min(int(node.get(name, 0) / each + 1e-6) for name, each in (("CPU", cpus), ("GPU", gpus)) if each)
 
 
 def check_room(what: str, *, cpus: float, gpus: float, lower: str, count: int = 1) -> None:
@@ -59,13 +69,12 @@ def check_room(what: str, *, cpus: float, gpus: float, lower: str, count: int = 
     """
     if os.environ.get("RECSYS_AUTOSCALING") == "1":
         return
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    asked = {name: each for name, each in (("CPU", cpus), ("GPU", gpus)) if each}
-    room = sum(min(int(node.get(name, 0) / each + 1e-6) for name, each in asked.items()) for node in nodes)
+    has = nodes()
+    room = sum(places(node, cpus, gpus) for node in has)
     if room >= count:
         return
-    wanted = " and ".join(f"{each:g} {name}" for name, each in asked.items())
-    sizes = sorted({(node.get("GPU", 0), node.get("CPU", 0)) for node in nodes}, reverse=True)[:3]
+    wanted = " and ".join(f"{each:g} {name}" for name, each in (("CPU", cpus), ("GPU", gpus)) if each)
+    sizes = sorted({(node.get("GPU", 0), node.get("CPU", 0)) for node in has}, reverse=True)[:3]
     have = "; ".join(f"{cpu:g} CPU and {gpu:g} GPU" for gpu, cpu in sizes)
     raise UserError(
         f"{what} asks for {wanted}, but the cluster has room for {room} (the largest nodes: {have}); lower {lower} "

@@ -2,35 +2,24 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from ray_jobs import distill
 from ray_jobs.settings import Settings, StudentSettings
-from recsys import storage
+from recsys import storage, tracking
 from recsys.config import digest, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation import results
 from recsys.signals.signals import TeacherSignals
 from recsys.signals.states import StoredStates
-from recsys.tuning.config import RealRange, SweepConfig, candidate, check, combinations, defaults, grid
+from recsys.tuning.config import WITHOUT_EFFECT, RealRange, SweepConfig, candidate, check, combinations, defaults, grid
 from recsys.tuning.records import TrialStore
 
 _BUILT = 64  # students, before a value is said to go together with nothing
 # What may change from one part of a sweep to the next.
-_WITHOUT_EFFECT = {
-    "trials",
-    "minutes",
-    "concurrent",
-    "workers",
-    "cpus",
-    "gpus",
-    "restarts",
-    "keep_checkpoints",
-    "retrain",
-    "retrain_epochs",
-}
+_MAY_CHANGE = {"trials", *WITHOUT_EFFECT}
 
 
 class Sweep:
@@ -57,9 +46,10 @@ class Sweep:
             raise UserError(f"population.interval must be less than the {training.epochs} epochs of a trial")
         self.trials = len(grid(config.parameters)) if config.search == "grid" else config.trials
         self.uri = settings.layout.sweep(self.name)
+        self._run = storage.join(self.uri, "run.json")
         self.store = TrialStore(storage.join(self.uri, "trials"))
         work = distill.key(replace(settings, students={config.student: self.trial_student}), config.student)
-        without = _WITHOUT_EFFECT if config.search == "population" else {*_WITHOUT_EFFECT, "population"}
+        without = _MAY_CHANGE if config.search == "population" else {*_MAY_CHANGE, "population"}
         self.asked = {key: value for key, value in to_dict(config).items() if key not in without}
         self.key = digest([work, self.asked])
         self._work = work
@@ -76,6 +66,14 @@ class Sweep:
         own = defaults(self.student, self.config.parameters) if self.config.defaults else None
         off_the_grid = self.config.search == "grid" and own not in grid(self.config.parameters)
         return [] if own is None or off_the_grid else [own]
+
+    def recorded(self) -> tracking.Run | None:
+        """Its MLflow run, once it has begun."""
+        said = results.read_json_if_whole(self._run)
+        return tracking.Run(**said) if isinstance(said, dict) else None
+
+    def record(self, run: tracking.Run) -> None:
+        storage.write_json(self._run, asdict(run))
 
     def through(self) -> bool:
         """Whether all that was asked for has been tried, or all that the space holds."""

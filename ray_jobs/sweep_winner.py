@@ -10,7 +10,7 @@ import yaml
 from ray_jobs import cli, distill
 from ray_jobs.settings import Settings
 from ray_jobs.sweep import Sweep
-from recsys import environment, storage, tracking
+from recsys import environment, storage
 from recsys.config import to_dict
 from recsys.errors import UserError
 from recsys.evaluation import results
@@ -41,8 +41,8 @@ def conclude(sweep: Sweep, records: list[Record]) -> None:
     uri = storage.join(sweep.uri, "report")
     with storage.new_artifact(uri) as directory:
         _draw(sweep, records, directory, tested)
-        if recorded := results.read_json_if_whole(storage.join(sweep.uri, "run.json")):
-            tracking.Run(**recorded).log_artifact(directory, "report")
+        if run := sweep.recorded():
+            run.log_artifact(directory, "report")
     print(f"report: {storage.join(uri, 'sweep.html')}", flush=True)
     print(f"configuration: {storage.join(sweep.uri, 'winner.yaml')}", flush=True)
 
@@ -96,8 +96,8 @@ def _retrain(sweep: Sweep, settings: Settings, winner: Record) -> dict[str, Any]
         "spread": stdev(values) if len(values) > 1 else 0.0,
         "winners": len(winners),
     }
-    if recorded := results.read_json_if_whole(storage.join(sweep.uri, "run.json")):
-        run, uri = tracking.Run(**recorded), settings.layout.student(names[0])
+    if run := sweep.recorded():
+        uri = settings.layout.student(names[0])
         model, content = f"{settings.name}.{names[0]}", cli.required(uri, "checkpoint", "distill").content_hash
         run.register(storage.local_copy(uri, "checkpoint"), model, content)
         run.log_metrics({"test": tested})

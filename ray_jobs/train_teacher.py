@@ -21,11 +21,11 @@ from typing import Any, TypeVar
 
 import ray
 
-from ray_jobs import cli
+from ray_jobs import cli, runtime
 from ray_jobs.settings import Layout, Settings, TeacherSettings
 from recsys import tracking
 from recsys.checkpoint import save_checkpoint
-from recsys.config import beyond_defaults, digest, to_dict
+from recsys.config import digest, to_dict, without_unasked
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.teachers.config import with_absolute_folders
@@ -50,8 +50,7 @@ def key(settings: Settings) -> str:
         inputs.append(
             cli.required(settings.layout.student(name), f"student {name}", f"distill --student {name}").content_hash
         )
-    said, asked = to_dict(settings.teacher), beyond_defaults(settings.teacher.model)
-    said["model"] = {name: value for name, value in said["model"].items() if name not in _OPTIONS or name in asked}
+    said = to_dict(settings.teacher) | {"model": without_unasked(settings.teacher.model, _OPTIONS)}
     # Where workers run does not change what is learned; how many there are changes rounding only.
     return digest({"teacher": {**said, "scaling": None}, "inputs": inputs})
 
@@ -102,7 +101,7 @@ def _train(
     if not force and cli.is_current(uri, work):
         print(f"{name}: unchanged, kept", flush=True)
         return {}
-    from ray_jobs import runtime, train_runs
+    from ray_jobs import train_runs
 
     runtime.connect()
     train_runs.check_room(teacher.scaling)  # which has room for the task as well
@@ -133,10 +132,8 @@ def _train(
 def _in_task(work: Callable[..., T], teacher: TeacherSettings, *arguments: Any) -> T:
     """`work` where a worker could be: the driver's node may have neither GPU nor the model that is named."""
     task: Any = ray.remote(num_cpus=teacher.scaling.cpus, num_gpus=min(teacher.scaling.gpus, 1))(work)
-    try:
-        return ray.get(task.remote(teacher, *arguments))
-    except UserError as error:  # as Ray wraps it, with the task's traceback
-        raise UserError(str(error.cause if isinstance(error, ray.exceptions.RayTaskError) else error)) from None
+    done: T = runtime.result(task.remote(teacher, *arguments))
+    return done
 
 
 def prepare(teacher: TeacherSettings, layout: Layout) -> dict[str, str]:

@@ -20,7 +20,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from ray.tune.search import Searcher
 from ray.tune.utils import flatten_dict
 
-from ray_jobs import trial_work
+from ray_jobs import runtime, trial_work
 from ray_jobs.population import RECORDED_EPOCH, Population
 from ray_jobs.settings import Layout, StudentSettings, WorkersConfig
 from ray_jobs.shared_inputs import Inputs
@@ -41,9 +41,9 @@ def room(config: SweepConfig) -> int:
     Raises:
         UserError: there is not room for one.
     """
-    nodes = _nodes()
+    nodes = runtime.nodes()
     # A process, a trial or one of its workers, lies on one node.
-    places = sum(_places(node, config.cpus, config.gpus) for node in nodes) // config.workers
+    places = sum(runtime.places(node, config.cpus, config.gpus) for node in nodes) // config.workers
     if os.environ.get("RECSYS_AUTOSCALING") == "1":  # what there is now is not all
         return config.concurrent or max(1, places)
     if places < 1:
@@ -68,19 +68,9 @@ def _share(config: SweepConfig, concurrent: int) -> float:
     All of a population are begun, and Ray Tune runs as many as there is room for. None asks for more than a node has:
     on more nodes than `concurrent` as many run.
     """
-    able = [node["CPU"] for node in _nodes() if _places(node, config.cpus, config.gpus)]
+    able = [node["CPU"] for node in runtime.nodes() if runtime.places(node, config.cpus, config.gpus)]
     share = math.floor(1e4 * sum(able) / concurrent) / 1e4  # Ray rounds to four decimals: up would be too much
     return max(config.cpus, min(share, max(able, default=share)))
-
-
-def _nodes() -> list[dict[str, float]]:
-    """What each node of the cluster has."""
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _places(node: dict[str, float], cpus: float, gpus: float) -> int:
-    """How many processes fit a node."""
-    return min(int(node.get(name, 0) / each + 1e-6) for name, each in (("CPU", cpus), ("GPU", gpus)) if each)
 
 
 def weights(folder: str) -> str:

@@ -14,7 +14,6 @@ alone; test rows are ranked once, for the winner, when it has been trained anew 
 
 import argparse
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from ray_jobs.sweep_winner import conclude
 from recsys import storage, tracking
 from recsys.config import load_config
 from recsys.errors import UserError
-from recsys.evaluation import results
 from recsys.tuning.config import SweepConfig
 from recsys.tuning.records import Record, Started, best
 
@@ -80,7 +78,7 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
     from recsys.tuning.search import Search
 
     runtime.connect()
-    concurrent = trials.room(config)
+    concurrent, before = trials.room(config), sweep.recorded()
     interrupted = sweep.store.interrupted()
     first = [started.parameters for started in interrupted] + sweep.own()
     left = sweep.trials - len(records)
@@ -99,7 +97,7 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
         settings.layout.mlflow,
         settings.name,
         f"sweep {sweep.name}",
-        id=(results.read_json_if_whole(storage.join(sweep.uri, "run.json")) or {}).get("id", ""),
+        id=before.id if before else "",
         params=sweep.asked,
         tags={"student": config.student, "dataset": fingerprint, "sweep": sweep.key},
     ) as recorded:
@@ -116,7 +114,7 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
                 tags={"sweep": sweep.key, "trial": started.digest},
             )
 
-        storage.write_json(storage.join(sweep.uri, "run.json"), asdict(recorded))
+        sweep.record(recorded)
         seconds = 60 * config.minutes if config.minutes else None
         search = Search(config, sweep.digest, records=records, first=first)
         ledger = Ledger(

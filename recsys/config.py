@@ -14,7 +14,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
@@ -34,6 +34,7 @@ __all__ = [
     "load_config",
     "set_value",
     "to_dict",
+    "without_unasked",
 ]
 
 T = TypeVar("T")
@@ -93,6 +94,13 @@ def beyond_defaults(config: Any) -> dict[str, Any]:
     The `kind` of a component is a default too; where it matters it has to be added.
     """
     return TypeAdapter(type(config)).dump_python(config, mode="json", exclude_defaults=True)
+
+
+def without_unasked(config: Any, later: Collection[str]) -> dict[str, Any]:
+    """`to_dict`, but for those settings of `later` that are at their defaults: a digest survives their arrival, and
+    still tells a default that changed of all others."""
+    asked = beyond_defaults(config)
+    return {name: value for name, value in to_dict(config).items() if name not in later or name in asked}
 
 
 def digest(value: Any) -> str:

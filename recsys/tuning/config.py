@@ -24,6 +24,19 @@ T = TypeVar("T")
 Value = bool | int | float | str | None
 Objective = Literal["quality", "parameters", "latency"]
 
+WITHOUT_EFFECT = frozenset(  # on what a sweep finds: how it runs, and what becomes of its winner
+    (
+        "minutes",
+        "concurrent",
+        "workers",
+        "cpus",
+        "gpus",
+        "restarts",
+        "keep_checkpoints",
+        "retrain",
+        "retrain_epochs",
+    )
+)
 _ALL = 32  # values of a whole range that are all checked; of a longer one its ends
 _INSIDE = 0.381966  # a place in a range that is no whole number where its ends are
 
