@@ -67,7 +67,7 @@ def as_ray_job(path: str, folder: str) -> Counts:
     import ray
 
     from ray_jobs import prepare_data
-    from ray_jobs.settings import Settings
+    from recsys.settings import Settings
     from recsys.data.config import DataConfig
     from recsys.data.prepared import SPLITS
     from recsys.tracking import TrackingConfig

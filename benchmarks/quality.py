@@ -24,7 +24,7 @@ from typing import Any
 
 from harness import FIXTURE, ROOT, Options, main, progress, scratch
 
-from ray_jobs.settings import Settings, StudentSettings
+from recsys.settings import Settings, StudentSettings
 from recsys.config import beyond_defaults, digest, from_dict, load_config, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError

@@ -20,7 +20,7 @@ from typing import Any
 
 from harness import FIXTURE, Options, main, progress, scratch
 
-from ray_jobs.settings import ServingConfig, Settings
+from recsys.settings import ServingConfig, Settings
 from recsys.data.config import DataConfig
 from recsys.data.prepared import PreparedDataset
 from recsys.serving.assignment import Arm

@@ -108,7 +108,7 @@ def body(options: Options) -> dict[str, Any]:
     missing = [(model, seed) for model, seed in wanted if read(STORE, model, seed) is None]
     progress(f"{len(wanted) - len(missing)} of {len(wanted)} cells are there")
     if missing and not args.table:
-        from ray_jobs.settings import Settings
+        from recsys.settings import Settings
 
         root = Path(args.storage or Settings().layout.storage_root) / "slmrec-ml-100k"
         fill(missing, options.dataset("ml-100k"), root, STORE, options)

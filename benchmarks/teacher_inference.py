@@ -34,7 +34,7 @@ import torch
 from harness import FIXTURE, Options, PeakMemory, main, progress, scratch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ray_jobs.settings import Settings
+from recsys.settings import Settings
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare

@@ -134,7 +134,7 @@ def on_ray(make: Callable[[int], Any], epochs: int, folder: str, number: int, lo
         import ray
 
         from ray_jobs import runtime, train_runs
-        from ray_jobs.settings import WorkersConfig
+        from recsys.settings import WorkersConfig
         from recsys.tracking import Run
 
         runtime.connect()

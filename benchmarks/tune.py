@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from harness import FIXTURE, Options, PeakMemory, main, progress, scratch
 
-from ray_jobs.settings import Layout, Settings, StudentSettings
+from recsys.settings import Layout, Settings, StudentSettings
 from recsys.config import digest, from_dict
 from recsys.data.config import DataConfig
 from recsys.data.download import located

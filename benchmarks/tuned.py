@@ -27,7 +27,7 @@ from typing import Any
 from harness import ROOT, Options, main, progress, scratch
 from quality import CONFIGS, Cell, OutOfTimeError, fill, make_signals, prepared, project_of, quick_settings, read
 
-from ray_jobs.settings import Settings, StudentSettings
+from recsys.settings import Settings, StudentSettings
 from recsys import environment
 from recsys.config import beyond_defaults, digest, from_dict, load_config, to_dict
 from recsys.errors import UserError

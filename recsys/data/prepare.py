@@ -1,7 +1,7 @@
 """From an opened source to a PreparedDataset, written once for one process and for a cluster.
 
-`prepare` speaks to the log only through `Partitions`: here they are tables in this process, in `ray_jobs.prepare_data`
-blocks of a Ray dataset. Either way the same functions see the same rows, so the fingerprint is the same.
+`prepare` speaks to the log only through `Partitions`: here they are tables in this process, on a cluster blocks of a
+Ray dataset. Either way the same functions see the same rows, so the fingerprint is the same.
 
 Memory of the caller: 12 bytes an interaction for the finished sequences (briefly 40), the ids of users and items, and
 the titles; a partition takes about 100 bytes an interaction of its own where it lies.
@@ -45,6 +45,10 @@ class Partitions(Protocol):
         ...
 
 
+Read = Callable[[InteractionLog], Partitions]
+"""Parses a log into partitions."""
+
+
 @dataclass(frozen=True)
 class LocalPartitions:
     """Everything in this process, one partition after another."""
@@ -76,7 +80,7 @@ def prepare(
     config: DataConfig,
     name: str,
     *,
-    read: Callable[[InteractionLog], Partitions] = LocalPartitions.read,
+    read: Read = LocalPartitions.read,
     report: Callable[[str], Any] = print,
 ) -> PreparedDataset:
     """Read, clean, filter, order and split.

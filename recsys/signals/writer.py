@@ -10,7 +10,7 @@ Legend: S rows, K candidates, N items, D width.
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,10 @@ class ShardPlan:
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.rows_per_shard)
+
+    def count(self, shards: Iterable[int]) -> int:
+        """Rows of some shards."""
+        return sum(len(self.shard(number)) for number in shards)
 
     def shard(self, number: int) -> np.ndarray:
         """The rows of a shard, contiguous in `rows`."""

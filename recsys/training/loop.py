@@ -48,6 +48,10 @@ class Progress:
     curve: list[dict[str, float]] = field(default_factory=list)
     finished: bool = False
 
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint says of its training."""
+        return {"best_epoch": self.best_epoch, "epochs": self.epoch, "valid": self.best, "curve": self.curve}
+
 
 @dataclass
 class Epoch:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ray_jobs import infer_teacher, train_teacher
-from ray_jobs.settings import Settings
+from recsys.settings import Settings
 from recsys.config import load_config
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from ray_jobs.settings import Settings
+from recsys.settings import Settings
 from recsys.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]

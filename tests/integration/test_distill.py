@@ -15,7 +15,7 @@ import ray.cloudpickle
 import torch
 
 from ray_jobs import distill, train_runs
-from ray_jobs.settings import Settings, StudentSettings, WorkersConfig
+from recsys.settings import Settings, StudentSettings, WorkersConfig
 from recsys.config import from_dict
 from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.errors import UserError

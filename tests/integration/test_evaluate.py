@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ray_jobs import evaluate, report
-from ray_jobs.settings import Settings
+from recsys.settings import Settings
 from recsys import storage
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import from_dict, to_dict

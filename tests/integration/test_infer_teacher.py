@@ -18,7 +18,7 @@ import ray
 import torch
 
 from ray_jobs import distill, infer_teacher, train_teacher
-from ray_jobs.settings import Settings, WorkersConfig
+from recsys.settings import Settings, WorkersConfig
 from ray_jobs.shard_ranking import teacher_uris
 from recsys import storage
 from recsys.checkpoint import load_checkpoint, save_checkpoint

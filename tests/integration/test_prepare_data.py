@@ -7,7 +7,7 @@ import pytest
 
 from ray_jobs import prepare_data
 from ray_jobs.prepare_data import RayPartitions
-from ray_jobs.settings import Settings
+from recsys.settings import Settings
 from recsys.config import from_dict
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare

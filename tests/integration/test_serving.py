@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ray_jobs import measure_ab, serve
-from ray_jobs.settings import ServingConfig, Settings
+from recsys.settings import ServingConfig, Settings
 from recsys import storage
 from recsys.checkpoint import save_checkpoint
 from recsys.data.config import DataConfig

@@ -12,7 +12,7 @@ import ray.cloudpickle
 import torch
 
 from ray_jobs import train_runs
-from ray_jobs.settings import WorkersConfig
+from recsys.settings import WorkersConfig
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare

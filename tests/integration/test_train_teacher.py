@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ray_jobs import train_teacher
-from ray_jobs.settings import Settings
+from recsys.settings import Settings
 from recsys.checkpoint import load_checkpoint
 from recsys.config import load_config
 from recsys.data.config import DataConfig

@@ -20,7 +20,7 @@ import yaml
 from safetensors.torch import load_file
 
 from ray_jobs import distill, tune
-from ray_jobs.settings import Settings
+from recsys.settings import Settings
 from ray_jobs.sweep import Sweep
 from recsys import storage, tracking
 from recsys.checkpoint import save_checkpoint

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from ray_jobs.settings import Settings
+from recsys.settings import Settings
 from recsys.config import Field, configuration, digest, from_dict, load_config, to_dict
 from recsys.errors import UserError
 

@@ -4,7 +4,7 @@ import pytest
 import ray
 
 from ray_jobs import estimate_pass, runtime, train_runs
-from ray_jobs.settings import WorkersConfig
+from recsys.settings import WorkersConfig
 from recsys.errors import UserError
 from recsys.teachers.config import SignalsConfig
 

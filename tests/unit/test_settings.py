@@ -2,7 +2,7 @@
 
 import pytest
 
-from ray_jobs.settings import Settings
+from recsys.settings import Settings
 from recsys.config import load_config
 from recsys.errors import UserError
 

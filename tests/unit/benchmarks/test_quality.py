@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ray_jobs.settings import Settings
+from recsys.settings import Settings
 from recsys.config import from_dict, load_config
 from recsys.errors import UserError
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ray_jobs.settings import Settings
+from recsys.settings import Settings
 from recsys.config import from_dict
 from recsys.errors import UserError
 from recsys.tuning.config import SweepConfig, check, defaults

@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from ray_jobs.settings import ServingConfig, Settings
+from recsys.settings import ServingConfig, Settings
 from recsys.config import from_dict
 from recsys.errors import UserError
 from recsys.serving.assignment import Arm, assign, position

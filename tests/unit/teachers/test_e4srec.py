@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from ray_jobs.settings import TeacherSettings
+from recsys.settings import TeacherSettings
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import from_dict, to_dict
 from recsys.data.prepared import PreparedDataset

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ray_jobs.settings import Settings, StudentSettings
+from recsys.settings import Settings, StudentSettings
 from ray_jobs.tune import SPACES, load_space
 from recsys.config import from_dict, load_config
 from recsys.errors import UserError

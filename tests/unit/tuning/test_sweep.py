@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ray_jobs import distill, evaluate, sweep_winner, tune
-from ray_jobs.settings import Settings
+from recsys.settings import Settings
 from ray_jobs.sweep import Sweep
 from recsys import storage
 from recsys.config import from_dict, to_dict

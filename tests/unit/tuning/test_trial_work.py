@@ -11,7 +11,7 @@ from ray import tune
 from safetensors.torch import load_file, save_file
 
 from ray_jobs import trial_work
-from ray_jobs.settings import Layout, StudentSettings
+from recsys.settings import Layout, StudentSettings
 from recsys.config import from_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.students.build import build_student

@@ -411,7 +411,7 @@ def test_what_cannot_work_is_refused(dataset: PreparedDataset, tmp_path: Path, c
 
 
 def test_configuration(tmp_path: Path) -> None:
-    from ray_jobs.settings import Settings
+    from recsys.settings import Settings
 
     def model(*overrides: str) -> object:
         return load_config(Settings, None, overrides).teacher.model

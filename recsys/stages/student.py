@@ -1,30 +1,27 @@
-"""Train students on Ray Train, alone or taught by a teacher's signals.
+"""Students, alone or taught by a teacher's signals.
 
-    python -m ray_jobs.distill --config ray_jobs/configs/demo.yaml --student sasrec-distilled
-    ray job submit --working-dir . -- python -m ray_jobs.distill --config ray_jobs/configs/demo.yaml
-
-Without --student every student of the configuration is trained, those without distillation first. A student takes part
-of its name's section: `students.sasrec.training.epochs=50` changes one value. A finished student whose configuration
-and inputs are unchanged is left as it is; an interrupted one continues from its last epoch.
+A finished student whose configuration and inputs are unchanged is left as it is; an interrupted one continues from its
+last epoch.
 """
 
-import argparse
 from functools import partial
 from typing import Any
 
-from ray_jobs import cli
-from ray_jobs.settings import Layout, Settings, StudentSettings
 from recsys import tracking
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import digest, to_dict, without_unasked
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.settings import Layout, Settings, StudentSettings
 from recsys.signals.signals import TeacherSignals
 from recsys.signals.states import StoredStates
+from recsys.stages.artefacts import fingerprint, is_current, required
+from recsys.stages.executor import Executor, Trained
 from recsys.students.build import build_student
 from recsys.students.config import CompressedConfig
 from recsys.students.items import with_plain_items
 from recsys.training.config import TrainingConfig
+from recsys.training.loop import Progress
 from recsys.training.objective import Objective, RankingTeacher
 
 
@@ -35,13 +32,13 @@ def key(settings: Settings, name: str) -> str:
         UserError: there is no such student, or an input is missing.
     """
     student = find(settings, name)
-    inputs = [cli.fingerprint(settings.layout)]
+    inputs = [fingerprint(settings.layout)]
     if student.needs_signals:
-        inputs.append(cli.required(settings.layout.signals, "set of teacher signals", "infer_teacher").content_hash)
+        inputs.append(required(settings.layout.signals, "set of teacher signals", "infer_teacher").content_hash)
     if student.model.kind in ("slmrec", "compressed"):
         uri = teacher_uri(student, settings.layout)
         job = f"distill --student {student.model.teacher}" if student.model.teacher else "train_teacher"
-        inputs.append(cli.required(uri, f"teacher of student {name}", job).content_hash)
+        inputs.append(required(uri, f"teacher of student {name}", job).content_hash)
     said = to_dict(student)
     if student.alignment:
         said["alignment"] = without_unasked(student.alignment, {"stored"})
@@ -56,7 +53,7 @@ def find(settings: Settings, name: str) -> StudentSettings:
     return settings.students[name]
 
 
-def run(settings: Settings, name: str, *, force: bool = False) -> dict[str, Any]:
+def make(settings: Settings, name: str, executor: Executor, *, force: bool = False) -> dict[str, Any]:
     """Train one student; its checkpoint lies at `settings.layout.student(name)`.
 
     Returns:
@@ -65,23 +62,20 @@ def run(settings: Settings, name: str, *, force: bool = False) -> dict[str, Any]
     student = find(settings, name)
     layout = settings.layout
     work = key(settings, name)
-    if not force and cli.is_current(layout.student(name), work):
+    if not force and is_current(layout.student(name), work):
         print(f"student {name}: unchanged, kept", flush=True)
         return {}
     if student.model.kind == "compressed":
         return _compress(student.model, name, settings, work)
-    from ray_jobs import runtime, train_runs
-
-    runtime.connect()
     with tracking.start_run(
         settings.tracking,
         layout.mlflow,
         settings.name,
         f"distill {name}",
         params=to_dict(student),
-        tags={"student": name, "dataset": cli.fingerprint(layout)},
+        tags={"student": name, "dataset": fingerprint(layout)},
     ) as recorded:
-        result = train_runs.fit(
+        trained = executor.fit(
             f"student-{name}",
             partial(build, student, layout),
             training=student.training,
@@ -91,14 +85,21 @@ def run(settings: Settings, name: str, *, force: bool = False) -> dict[str, Any]
             run=recorded,
             force=force,
         )
-        objective, dataset, _ = build(student, layout)
-        with_plain_items(objective.model)
-        info = {"training": train_runs.describe(result.progress), "settings": to_dict(student)}
-        save_checkpoint(layout.student(name), objective.model, dataset, state=result.state, key=work, info=info)
-        recorded.log_metrics({"best": result.progress.best, "best_epoch": result.progress.best_epoch})
+        progress = finish(student, layout, trained, layout.student(name), work)
+        recorded.log_metrics({"best": progress.best, "best_epoch": progress.best_epoch})
         recorded.set_tags({"checkpoint": layout.student(name)})
-        train_runs.discard(f"student-{name}", train_runs=layout.train_runs, key=work)
-    return info["training"]
+        executor.discard(f"student-{name}", train_runs=layout.train_runs, key=work)
+    return progress.describe()
+
+
+def finish(student: StudentSettings, layout: Layout, trained: Trained, uri: str, work: str) -> Progress:
+    """The student's checkpoint at `uri`, of the best weights of its training, the teacher's embeddings folded in."""
+    result = trained()
+    objective, dataset, _ = build(student, layout)
+    with_plain_items(objective.model)
+    info = {"training": result.progress.describe(), "settings": to_dict(student)}
+    save_checkpoint(uri, objective.model, dataset, state=result.state, key=work, info=info)
+    return result.progress
 
 
 def _compress(model: CompressedConfig, name: str, settings: Settings, work: str) -> dict[str, Any]:
@@ -202,15 +203,3 @@ def ordered(settings: Settings) -> list[str]:
     for name in sorted(settings.students, key=lambda name: settings.students[name].distilled):
         add(name, ())
     return names
-
-
-def main() -> None:
-    def body(settings: Settings, args: argparse.Namespace) -> None:
-        for name in [args.student] if args.student else ordered(settings):
-            run(settings, name, force=args.force)
-
-    cli.run_job(__doc__, body, lambda parser: parser.add_argument("--student", metavar="NAME"))
-
-
-if __name__ == "__main__":
-    main()

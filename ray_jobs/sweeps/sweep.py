@@ -5,15 +5,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from ray_jobs import distill
-from ray_jobs.settings import Settings, StudentSettings
 from recsys import storage, tracking
 from recsys.config import digest, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation import results
+from recsys.settings import Settings, StudentSettings
 from recsys.signals.signals import TeacherSignals
 from recsys.signals.states import StoredStates
+from recsys.stages import student as student_stage
 from recsys.tuning.config import WITHOUT_EFFECT, RealRange, SweepConfig, candidate, check, combinations, defaults, grid
 from recsys.tuning.records import TrialStore
 
@@ -32,7 +32,7 @@ class Sweep:
     def __init__(self, settings: Settings, name: str, config: SweepConfig) -> None:
         self.settings, self.config = settings, config
         self.name = f"{name}-{config.student}"
-        self.student = distill.find(settings, config.student)
+        self.student = student_stage.find(settings, config.student)
         taught = [key for key in config.parameters if key.startswith("distillation.")]
         if taught and self.student.distillation is None:
             raise UserError(
@@ -48,7 +48,7 @@ class Sweep:
         self.uri = settings.layout.sweep(self.name)
         self._run = storage.join(self.uri, "run.json")
         self.store = TrialStore(storage.join(self.uri, "trials"))
-        work = distill.key(replace(settings, students={config.student: self.trial_student}), config.student)
+        work = student_stage.key(replace(settings, students={config.student: self.trial_student}), config.student)
         without = _MAY_CHANGE if config.search == "population" else {*_MAY_CHANGE, "population"}
         self.asked = {key: value for key, value in to_dict(config).items() if key not in without}
         self.key = digest([work, self.asked])
@@ -137,7 +137,7 @@ class Sweep:
                 if (key, repr(value)) in proven:
                     break
                 try:
-                    distill.assemble(self.candidate(parameters), dataset, signals, self.settings.layout, states)
+                    student_stage.assemble(self.candidate(parameters), dataset, signals, self.settings.layout, states)
                     proven |= {(k, repr(v)) for k, v in parameters.items()}
                 except UserError as error:
                     problem = error

@@ -32,26 +32,19 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
-from ray_jobs import runtime
-from ray_jobs.settings import WorkersConfig
+from ray_jobs.cluster import runtime
 from recsys import storage
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.settings import WorkersConfig
+from recsys.stages.executor import Build, epoch_line
 from recsys.tracking import Run
 from recsys.training.config import TrainingConfig
-from recsys.training.loop import Epoch, Progress, TrainingResult, load_progress, train
+from recsys.training.loop import Epoch, TrainingResult, load_progress, train
 from recsys.training.objective import Objective
-
-Build = Callable[[], tuple[Objective, PreparedDataset, TrainingConfig]]
-"""Runs in every worker: seeds, builds the model with its losses and loads the data."""
 
 Describe = Callable[[Objective, PreparedDataset, str], dict[str, Any]]
 """Runs in every worker before it trains, with its device."""
-
-
-def fit(name: str, build: Build, **options: Any) -> TrainingResult:
-    """`trained`, read: the best epoch's weights and how training went."""
-    return load(trained(name, build, **options))
 
 
 def load(checkpoint: Checkpoint) -> TrainingResult:
@@ -60,7 +53,7 @@ def load(checkpoint: Checkpoint) -> TrainingResult:
         return load_progress(Path(directory))
 
 
-def trained(
+def fit(
     name: str,
     build: Build,
     *,
@@ -166,16 +159,6 @@ def _run_folders(name: str, key: str, train_runs: str) -> list[str]:
     return [info.base_name for info in found if form.fullmatch(info.base_name)]
 
 
-def describe(progress: Progress) -> dict[str, Any]:
-    """What a checkpoint says of its training."""
-    return {
-        "best_epoch": progress.best_epoch,
-        "epochs": progress.epoch,
-        "valid": progress.best,
-        "curve": progress.curve,
-    }
-
-
 def _work(config: dict[str, Any]) -> dict[str, Any]:
     """One worker."""
     torch.set_num_threads(config["threads"])
@@ -230,12 +213,7 @@ def _follow(queue: Queue, name: str, training: TrainingConfig, run: Run) -> None
             continue
         epoch = int(content["epoch"])
         run.log_metrics({k: v for k, v in content.items() if k not in ("epoch", "finished")}, step=epoch)
-        metric = training.metric
-        print(
-            f"{name}: epoch {epoch}/{training.epochs}  loss {content['loss']:.4f}  "
-            f"valid {metric} {content[f'valid_{metric}']:.4f}  {content['train_seconds']:.1f} s",
-            flush=True,
-        )
+        print(epoch_line(name, training, epoch, content), flush=True)
 
 
 def _last_line(error: Exception) -> str:

@@ -7,13 +7,16 @@ from typing import Any
 
 import yaml
 
-from ray_jobs import cli, distill
-from ray_jobs.settings import Settings
-from ray_jobs.sweep import Sweep
+from ray_jobs.on_ray import OnRay
+from ray_jobs.sweeps.sweep import Sweep
 from recsys import environment, storage
 from recsys.config import to_dict
 from recsys.errors import UserError
 from recsys.evaluation import results
+from recsys.settings import Settings
+from recsys.stages import evaluation
+from recsys.stages import student as student_stage
+from recsys.stages.artefacts import required
 from recsys.tuning.config import candidate, defaults
 from recsys.tuning.records import Record, best
 
@@ -69,22 +72,21 @@ def _draw(sweep: Sweep, records: list[Record], directory: Path, tested: dict[str
 
 def _retrain(sweep: Sweep, settings: Settings, winner: Record) -> dict[str, Any]:
     """Train the winner with every seed as `distill` does, and rank the test rows once."""
-    from ray_jobs import evaluate, runtime
-
     names = _tuned_names(sweep)
     for name in names:
-        distill.run(settings, name)
+        student_stage.make(settings, name, OnRay())
     before = results.read_json_if_whole(storage.join(sweep.uri, "tested.json"))
     winners = before["winners"] if isinstance(before, dict) else []
     if winner.digest not in winners:  # written first: whatever is killed after may have seen test
         winners = [*winners, winner.digest]
         storage.write_json(storage.join(sweep.uri, "tested.json"), {"winners": winners})
     missing = [
-        s for s in evaluate.subjects(settings, names) if not results.is_current(settings.layout.results, s.name, s.key)
+        s
+        for s in evaluation.subjects(settings, names)
+        if not results.is_current(settings.layout.results, s.name, s.key)
     ]
     if missing:
-        runtime.connect()
-        evaluate.evaluate_all(missing, settings.layout, settings.evaluation)
+        evaluation.evaluate_all(missing, settings.layout, settings.evaluation, OnRay())
     rule = "masked" if settings.evaluation.mask_seen else "unmasked"
     read = [results.read_result(settings.layout.results, name) for name in names]
     metrics = [result.metrics[rule] for result in read if result is not None]
@@ -98,7 +100,7 @@ def _retrain(sweep: Sweep, settings: Settings, winner: Record) -> dict[str, Any]
     }
     if run := sweep.recorded():
         uri = settings.layout.student(names[0])
-        model, content = f"{settings.name}.{names[0]}", cli.required(uri, "checkpoint", "distill").content_hash
+        model, content = f"{settings.name}.{names[0]}", required(uri, "checkpoint", "distill").content_hash
         run.register(storage.local_copy(uri, "checkpoint"), model, content)
         run.log_metrics({"test": tested})
     print(

@@ -22,14 +22,15 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from safetensors.torch import save
 
-from ray_jobs import distill, train_runs
-from ray_jobs.settings import Layout, StudentSettings, WorkersConfig
-from ray_jobs.shared_inputs import received
+from ray_jobs.sweeps.shared_inputs import received
+from ray_jobs.training import train_runs
 from recsys import storage
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation.latency import single_request_latency
 from recsys.evaluation.ranking import model_scorer
+from recsys.settings import Layout, StudentSettings, WorkersConfig
+from recsys.stages.student import assemble
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import Epoch, train
 from recsys.training.objective import Objective
@@ -65,7 +66,7 @@ def alone(
         tried = candidate(student, config["parameters"])
         training = tried.training
         dataset, signals, states = received(inputs[0])
-        objective = distill.assemble(tried, dataset, signals, layout, states)
+        objective = assemble(tried, dataset, signals, layout, states)
         facts = describe(objective, dataset, device)
 
         def report(epoch: Epoch) -> None:
@@ -150,7 +151,7 @@ def _build(
 ) -> tuple[Objective, PreparedDataset, TrainingConfig]:
     """In a worker of a Ray Train run."""
     dataset, signals, states = received(inputs[0])
-    return distill.assemble(student, dataset, signals, layout, states), dataset, student.training
+    return assemble(student, dataset, signals, layout, states), dataset, student.training
 
 
 class _ToTune(TuneReportCallback):

@@ -1,23 +1,7 @@
-"""Serve teacher, student and null arm behind one endpoint, for A/B measurement.
+"""The Ray Serve application: teacher, student and null arm behind one endpoint.
 
-    python -m ray_jobs.serve --config F                         until Ctrl-C, on an embedded local Ray
-    ray job submit --working-dir . -- python -m ray_jobs.serve --config F storage=/shared/runs
-                                                                on a cluster, until `ray job stop`
-    serve deploy app.yaml                                       on a cluster, with nothing to keep running:
-
-        proxy_location: HeadOnly
-        http_options: {host: 127.0.0.1, port: 8000}
-        applications:
-          - name: recsys
-            import_path: ray_jobs.serve:build
-            args: {name: demo, storage: /shared/runs}           # any settings of the YAML file
-
-    curl -s 127.0.0.1:8000/recommend -H 'content-type: application/json' -d '{"history": ["50", "172"], "k": 5}'
-
-`POST /recommend` answers catalogue ids with titles and scores; the page `/docs` describes it. A request that names no
-arm gets the one its user is assigned to (`recsys.serving.assignment`). `GET /health` says which arms are loaded, from
-which checkpoints, for which dataset. The student lives inside the replicas that take HTTP requests, the teacher in its
-own (docs/decisions/student-placement.md).
+The student lives inside the replicas that take HTTP requests, the teacher in its own
+(docs/decisions/student-placement.md).
 """
 
 import contextlib
@@ -25,7 +9,6 @@ import dataclasses
 import ipaddress
 import logging
 import os
-import signal
 import socket
 import threading
 import time
@@ -35,14 +18,14 @@ import httpx
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
-from ray_jobs import cli, runtime
-from ray_jobs.settings import ReplicasConfig, Settings
+from ray_jobs.cluster import runtime
 from recsys import storage
 from recsys.config import from_dict
 from recsys.errors import UserError
 from recsys.serving.assignment import Arm
 from recsys.serving.measure import wait_until_ready
 from recsys.serving.service import check_same_dataset, checkpoint_facts, dataset_identity
+from recsys.settings import ReplicasConfig, Settings
 
 APPLICATION = "recsys"
 
@@ -58,7 +41,7 @@ def application(settings: Settings) -> serve.Application:
     Raises:
         UserError: a checkpoint or the dataset is missing or damaged, or they do not belong together.
     """
-    from ray_jobs.serving_replicas import Ingress, Teacher
+    from ray_jobs.serving.replicas import Ingress, Teacher
 
     check(settings)
     config = settings.serving
@@ -147,21 +130,6 @@ def undeploy() -> None:
         serve.delete(APPLICATION)
     if not serve.status().applications:
         serve.shutdown()
-
-
-def main() -> None:
-    cli.run_job(__doc__, lambda settings, _: _serve_until_stopped(settings))
-
-
-def _serve_until_stopped(settings: Settings) -> None:
-    stopped = threading.Event()
-    address = deploy(settings)
-    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, and `ray job stop`
-        signal.signal(number, lambda *_: stopped.set())
-    print(f"serving {', '.join(settings.serving.arms)} at {address} (page: {address}/docs); Ctrl-C stops", flush=True)
-    stopped.wait()
-    print("stopping", flush=True)
-    undeploy()
 
 
 def _options(replicas: ReplicasConfig, waiting: int) -> dict[str, Any]:
@@ -259,7 +227,3 @@ def _wait_until_running(seconds: float) -> None:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1].removeprefix("recsys.errors.UserError: ")[:300] if lines else ""
-
-
-if __name__ == "__main__":
-    main()

@@ -15,7 +15,6 @@ from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ray_jobs.settings import Settings
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.serving.assignment import Arm
@@ -30,6 +29,7 @@ from recsys.serving.service import (
     dataset_identity,
     sentence,
 )
+from recsys.settings import Settings
 
 
 class LimitedBody:

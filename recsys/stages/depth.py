@@ -1,26 +1,16 @@
-"""How many layers a language-model recommender needs: the teacher read out, cut and distilled at several depths.
+"""The depth study: a language-model recommender read out, cut and distilled at several depths.
 
-    python -m ray_jobs.depth --config ray_jobs/configs/depth.yaml
-    ray job submit --working-dir . -- python -m ray_jobs.depth --config ray_jobs/configs/depth.yaml \\
-        depth.depths=[2,4] depth.tolerance=2
-
-It needs the teacher of `ray_jobs.train_teacher`, of kind e4srec or hllm. Every depth of the section `depth` is read out
-of it as it is, trained alone and trained with it (SLMRec), as students `depth-<layers>-<way>` of this project by
-`ray_jobs.distill`; all then rank validation and test rows and are timed in turn in one process. The table ends with the
-smallest depth that loses at most `depth.tolerance` percent of NDCG@10 on validation, and what it loses on test.
-`depth.json`, `depth.png` and `depth.html` go to `<storage>/<name>/depth`; what is finished and unchanged is kept, and a
-study interrupted continues.
+Every depth of the section `depth` is read out of the teacher as it is, trained alone and trained with it (SLMRec), as
+students `depth-<layers>-<way>` of this project; all then rank validation and test rows and are timed in turn in one
+process. `depth.json`, `depth.png` and `depth.html` go to `<storage>/<name>/depth`; what is finished and unchanged is
+kept, and a study that was interrupted continues.
 """
 
-import argparse
 import dataclasses
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-import ray
-
-from ray_jobs import cli, distill, runtime
-from ray_jobs.settings import DepthConfig, Layout, Settings, StudentSettings
 from recsys import environment, storage, tracking
 from recsys.checkpoint import load_checkpoint
 from recsys.config import changed, digest, to_dict
@@ -29,6 +19,10 @@ from recsys.errors import UserError
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.depth import METRIC, print_study, recommend, write_pictures
 from recsys.losses.alignment import common_blocks
+from recsys.settings import DepthConfig, Layout, Settings, StudentSettings
+from recsys.stages import student as student_stage
+from recsys.stages.artefacts import fingerprint, is_current, required
+from recsys.stages.executor import Executor
 from recsys.students.config import SLMRecConfig
 
 
@@ -52,21 +46,21 @@ class Cell:
         return f"{self.depth}-{self.way}" + (f"-{self.compressed}" if self.compressed else "")
 
 
-def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
+def make(settings: Settings, executor: Executor, *, force: bool = False) -> dict[str, Any]:
     """Train what is missing, measure, draw; gives back the study (`recsys.evaluation.depth`).
 
     Raises:
         UserError: there is no teacher, it is of another dataset, has no layers to cut, or not as many as asked for.
     """
     layout = settings.layout
-    cli.required(layout.dataset, "prepared dataset", "prepare_data")
-    cli.required(layout.teacher, "teacher", "train_teacher")
+    required(layout.dataset, "prepared dataset", "prepare_data")
+    required(layout.teacher, "teacher", "train_teacher")
     deepest = teacher_depth(layout.teacher, PreparedDataset.load(layout.dataset))
     depths = chosen_depths(settings, deepest)
     students = made_students(settings, depths, deepest)
     with_students = dataclasses.replace(settings, students={**settings.students, **students})
     for name in students:
-        distill.run(with_students, name, force=force)
+        student_stage.make(with_students, name, executor, force=force)
     cells = [Cell(deepest, "full", layout.teacher)]
     for depth in depths:
         for way in settings.depth.ways:
@@ -79,15 +73,14 @@ def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
         cells += [dataclasses.replace(cell, compressed=compressed) for cell in trained]
     work = key(settings, cells)
     uri = storage.join(layout.depth, "depth.json")
-    if not force and cli.is_current(layout.depth, work):
+    if not force and is_current(layout.depth, work):
         print(f"depth: unchanged, kept ({layout.depth})", flush=True)
         study: dict[str, Any] = storage.read_json(uri)
     else:
-        runtime.connect()
         with tracking.start_run(
             settings.tracking, layout.mlflow, settings.name, "depth", params=to_dict(settings.depth)
         ) as recorded:
-            study = _measure_all(settings, cells)
+            study = _measure_all(settings, cells, executor)
             with storage.new_artifact(layout.depth, key=work) as directory:
                 storage.write_json(str(directory / "depth.json"), study)
                 write_pictures(directory, study)
@@ -148,19 +141,19 @@ def made_students(settings: Settings, depths: list[int], deepest: int) -> dict[s
 def key(settings: Settings, cells: list[Cell]) -> str:
     """Digest of what the study depends on."""
     config = settings.evaluation
-    inputs = [[cell.name, cli.required(cell.uri, cell.name, "depth").content_hash] for cell in cells]
+    inputs = [[cell.name, required(cell.uri, cell.name, "depth").content_hash] for cell in cells]
     shown = [config.mask_seen, config.latency_requests, config.sampled and to_dict(config.sampled)]
     small = [to_dict(settings.depth.compression(name)) for name in settings.depth.compress]
-    return digest([inputs, cli.fingerprint(settings.layout), shown, settings.depth.tolerance, small])
+    return digest([inputs, fingerprint(settings.layout), shown, settings.depth.tolerance, small])
 
 
-def _measure_all(settings: Settings, cells: list[Cell]) -> dict[str, Any]:
+def _measure_all(settings: Settings, cells: list[Cell], executor: Executor) -> dict[str, Any]:
     layout, config = settings.layout, settings.evaluation
-    asked = {"num_cpus": config.cpus, "num_gpus": config.gpus}
+    asked: dict[str, Any] = {"cpus": config.cpus, "gpus": config.gpus, "section": "evaluation"}
     print(f"depth: ranking by {len(cells)} models", flush=True)
-    rows = runtime.result([_rank.options(**asked).remote(cell, layout, config, settings.depth) for cell in cells])
+    rows = executor.call_all([partial(_rank, cell, layout, config, settings.depth) for cell in cells], **asked)
     # After the rest, alone.
-    latency = runtime.result(_time.options(**asked).remote(cells, layout, config, settings.depth))
+    latency = executor.call(partial(_time, cells, layout, config, settings.depth), **asked)
     rows = [{**row, "latency": latency[cell.name]} for row, cell in zip(rows, cells, strict=True)]
     dataset = PreparedDataset.load(layout.dataset)
     return {
@@ -181,9 +174,8 @@ def _measure_all(settings: Settings, cells: list[Cell]) -> dict[str, Any]:
     }
 
 
-@ray.remote
 def _rank(cell: Cell, layout: Layout, config: EvaluationConfig, study: DepthConfig) -> dict[str, Any]:
-    """In a worker: one model ranks the rows of both splits."""
+    """One model ranks the rows of both splits."""
     from recsys.evaluation.metrics import metrics_from_ranks
     from recsys.evaluation.ranking import model_scorer, rank_targets
     from recsys.evaluation.sampled import sampled_metrics
@@ -211,11 +203,10 @@ def _rank(cell: Cell, layout: Layout, config: EvaluationConfig, study: DepthConf
     }
 
 
-@ray.remote
 def _time(
     cells: list[Cell], layout: Layout, config: EvaluationConfig, study: DepthConfig
 ) -> dict[str, dict[str, float]]:
-    """In a worker: every model in one process, in turn."""
+    """Every model in one process, in turn."""
     from recsys.evaluation.latency import single_request_latency
     from recsys.evaluation.ranking import model_scorer
 
@@ -238,14 +229,3 @@ def _load(cell: Cell, config: EvaluationConfig, study: DepthConfig) -> Any:
 
 def _device(config: EvaluationConfig) -> str:
     return "cuda" if config.gpus else "cpu"
-
-
-def main() -> None:
-    def body(settings: Settings, args: argparse.Namespace) -> None:
-        run(settings, force=args.force)
-
-    cli.run_job(__doc__, body)
-
-
-if __name__ == "__main__":
-    main()

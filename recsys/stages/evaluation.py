@@ -1,27 +1,18 @@
-"""Evaluate baselines, students and teacher on the test rows, and print the quality ladder.
+"""Evaluation: baselines, students and teacher on the test rows, and the quality ladder.
 
-    python -m ray_jobs.evaluate --config ray_jobs/configs/demo.yaml
-    ray job submit --working-dir . -- python -m ray_jobs.evaluate --config ray_jobs/configs/demo.yaml \\
-        storage=/shared/runs evaluation.mask_seen=false
-
-Each model is one Ray task that reads dataset and checkpoint from storage, ranks the whole catalogue for every test row
-by both rules for seen items, and writes one results JSON and the ranks beside it (`recsys.evaluation.results`). What
-was evaluated before and is unchanged is kept. One more task then times a single history on every model in turn. The
-ladder goes to `<storage>/<name>/results/ladder.json`.
+Each model ranks the whole catalogue for every test row by both rules for seen items, and leaves one results JSON and
+the ranks beside it (`recsys.evaluation.results`). What was evaluated before and is unchanged is kept. Then every model
+is timed on single histories, in turn. The ladder goes to `<storage>/<name>/results/ladder.json`.
 
 Memory of a task: the dataset, the model, and `evaluation.batch_size` times the catalogue in scores.
 """
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-import ray
-
-from ray_jobs import cli, runtime
-from ray_jobs.settings import Layout, Settings
 from recsys import environment, storage, tracking
 from recsys.checkpoint import Checkpoint, load_checkpoint
 from recsys.config import digest, to_dict
@@ -33,6 +24,9 @@ from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.ladder import LADDER, build_rows, print_ladder
 from recsys.evaluation.latency import single_request_latency
 from recsys.evaluation.ranking import Scorer, model_scorer
+from recsys.settings import Layout, Settings
+from recsys.stages.artefacts import required
+from recsys.stages.executor import Executor
 
 BASELINES = (RecentPopularity.kind, CoOccurrence.kind)
 RESERVED = (*BASELINES, "teacher", LADDER, "ab")
@@ -61,7 +55,7 @@ def subjects(settings: Settings, only: Collection[str] | None = None) -> list[Su
         UserError: there is no dataset, or a student bears a reserved name.
     """
     layout, config = settings.layout, settings.evaluation
-    dataset = cli.required(layout.dataset, "prepared dataset", "prepare_data")
+    dataset = required(layout.dataset, "prepared dataset", "prepare_data")
     sampled = [to_dict(config.sampled)] if config.sampled else []
     constants = {RecentPopularity.kind: config.recent_days, CoOccurrence.kind: to_dict(config.cooccurrence)}
     found = [
@@ -111,7 +105,7 @@ def key(settings: Settings, found: Sequence[Subject]) -> str:
     return digest([[(s.name, s.key) for s in found], twins(settings), shown])
 
 
-def run(settings: Settings, *, force: bool = False) -> list[dict[str, Any]]:
+def make(settings: Settings, executor: Executor, *, force: bool = False) -> list[dict[str, Any]]:
     """Evaluate what is missing or changed, write and print the ladder.
 
     Returns:
@@ -126,16 +120,14 @@ def run(settings: Settings, *, force: bool = False) -> list[dict[str, Any]]:
         print("evaluation: unchanged, kept", flush=True)
         print_ladder(stored)
         return list(stored["rows"])
-    runtime.connect()
-    asked = settings.evaluation
-    runtime.check_room("a task", cpus=asked.cpus, gpus=asked.gpus, lower="evaluation.cpus or evaluation.gpus")
     with tracking.start_run(
         settings.tracking, layout.mlflow, settings.name, "evaluate", params=to_dict(settings.evaluation)
     ) as recorded:
-        evaluate_all(missing, layout, settings.evaluation)
+        evaluate_all(missing, layout, settings.evaluation, executor)
         print("evaluate: timing single histories", flush=True)
         names = {s.name for s in found}
-        ladder = _ladder(settings, found, {a: b for a, b in twins(settings).items() if {a, b} <= names}, work)
+        pairs = {a: b for a, b in twins(settings).items() if {a, b} <= names}
+        ladder = _ladder(settings, found, pairs, work, executor)
         storage.write_json(storage.join(layout.results, f"{LADDER}.json"), ladder)
         recorded.log_metrics({row["name"]: {**row["metrics"], **row["latency"]} for row in ladder["rows"]})
         recorded.set_tags({"dataset": ladder["dataset"]["fingerprint"], "ladder": layout.results})
@@ -143,32 +135,26 @@ def run(settings: Settings, *, force: bool = False) -> list[dict[str, Any]]:
     return list(ladder["rows"])
 
 
-def evaluate_all(missing: Sequence[Subject], layout: Layout, config: EvaluationConfig) -> None:
-    """One task per model, the teacher first because it takes longest; a line for each, and at least every 5 s."""
-    task = _evaluate.options(num_cpus=config.cpus, num_gpus=config.gpus)
-    pending = {task.remote(subject, layout, config): subject for subject in reversed(missing)}
-    started, total = time.monotonic(), len(pending)
-    while pending:
-        ready, _ = ray.wait(list(pending), timeout=5)
-        try:
-            for reference in ready:
-                subject, metrics = pending.pop(reference), runtime.result(reference)
-                print(f"evaluate: {subject.name}  NDCG@10 {metrics['ndcg@10']:.4f}", flush=True)
-        except UserError:
-            for reference in pending:
-                ray.cancel(reference)
-            raise
-        if pending and not ready:
-            print(f"evaluate: {len(pending)} of {total} left, {time.monotonic() - started:.0f} s", flush=True)
+def evaluate_all(missing: Sequence[Subject], layout: Layout, config: EvaluationConfig, executor: Executor) -> None:
+    """Evaluate each, the teacher first because it takes longest; a line for each."""
+    order = list(reversed(missing))
+
+    def done(number: int, metrics: dict[str, float]) -> None:
+        print(f"evaluate: {order[number].name}  NDCG@10 {metrics['ndcg@10']:.4f}", flush=True)
+
+    works = [partial(evaluate_one, subject, layout, config) for subject in order]
+    executor.call_all(works, cpus=config.cpus, gpus=config.gpus, section="evaluation", done=done)
 
 
-def _ladder(settings: Settings, found: Sequence[Subject], pairs: dict[str, str], work: str) -> dict[str, Any]:
+def _ladder(
+    settings: Settings, found: Sequence[Subject], pairs: dict[str, str], work: str, executor: Executor
+) -> dict[str, Any]:
     layout, config = settings.layout, settings.evaluation
     measured = [results.read_result(layout.results, subject.name) for subject in found]
     dataset = PreparedDataset.load(layout.dataset)
-    latency = runtime.result(
-        _time.options(num_cpus=config.cpus, num_gpus=config.gpus).remote(list(found), layout, config)  # after the rest
-    )
+    # After the rest, alone.
+    timing = partial(_time, list(found), layout, config)
+    latency = executor.call(timing, cpus=config.cpus, gpus=config.gpus, section="evaluation")
     whole = [result for result in measured if result is not None]
     assert len(whole) == len(found), "every task wrote its result"
     paired = {name for pair in pairs.items() for name in pair}
@@ -189,9 +175,8 @@ def _ladder(settings: Settings, found: Sequence[Subject], pairs: dict[str, str],
     }
 
 
-@ray.remote
-def _evaluate(subject: Subject, layout: Layout, config: EvaluationConfig) -> dict[str, float]:
-    """In a worker: one model or baseline, by both rules; the metrics of the rule shown first."""
+def evaluate_one(subject: Subject, layout: Layout, config: EvaluationConfig) -> dict[str, float]:
+    """One model or baseline by both rules, its result written; the metrics of the rule that is shown."""
     dataset = PreparedDataset.load(layout.dataset)
     score, facts = _load(subject, dataset, config)
     result, ranks = results.evaluate(
@@ -211,9 +196,8 @@ def _evaluate(subject: Subject, layout: Layout, config: EvaluationConfig) -> dic
     return result.metrics["masked" if config.mask_seen else "unmasked"]
 
 
-@ray.remote
 def _time(found: list[Subject], layout: Layout, config: EvaluationConfig) -> dict[str, dict[str, float]]:
-    """In a worker: every model in one process, in turn."""
+    """Every model in one process, in turn."""
     dataset = PreparedDataset.load(layout.dataset)
     scorers = {subject.name: _load(subject, dataset, config)[0] for subject in found}
     return single_request_latency(
@@ -251,11 +235,3 @@ def _parameters(checkpoint: Checkpoint) -> dict[str, int]:
 
 def _device(config: EvaluationConfig) -> str:
     return "cuda" if config.gpus else "cpu"
-
-
-def main() -> None:
-    cli.run_job(__doc__, lambda settings, args: run(settings, force=args.force))
-
-
-if __name__ == "__main__":
-    main()

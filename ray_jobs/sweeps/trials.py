@@ -20,13 +20,14 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from ray.tune.search import Searcher
 from ray.tune.utils import flatten_dict
 
-from ray_jobs import runtime, trial_work
-from ray_jobs.population import RECORDED_EPOCH, Population
-from ray_jobs.settings import Layout, StudentSettings, WorkersConfig
-from ray_jobs.shared_inputs import Inputs
-from ray_jobs.trial_work import QUALITY
+from ray_jobs.cluster import runtime
+from ray_jobs.sweeps import trial_work
+from ray_jobs.sweeps.population import RECORDED_EPOCH, Population
+from ray_jobs.sweeps.shared_inputs import Inputs
+from ray_jobs.sweeps.trial_work import QUALITY
 from recsys import storage
 from recsys.errors import UserError
+from recsys.settings import Layout, StudentSettings, WorkersConfig
 from recsys.tuning.config import StoppingConfig, SweepConfig
 from recsys.tuning.ledger import Ledger
 from recsys.tuning.records import Record

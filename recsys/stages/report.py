@@ -1,22 +1,18 @@
-"""Draw the report from what was evaluated and measured: `<storage>/<name>/report/report.html` and PNG pictures.
+"""The report, drawn from what was evaluated and measured: `<storage>/<name>/report/report.html` and PNG pictures.
 
-    python -m ray_jobs.report --config ray_jobs/configs/demo.yaml
-    ray job submit --working-dir . -- python -m ray_jobs.report --config ray_jobs/configs/demo.yaml
-
-It needs the ladder of `ray_jobs.evaluate`; the latencies of `ray_jobs.measure_ab` are in it where they were measured.
-Run it after both. It computes nothing and starts no Ray.
+It needs the ladder of the evaluation; the latencies of the A/B measurement are in it where they were measured.
 """
 
 from typing import Any
 
-from ray_jobs import cli
-from ray_jobs.settings import Settings
 from recsys import storage, tracking
 from recsys.config import digest
 from recsys.errors import UserError
 from recsys.evaluation import results
 from recsys.evaluation.ladder import LADDER
 from recsys.evaluation.report import write_report
+from recsys.settings import Settings
+from recsys.stages.artefacts import is_current
 
 _VERSION = 1  # of the report's form: raise it when equal results would be drawn otherwise
 
@@ -26,7 +22,7 @@ def key(ladder: dict[str, Any], ab: dict[str, Any] | None) -> str:
     return digest({"version": _VERSION, "ladder": ladder, "ab": ab})
 
 
-def run(settings: Settings, *, force: bool = False) -> str:
+def make(settings: Settings, *, force: bool = False) -> str:
     """Write the report unless it is there already; its URI.
 
     Raises:
@@ -39,7 +35,7 @@ def run(settings: Settings, *, force: bool = False) -> str:
         raise UserError(f"there is no ladder in {layout.results}; run evaluate first")
     ab = results.read_json_if_whole(storage.join(layout.results, "ab.json"))
     work = key(ladder, ab)
-    if not force and cli.is_current(layout.report, work):
+    if not force and is_current(layout.report, work):
         print(f"report: unchanged, kept ({page})", flush=True)
         return page
     found = {row["name"]: results.read_result(layout.results, row["name"]) for row in ladder["rows"]}
@@ -55,11 +51,3 @@ def run(settings: Settings, *, force: bool = False) -> str:
         recorded.log_artifact(directory)
     print(f"report: {page}", flush=True)
     return page
-
-
-def main() -> None:
-    cli.run_job(__doc__, lambda settings, args: run(settings, force=args.force))
-
-
-if __name__ == "__main__":
-    main()

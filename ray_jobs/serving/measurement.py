@@ -1,19 +1,9 @@
-"""Measure the arms against each other: replay real test histories over HTTP and compare latencies.
-
-    python -m ray_jobs.measure_ab --config F                            deploys the application, takes it down again
-    python -m ray_jobs.measure_ab --config F --address http://host:8000 measures one that runs
-    ray job submit --working-dir . -- python -m ray_jobs.measure_ab --config F serving.measure_concurrency=16
+"""The measurement of the arms against each other: real test histories replayed over HTTP.
 
 Every history goes to every arm over kept-alive connections; the arms take short turns in random order, so that drift
-of the machine hits all alike. End-to-end time is what this client sees, connection, proxy and JSON included; model
-time is what the replica measured around the model alone. The null arm costs what HTTP costs: student − null is what
-the student itself costs. Where a server answers at the configured address already, that one is measured.
-
-The figures go to `<storage>/<name>/results/ab.json`. Ray runs its workers at a low priority (niceness 15): on a busy
-machine all latencies grow, so measure on an idle one.
+of the machine hits all alike. The figures go to `<storage>/<name>/results/ab.json`.
 """
 
-import argparse
 import contextlib
 import math
 import time
@@ -25,8 +15,7 @@ from typing import Any
 
 import httpx
 
-from ray_jobs import cli, serve
-from ray_jobs.settings import Settings
+from ray_jobs.serving import application
 from recsys import environment, storage, tracking
 from recsys.config import digest, to_dict
 from recsys.data.prepared import PreparedDataset
@@ -35,6 +24,7 @@ from recsys.evaluation.results import read_json_if_whole
 from recsys.serving.assignment import ARMS, Arm
 from recsys.serving.measure import ratios, replay, sample_histories, summary, wait_until_ready
 from recsys.serving.service import dataset_identity
+from recsys.settings import Settings
 
 K = 10
 _WITHOUT_EFFECT = {"split", "salt", "default_arm", "host", "port", "start_seconds"}
@@ -47,7 +37,7 @@ def key(settings: Settings) -> str:
         UserError: one of them is not there, or they do not belong together.
     """
     config = {name: value for name, value in to_dict(settings.serving).items() if name not in _WITHOUT_EFFECT}
-    checkpoints = {arm: facts["hash"] for arm, facts in serve.served(settings).items()}
+    checkpoints = {arm: facts["hash"] for arm, facts in application.served(settings).items()}
     return digest({"serving": config, "checkpoints": checkpoints, "dataset": dataset_identity(settings.layout.dataset)})
 
 
@@ -138,7 +128,7 @@ def _measure(settings: Settings, dataset: PreparedDataset, url: str, health: dic
             "requests": config.measure_requests,
             "warmup": config.measure_warmup,
             "concurrency": config.measure_concurrency,
-            "proxy": serve.proxy_name(),
+            "proxy": application.proxy_name(),
             "client": "httpx, one process, kept-alive connections, arms in turns",
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": environment.versions(),
@@ -154,9 +144,9 @@ def _server(settings: Settings, address: str | None) -> Iterator[tuple[str, dict
         url = address.rstrip("/")
         yield url, wait_until_ready(url, 10)
         return
-    url = serve.url(settings)
+    url = application.url(settings)
     if (health := _health(url)) is not None:
-        if not serve.is_this(settings, health):
+        if not application.is_this(settings, health):
             raise UserError(
                 f"a server at {url} serves something else; stop it, choose another serving.port, or measure it "
                 f"with --address {url}"
@@ -165,11 +155,11 @@ def _server(settings: Settings, address: str | None) -> Iterator[tuple[str, dict
         yield url, health
         return
     print(f"a/b: deploying {', '.join(settings.serving.arms)} at {url}", flush=True)
-    serve.deploy(settings)
+    application.deploy(settings)
     try:
         yield url, wait_until_ready(url, 10)
     finally:
-        serve.undeploy()
+        application.undeploy()
 
 
 def _health(url: str) -> dict[str, Any] | None:
@@ -192,17 +182,3 @@ def _progress() -> Callable[[int, int], None]:
             print(f"a/b: {done} of {total} requests", flush=True)
 
     return report
-
-
-def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--address", metavar="URL", help="measure the server that runs there")
-
-
-def main() -> None:
-    cli.run_job(
-        __doc__, lambda settings, args: run(settings, force=args.force, address=args.address), arguments=_arguments
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,33 +1,22 @@
-"""Train the teacher on Ray Train: item embeddings once, then the recommender on top of them (and, where
-`teacher.model.item_training` says so, the item language model as well).
+"""The teacher: item embeddings once, then the recommender on top of them (and, where `teacher.model.item_training` says
+so, the item language model as well).
 
-    python -m ray_jobs.train_teacher --config ray_jobs/configs/demo.yaml
-    ray job submit --working-dir . -- python -m ray_jobs.train_teacher --config ray_jobs/configs/demo.yaml \\
-        teacher.scaling.workers=8 teacher.scaling.gpus=1 teacher.training.deepspeed.zero_stage=2
-
-First one Ray task turns the titles into vectors with the item language model; they are kept under the storage root for
-every later run with the same titles and model. Then `teacher.scaling.workers` processes train, through DeepSpeed ZeRO
-where `teacher.training.deepspeed` is set: NCCL on GPUs, gloo on CPUs. A crashed worker group restarts from its last
-epoch, and so does a killed job that is started again with the same configuration. Another task makes the checkpoint of
-the best epoch's weights.
+With `teacher.folds` one more is trained without each fold of the users. The vectors of titles are kept under the
+storage root for every later run with the same titles and model.
 """
 
-import argparse
 import dataclasses
-import time
-from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-import ray
-
-from ray_jobs import cli, runtime
-from ray_jobs.settings import Layout, Settings, TeacherSettings
 from recsys import tracking
 from recsys.checkpoint import save_checkpoint
 from recsys.config import digest, to_dict, without_unasked
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.settings import Layout, Settings, TeacherSettings
+from recsys.stages.artefacts import fingerprint, is_current, required
+from recsys.stages.executor import Executor, Trained, paced
 from recsys.teachers.config import with_absolute_folders
 from recsys.teachers.teacher import Teacher, teacher_class
 from recsys.training.config import TrainingConfig
@@ -35,7 +24,6 @@ from recsys.training.loop import Progress
 from recsys.training.objective import Objective
 
 _OPTIONS = {"rows", "base_layers", "user_lora"}  # no part of the key where they are not asked for
-T = TypeVar("T")
 
 
 def key(settings: Settings) -> str:
@@ -44,11 +32,11 @@ def key(settings: Settings) -> str:
     Raises:
         UserError: the dataset or a student is not there yet.
     """
-    dataset = cli.required(settings.layout.dataset, "prepared dataset", "prepare_data")
+    dataset = required(settings.layout.dataset, "prepared dataset", "prepare_data")
     inputs = [dataset.attributes["fingerprint"], dataset.files["items.parquet"]["sha256"]]
     for name in needed_students(settings):
         inputs.append(
-            cli.required(settings.layout.student(name), f"student {name}", f"distill --student {name}").content_hash
+            required(settings.layout.student(name), f"student {name}", f"distill --student {name}").content_hash
         )
     said = to_dict(settings.teacher) | {"model": without_unasked(settings.teacher.model, _OPTIONS)}
     # Where workers run does not change what is learned; how many there are changes rounding only.
@@ -78,41 +66,43 @@ def needed_students(settings: Settings) -> list[str]:
     return names
 
 
-def run(settings: Settings, *, force: bool = False) -> dict[str, Any]:
+def make(settings: Settings, executor: Executor, *, force: bool = False) -> dict[str, Any]:
     """Train the teacher, and one for each fold; their checkpoints lie at `settings.layout.teacher` and beside it.
 
     Returns:
         What the teacher's checkpoint says of its training, or {} where it was current.
     """
     work = key(settings)
-    trained = _train(settings, settings.layout.teacher, "teacher", work, force=force)
+    trained = _train(settings, executor, settings.layout.teacher, "teacher", work, force=force)
     for fold in range(settings.teacher.folds):
         uri, name = settings.layout.teacher_of_fold(fold), f"teacher without fold {fold + 1}/{settings.teacher.folds}"
-        _train(settings, uri, name, digest([work, fold]), fold=fold, force=force)
+        _train(settings, executor, uri, name, digest([work, fold]), fold=fold, force=force)
     return trained
 
 
 def _train(
-    settings: Settings, uri: str, name: str, work: str, *, fold: int | None = None, force: bool
+    settings: Settings, executor: Executor, uri: str, name: str, work: str, *, fold: int | None = None, force: bool
 ) -> dict[str, Any]:
     layout, configured = settings.layout, settings.teacher
     # What is known and recorded of it stays as it was written: a submitted job's folder is another one each time.
     teacher = dataclasses.replace(configured, model=with_absolute_folders(configured.model))
-    if not force and cli.is_current(uri, work):
+    if not force and is_current(uri, work):
         print(f"{name}: unchanged, kept", flush=True)
         return {}
-    from ray_jobs import train_runs
-
-    runtime.connect()
-    train_runs.check_room(teacher.scaling)  # which has room for the task as well
-    tags = {"dataset": cli.fingerprint(layout)}
+    tags = {"dataset": fingerprint(layout)}
     step = "train_teacher" if fold is None else f"train_teacher without fold {fold}"
     folder = "teacher" if fold is None else f"teacher-fold-{fold}"
     with tracking.start_run(
         settings.tracking, layout.mlflow, settings.name, step, params=to_dict(configured), tags=tags
     ) as recorded:
-        inputs = _in_task(prepare, teacher, layout)
-        checkpoint = train_runs.trained(
+        # Neither the titles nor the checkpoint are for the driver: its node may have neither GPU nor the model named.
+        where: dict[str, Any] = {
+            "cpus": teacher.scaling.cpus,
+            "gpus": min(teacher.scaling.gpus, 1),
+            "section": "teacher.scaling",
+        }
+        inputs = executor.call(partial(prepare, teacher, layout), **where)
+        trained = executor.fit(
             folder,
             partial(build, teacher, layout, inputs, fold),
             training=teacher.training,
@@ -122,46 +112,33 @@ def _train(
             run=recorded,
             force=force,
         )
-        progress = _in_task(finish, teacher, layout, inputs, fold, checkpoint, uri, work, to_dict(configured))
+        complete = partial(finish, teacher, layout, inputs, fold, trained, uri, work, to_dict(configured))
+        progress = executor.call(complete, **where)
         recorded.log_metrics({"best": progress.best, "best_epoch": progress.best_epoch})
         recorded.set_tags({"checkpoint": uri})
-        train_runs.discard(folder, train_runs=layout.train_runs, key=work)
-    return train_runs.describe(progress)
-
-
-def _in_task(work: Callable[..., T], teacher: TeacherSettings, *arguments: Any) -> T:
-    """`work` where a worker could be: the driver's node may have neither GPU nor the model that is named."""
-    task: Any = ray.remote(num_cpus=teacher.scaling.cpus, num_gpus=min(teacher.scaling.gpus, 1))(work)
-    done: T = runtime.result(task.remote(teacher, *arguments))
-    return done
+        executor.discard(folder, train_runs=layout.train_runs, key=work)
+    return progress.describe()
 
 
 def prepare(teacher: TeacherSettings, layout: Layout) -> dict[str, str]:
-    """In a task: what the teacher is built from besides the dataset, as storage URIs."""
-    import torch
+    """What the teacher is built from besides the dataset, as storage URIs."""
 
-    torch.set_num_threads(max(1, round(teacher.scaling.cpus)))
-    printed = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal printed
-        if time.monotonic() - printed > 4 or done == total:
-            printed = time.monotonic()
-            print(f"teacher: {done:,} of {total:,} titles embedded", flush=True)
+    def say(done: int, total: int) -> None:
+        print(f"teacher: {done:,} of {total:,} titles embedded", flush=True)
 
     return teacher_class(teacher.model.kind).prepare(
         teacher.model,
         PreparedDataset.load(layout.dataset),
         cache=layout.storage_root,
         student=layout.student,
-        progress=progress,
+        progress=paced(say),
     )
 
 
 def build(
     teacher: TeacherSettings, layout: Layout, inputs: dict[str, str], fold: int | None = None
 ) -> tuple[Objective, PreparedDataset, TrainingConfig]:
-    """In a worker: data (without the users of a fold) and inputs from storage, the model and its loss."""
+    """Data (without the users of a fold) and inputs from storage, the model and its loss."""
     dataset = PreparedDataset.load(layout.dataset)
     if fold is not None:
         dataset = dataset.without_training_rows_of(dataset.folds(teacher.folds) == fold)
@@ -174,23 +151,19 @@ def finish(
     layout: Layout,
     inputs: dict[str, str],
     fold: int | None,
-    trained: Any,
+    trained: Trained,
     uri: str,
     key: str,
     settings: dict[str, Any],
 ) -> Progress:
-    """In a task: the teacher's checkpoint at `uri`, of the best weights of its training.
+    """The teacher's checkpoint at `uri`, of the best weights of its training.
 
     Args:
-        trained: what `train_runs.trained` gave.
         settings: what the checkpoint says of its making.
     """
     import torch
 
-    from ray_jobs import train_runs
-
-    torch.set_num_threads(max(1, round(teacher.scaling.cpus)))
-    result = train_runs.load(trained)
+    result = trained()
     objective, dataset, _ = build(teacher, layout, inputs, fold)
     model = objective.model
     assert isinstance(model, Teacher)
@@ -202,17 +175,6 @@ def finish(
         name: tensor for name, tensor in model.state_dict().items() if name in given & result.state.keys()
     }
     state = model.to("cuda" if torch.cuda.is_available() else "cpu").finished(state, dataset)
-    info = {"training": train_runs.describe(result.progress), "settings": settings}
+    info = {"training": result.progress.describe(), "settings": settings}
     save_checkpoint(uri, model, dataset, state=state, key=key, info=info)
     return result.progress
-
-
-def main() -> None:
-    def body(settings: Settings, args: argparse.Namespace) -> None:
-        run(settings, force=args.force)
-
-    cli.run_job(__doc__, body)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,44 +1,31 @@
-"""Let the teacher rank the catalogue for every row, once: the signals that all students learn from.
+"""The teacher's signals: its ranking of the catalogue for every row, once, which all students learn from.
 
-    python -m ray_jobs.infer_teacher --config ray_jobs/configs/demo.yaml
-    ray job submit --working-dir . -- python -m ray_jobs.infer_teacher --config ray_jobs/configs/demo.yaml \\
-        signals.actors=8 signals.gpus=1
-    python -m ray_jobs.infer_teacher --config ray_jobs/configs/demo.yaml --estimate     # what it will cost
-
-A Ray Data pipeline carries shard numbers to a pool of actors. Each actor loads the dataset and the teacher once,
-behind a DeepSpeed inference engine, ranks the rows of a shard and writes the shard itself; only counts travel back.
 Teachers that score by dot products rank by causal passes over windows of the sequences (`recsys.teachers.ranking`),
-BIGRec by writing titles (`recsys.teachers.bigrec`). Nothing but the storage root is shared, so actors may live on any
-node.
-
-A killed pass started again does only what is missing. A change of the teacher, of the dataset or of what the rankings
-depend on (`signals.k`, `splits`, `train_rows`, `mask_history`, `rows_per_shard`, `dtype`) starts afresh; actors and
-batch size may change from run to run. Time is in proportion to interactions · N (scoring); memory per actor is that of
-the teacher and its item vectors, and grows with `signals.batch_size` and K, whatever the number of rows.
+BIGRec by writing titles (`recsys.teachers.bigrec`). A killed pass started again does only what is missing.
 """
 
-import argparse
 import dataclasses
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import ray
-import ray.data
 
-from ray_jobs import cli, estimate_pass, runtime
-from ray_jobs.settings import Settings
-from ray_jobs.shard_ranking import plan_shards, rank_until_whole
 from recsys import storage, tracking
 from recsys.checkpoint import Checkpoint
 from recsys.config import digest, to_dict, without_unasked
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.settings import Settings
 from recsys.signals.signals import SignalsMeta, TeacherSignals
 from recsys.signals.states import StatesMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
+from recsys.stages import estimate as estimates
+from recsys.stages.artefacts import fingerprint, is_current, required
+from recsys.stages.executor import Executor
+from recsys.stages.shards import ShardedPass, plan_shards, teacher_uris
 from recsys.teachers.config import SignalsConfig
-from recsys.teachers.replica import load_teacher, threads
+from recsys.teachers.replica import load_teacher
 
 if TYPE_CHECKING:
     from recsys.teachers.teacher import Teacher
@@ -66,19 +53,19 @@ def key(settings: Settings) -> str:
     if config["rows_per_shard"] is None:
         config["rows_per_shard"] = 8192  # what it was for all kinds: passes made then are kept
     inputs = {
-        "dataset": cli.fingerprint(settings.layout),
-        "teacher": cli.required(settings.layout.teacher, "teacher", "train_teacher").content_hash,
+        "dataset": fingerprint(settings.layout),
+        "teacher": required(settings.layout.teacher, "teacher", "train_teacher").content_hash,
     }
     for fold in range(settings.teacher.folds):
         what = f"teacher without fold {fold + 1}"
-        inputs[what] = cli.required(settings.layout.teacher_of_fold(fold), what, "train_teacher").content_hash
+        inputs[what] = required(settings.layout.teacher_of_fold(fold), what, "train_teacher").content_hash
     return digest({"signals": config, **inputs})
 
 
-def run(settings: Settings, *, force: bool = False) -> None:
+def make(settings: Settings, executor: Executor, *, force: bool = False) -> None:
     """Make the signals of `settings.layout.signals`, unless they are there."""
     layout, work_key = settings.layout, key(settings)
-    if not force and cli.is_current(layout.signals, work_key):
+    if not force and is_current(layout.signals, work_key):
         print(f"signals: {layout.signals} is up to date", flush=True)
         return
     dataset = PreparedDataset.load(layout.dataset)
@@ -94,7 +81,8 @@ def run(settings: Settings, *, force: bool = False) -> None:
             f"signals.log_mass is of logits, but {teacher.kind} scores by {teacher.score_meaning}; leave it out"
         )
     states = states_meta(config, teacher)
-    writer = SignalsWriter(layout.signals, key=work_key, k=config.k)
+    work = ShardedPass(layout.dataset, teacher_uris(settings), layout.signals, work_key, config, states)
+    writer = work.writer
     if force:
         storage.delete(writer.work)
     missing = writer.missing(plan)
@@ -108,15 +96,14 @@ def run(settings: Settings, *, force: bool = False) -> None:
             print(f"signals: {len(plan) - len(missing)} of {len(plan)} shards are already there", flush=True)
         if states:
             print(describe_states(states, dataset, plan), flush=True)
-        runtime.connect()
-        estimate_pass.check_room(config)
         if missing:
-            rank_until_whole(settings, plan, writer, missing, states)
+            executor.rank(work, plan, missing)
         seconds = time.perf_counter() - started
-        ranked = sum(len(plan.shard(n)) for n in missing)
-        cpus, gpus = estimate_pass.resources(config)
-        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(finalise)  # the driver has no room for a teacher
-        meta, aside = runtime.result(task.remote(settings, plan, writer, seconds, ranked, states))
+        ranked = plan.count(missing)
+        cpus, gpus = estimates.resources(config)
+        seal = partial(finalise, settings, plan, writer, seconds, ranked, states)
+        # Not here: the driver has no room for a teacher.
+        meta, aside = executor.call(seal, cpus=cpus, gpus=gpus, section="signals", retry=False)
         record.log_metrics({name: float(v) for name, v in meta.cost.items() if isinstance(v, int | float)})
     if len(aside):
         user = dataset.user_ids[int(dataset.users_of(aside[:1])[0])]
@@ -131,7 +118,7 @@ def run(settings: Settings, *, force: bool = False) -> None:
     )
 
 
-def estimate(settings: Settings) -> None:
+def estimate(settings: Settings, executor: Executor) -> None:
     """Print what the pass will cost; nothing is written."""
     key(settings)  # says what is missing
     dataset = PreparedDataset.load(settings.layout.dataset)
@@ -140,7 +127,7 @@ def estimate(settings: Settings) -> None:
     plan = plan_shards(settings.signals, dataset)
     if states := states_meta(settings.signals, _teacher(checkpoint)):
         print(describe_states(states, dataset, plan), flush=True)
-    for line in estimate_pass.run(settings, plan):
+    for line in estimates.run(settings, plan, executor):
         print(line, flush=True)
 
 
@@ -201,18 +188,17 @@ def finalise(
     ranked: int,
     states: StatesMeta | None,
 ) -> tuple[SignalsMeta, np.ndarray]:
-    """In a task: seal the signals, and read them back as a student will.
+    """Seal the signals, and read them back as a student will.
 
     Returns:
         What they say of themselves, and the rows that were set aside.
     """
     import torch
 
-    torch.set_num_threads(threads(settings.signals))
     dataset = PreparedDataset.load(settings.layout.dataset)
     checkpoint = load_teacher(settings.layout.teacher, dataset)
     config, teacher = settings.signals, _teacher(checkpoint)
-    cpus, gpus = estimate_pass.resources(config)
+    cpus, gpus = estimates.resources(config)
     with torch.inference_mode():
         item_embeddings = teacher.item_embeddings()
     meta = SignalsMeta(
@@ -248,22 +234,3 @@ def finalise(
     aside = writer.finalise(plan, meta, item_embeddings, text, devices=gpus or cpus, splits=splits)
     TeacherSignals.load(settings.layout.signals, dataset)
     return meta, aside
-
-
-def main() -> None:
-    def arguments(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "--estimate", action="store_true", help="time a sample, say what the pass will cost, and end"
-        )
-
-    def body(settings: Settings, args: argparse.Namespace) -> None:
-        if args.estimate:
-            estimate(settings)
-        else:
-            run(settings, force=args.force)
-
-    cli.run_job(__doc__, body, arguments)
-
-
-if __name__ == "__main__":
-    main()

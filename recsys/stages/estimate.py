@@ -1,8 +1,5 @@
 """What a teacher pass will cost, timed on a small sample before hours of it are started.
 
-    python -m ray_jobs.infer_teacher --config ray_jobs/configs/demo.yaml --estimate
-    ray job submit --working-dir . -- python -m ray_jobs.infer_teacher --config … --estimate signals.gpus=1
-
 One task with the resources of one actor loads the teacher and ranks blocks of rows from all over the plan, larger from
 block to block until a block is a shard or takes long enough to be timed; nothing is written. The rate is that of the
 last block, so neither loading nor small batches count. Actors share nothing, so time falls in proportion to their
@@ -12,14 +9,14 @@ number until shards, of which an actor takes one at a time, are too few.
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import ray
 
-from ray_jobs import runtime
-from ray_jobs.settings import Settings
+from recsys.settings import Settings
 from recsys.signals.writer import ShardPlan
+from recsys.stages.executor import Executor
 from recsys.teachers.config import SignalsConfig
 
 _FIRST_BLOCK = 32
@@ -46,27 +43,18 @@ class Timing:
         return self.rows / self.seconds
 
 
-def run(settings: Settings, plan: ShardPlan) -> list[str]:
-    """Time a sample on the cluster; the lines to print."""
-    runtime.connect()
+def run(settings: Settings, plan: ShardPlan, executor: Executor) -> list[str]:
+    """Time a sample where an actor would run; the lines to print."""
     config = settings.signals
-    check_room(config)
     cpus, gpus = resources(config)
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus)(time_sample)
-    timing: Timing = runtime.result(task.remote(settings.layout.dataset, settings.layout.teacher, config, plan))
+    sample = partial(time_sample, settings.layout.dataset, settings.layout.teacher, config, plan)
+    timing = executor.call(sample, cpus=cpus, gpus=gpus, section="signals")
     return describe(timing, plan, config)
 
 
 def resources(config: SignalsConfig) -> tuple[float, float]:
     """Cores and GPUs of an actor."""
     return config.cpus * config.tensor_parallel, config.gpus * config.tensor_parallel
-
-
-def check_room(config: SignalsConfig) -> None:
-    """Raise a `UserError` where not one actor of the pass will ever find a place; a pool makes do with fewer."""
-    cpus, gpus = resources(config)
-    lower = "signals.cpus, signals.gpus or signals.tensor_parallel"
-    runtime.check_room("an actor of the pass", cpus=cpus, gpus=gpus, lower=lower)
 
 
 def describe(timing: Timing, plan: ShardPlan, config: SignalsConfig) -> list[str]:
