@@ -82,8 +82,8 @@ class Recommender:
         """
         if not 1 <= k <= len(self.catalogue):
             raise UserError(f"k must be between 1 and {len(self.catalogue)}, the size of the catalogue (got {k})")
-        index = self.catalogue.index
-        known = [[index[i] for i in history if i in index] for history in histories]
+        number = self.catalogue.number
+        known = [[item for i in history if (item := number(i)) is not None] for history in histories]
         for history in histories:
             if not history:
                 raise UserError("a history is empty; give at least one item id")
@@ -96,7 +96,7 @@ class Recommender:
         )
         results = []
         for row, history in enumerate(histories):
-            unknown = [i for i in history if i not in index]
+            unknown = [i for i in history if number(i) is None]
             fallback = row not in answers
             if fallback:
                 items = self._popular[:k].tolist()
@@ -119,7 +119,7 @@ class Recommender:
             if own is not None and len(own) != len(history):
                 raise UserError(f"a history of {len(history)} items has {len(own)} times; give one for each item")
             seconds = [UNKNOWN_TIME] * len(history) if own is None else own
-            met.append([t for item, t in zip(history, seconds, strict=True) if item in self.catalogue.index])
+            met.append([t for i, t in zip(history, seconds, strict=True) if self.catalogue.number(i) is not None])
         return met
 
     @torch.inference_mode()
