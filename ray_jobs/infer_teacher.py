@@ -11,6 +11,9 @@ Teachers that score by dot products rank by causal passes over windows of the se
 BIGRec by writing titles (`recsys.teachers.bigrec`). Nothing but the storage root is shared, so actors may live on any
 node.
 
+`signals.name` names the set that is made, so that those of several teachers lie side by side. A set that was there
+before is replaced once the new one is complete.
+
 A killed pass started again does only what is missing. A change of the teacher, of the dataset or of what the rankings
 depend on (`signals.k`, `splits`, `train_rows`, `mask_history`, `rows_per_shard`, `dtype`) starts afresh; actors and
 batch size may change from run to run. Time is in proportion to interactions · N (scoring); memory per actor is that of
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from recsys.teachers.teacher import Teacher
 
 _WITHOUT_EFFECT = {
+    "name",
     "actors",
     "max_actors",
     "cpus",
