@@ -93,11 +93,6 @@ class StudentSettings:
         return self.distillation is not None or (self.alignment is not None and self.alignment.teaches)
 
     @property
-    def needs_signals(self) -> bool:
-        """Whether the teacher's pass must have been made before it is trained."""
-        return self.distillation is not None or self.stored
-
-    @property
     def stored(self) -> bool:
         """Whether it learns from the teacher's stored states."""
         return self.alignment is not None and self.alignment.stored
@@ -242,19 +237,24 @@ class Settings:
 
     @property
     def layout(self) -> "Layout":
-        return Layout(storage.absolute(self.storage or os.environ.get("RECSYS_STORAGE") or "runs"), self.name)
+        root = storage.absolute(self.storage or os.environ.get("RECSYS_STORAGE") or "runs")
+        return Layout(root, self.name, signals=self.signals.name)
 
 
 class Layout:
-    """Where everything lies under the storage root."""
+    """Where everything lies under the storage root.
 
-    def __init__(self, root: str, name: str) -> None:
+    Args:
+        signals: name of the set of teacher signals that the project's configuration makes.
+    """
+
+    def __init__(self, root: str, name: str, *, signals: str = "") -> None:
         self.storage_root = root
         self.root = storage.join(root, name)
         self.mlflow = storage.join(root, "mlflow")
         self.dataset = storage.join(self.root, "dataset")
         self.teacher = storage.join(self.root, "teacher")
-        self.signals = storage.join(self.root, "signals")
+        self.signals = self._signals(signals)
         self.depth = storage.join(self.root, "depth")
         self.results = storage.join(self.root, "results")
         self.report = storage.join(self.root, "report")
@@ -268,3 +268,10 @@ class Layout:
 
     def student(self, name: str) -> str:
         return storage.join(self.root, "students", name)
+
+    def signals_of(self, name: str | None) -> str:
+        """The set of teacher signals that a student names; None is the one that the configuration makes."""
+        return self.signals if name is None else self._signals(name)
+
+    def _signals(self, name: str) -> str:
+        return storage.join(self.root, f"signals-{name}" if name else "signals")

@@ -50,7 +50,6 @@ def gathered(dataset: PreparedDataset, signals: TeacherSignals | None, states: S
     arrays: Any = {
         "item_embeddings": signals.item_embeddings.numpy(),
         "text_embeddings": None if text is None else text.numpy(),
-        "scores": signals.scores[:0],  # no student learns from them
     }
     return Inputs(dataset, replace(signals, **arrays), signals.lookup(len(dataset.items)), states)
 

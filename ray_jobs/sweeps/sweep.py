@@ -39,6 +39,8 @@ class Sweep:
                 f"parameters.{taught[0]}: student {config.student} has no distillation; give it one, or name another "
                 "student (--student)"
             )
+        if named := [key for key in config.parameters if key in ("distillation.signals", "alignment.signals")]:
+            raise UserError(f"parameters.{named[0]}: all trials learn from the same signals; make a sweep for each set")
         check(self.student, config.parameters)
         training = replace(self.student.training, epochs=config.epochs or self.student.training.epochs)
         self.trial_student = replace(self.student, training=training)
@@ -114,8 +116,9 @@ class Sweep:
         """
         layout = self.settings.layout
         dataset = PreparedDataset.load(layout.dataset)
-        signals = TeacherSignals.load(layout.signals, dataset) if self.student.distillation else None
-        states = StoredStates.load(layout.signals, dataset) if self.student.stored else None
+        student = self.student
+        signals = TeacherSignals.load(distill.rankings_uri(student, layout), dataset) if student.distillation else None
+        states = StoredStates.load(distill.states_uri(student, layout), dataset) if student.stored else None
         self._check_buildable(dataset, signals, states)
         return dataset, signals, states
 

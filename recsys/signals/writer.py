@@ -3,13 +3,15 @@
 The rows of the chosen splits, ascending, are cut into shards of equal size. Every writer writes a shard whole or not
 at all, into a work directory beside the signals whose name carries the key of the pass: shards of another checkpoint,
 dataset or setting are never taken for its own. When no shard is missing, the rows are checked against the plan, the
-embeddings and `signals.json` are added, the directory is sealed and takes the place of the signals.
+embeddings and `signals.json` are added, the directory is sealed and takes the place of the signals: those that were
+there before stay until then.
 
 Legend: S rows, K candidates, N items, D width.
 """
 
 import io
 import re
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,10 +226,13 @@ class SignalsWriter:
         """Put the sealed work directory in the place of the signals; killed on the way, a second call finishes."""
         system, source = storage.filesystem(self.work)
         _, target = storage.filesystem(self.uri)
-        storage.delete(self.uri)
+        _, parent = storage.filesystem(self._parent)
         if isinstance(system, fs.LocalFileSystem):
+            if storage.exists(self.uri):
+                Path(target).rename(f"{parent}/{self._prefix}old.{uuid.uuid4().hex[:8]}")
             Path(source).rename(target)
-        else:
+        else:  # no rename there: in between readers find none, and the sealed work directory has them
+            storage.delete(self.uri)
             manifest = storage.read_bytes(storage.join(self.work, storage.MANIFEST))
             for info in system.get_file_info(fs.FileSelector(source, recursive=True)):
                 if info.type == fs.FileType.File and info.base_name != storage.MANIFEST:
@@ -236,7 +241,9 @@ class SignalsWriter:
         self._remove_other_passes()
 
     def _remove_other_passes(self) -> None:
+        """Of these signals, and what they replaced; those of other sets have a name before the key."""
         system, parent = storage.filesystem(self._parent)
         for info in system.get_file_info(fs.FileSelector(parent)):
-            if info.type == fs.FileType.Directory and info.base_name.startswith(self._prefix):
+            found = info.base_name.startswith(self._prefix) and "-" not in info.base_name[len(self._prefix) :]
+            if info.type == fs.FileType.Directory and found:
                 system.delete_dir(info.path)

@@ -2,6 +2,9 @@
 
 Teachers that score by dot products rank by causal passes over windows of the sequences (`recsys.teachers.ranking`),
 BIGRec by writing titles (`recsys.teachers.bigrec`). A killed pass started again does only what is missing.
+
+`signals.name` names the set that is made, so that those of several teachers lie side by side. A set that was there
+before is replaced once the new one is complete.
 """
 
 import dataclasses
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from recsys.teachers.teacher import Teacher
 
 _WITHOUT_EFFECT = {
+    "name",
     "actors",
     "max_actors",
     "cpus",

@@ -22,7 +22,7 @@ from recsys.students.config import CompressedConfig
 from recsys.students.items import with_plain_items
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import Progress
-from recsys.training.objective import Objective, RankingTeacher
+from recsys.training.objective import NextItemObjective, Objective, RankingTeacher
 
 
 def key(settings: Settings, name: str) -> str:
@@ -33,15 +33,17 @@ def key(settings: Settings, name: str) -> str:
     """
     student = find(settings, name)
     inputs = [fingerprint(settings.layout)]
-    if student.needs_signals:
-        inputs.append(required(settings.layout.signals, "set of teacher signals", "infer_teacher").content_hash)
+    for signals in dict.fromkeys(signals_uris(student, settings.layout)):
+        inputs.append(required(signals, "set of teacher signals", _pass(settings, signals)).content_hash)
     if student.model.kind in ("slmrec", "compressed"):
         uri = teacher_uri(student, settings.layout)
         job = f"distill --student {student.model.teacher}" if student.model.teacher else "train_teacher"
         inputs.append(required(uri, f"teacher of student {name}", job).content_hash)
     said = to_dict(student)
+    if student.distillation:  # the signals count by their content
+        said["distillation"] = without_unasked(student.distillation, {"signals"})
     if student.alignment:
-        said["alignment"] = without_unasked(student.alignment, {"stored"})
+        said["alignment"] = without_unasked(student.alignment, {"stored", "signals"})
     # Where workers run does not change what is learned; how many there are changes rounding only.
     return digest({"student": {**said, "scaling": None}, "inputs": inputs})
 
@@ -98,6 +100,8 @@ def finish(student: StudentSettings, layout: Layout, trained: Trained, uri: str,
     objective, dataset, _ = build(student, layout)
     with_plain_items(objective.model)
     info = {"training": result.progress.describe(), "settings": to_dict(student)}
+    if isinstance(objective, NextItemObjective) and objective.teacher is not None:
+        info["teacher"] = objective.teacher.describe()
     save_checkpoint(uri, objective.model, dataset, state=result.state, key=work, info=info)
     return result.progress
 
@@ -136,7 +140,7 @@ def _compress(model: CompressedConfig, name: str, settings: Settings, work: str)
 def build(student: StudentSettings, layout: Layout) -> tuple[Objective, PreparedDataset, TrainingConfig]:
     """In a worker: data from storage, the model and its losses."""
     dataset = PreparedDataset.load(layout.dataset)
-    signals = TeacherSignals.load(layout.signals, dataset) if student.distillation else None
+    signals = TeacherSignals.load(rankings_uri(student, layout), dataset) if student.distillation else None
     return assemble(student, dataset, signals, layout), dataset, student.training
 
 
@@ -163,7 +167,7 @@ def assemble(
             loss=student.loss,
             alignment=student.alignment,
             rankings=RankingTeacher(signals, dataset, ranking) if signals and ranking else None,
-            stored=(stored or StoredStates.load(layout.signals, dataset)) if student.stored else None,
+            stored=(stored or StoredStates.load(states_uri(student, layout), dataset)) if student.stored else None,
             seed=student.training.seed,
         )
     if student.model.kind == "compressed":
@@ -176,6 +180,30 @@ def assemble(
         signals=signals,
         seed=student.training.seed,
     )
+
+
+def rankings_uri(student: StudentSettings, layout: Layout) -> str:
+    """The set of teacher signals whose rankings and embeddings a student learns from."""
+    return layout.signals_of(student.distillation.signals if student.distillation else None)
+
+
+def states_uri(student: StudentSettings, layout: Layout) -> str:
+    """The set of teacher signals whose stored states a student learns from."""
+    return layout.signals_of(student.alignment.signals if student.alignment else None)
+
+
+def signals_uris(student: StudentSettings, layout: Layout) -> list[str]:
+    """The sets of teacher signals that must be there before a student is trained."""
+    uris = [rankings_uri(student, layout)] if student.distillation else []
+    return uris + ([states_uri(student, layout)] if student.stored else [])
+
+
+def _pass(settings: Settings, uri: str) -> str:
+    """What to run for a set of signals that is not there."""
+    if uri == settings.layout.signals:
+        return "infer_teacher"
+    name = uri.rpartition("/signals")[2].removeprefix("-")
+    return f"infer_teacher with signals.name={name or repr(name)} (and the teacher that is to make it)"
 
 
 def teacher_uri(student: StudentSettings, layout: Layout) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Tag
 
 from recsys.config import Field, configuration
+from recsys.losses.config import SET_NAME
 from recsys.teachers.bigrec.config import BIGRecConfig
 from recsys.teachers.lora_config import LoRAConfig
 
@@ -251,6 +252,8 @@ class SignalsConfig:
     """The teacher pass.
 
     Attributes:
+        name: of the set of signals that the pass makes: sets of different names lie side by side, and a student names
+            the one it learns from (`distillation.signals`). "" is the usual one.
         k: length of each ranking.
         splits: whose rows are ranked.
         train_rows: of the training rows, how many: a seeded sample. null leaves it to the kind of teacher: all of them,
@@ -271,6 +274,7 @@ class SignalsConfig:
         states: store the teacher's hidden states of the training rows as well (e4srec and hllm alone).
     """
 
+    name: str = Field(default="", pattern=SET_NAME)
     k: int = Field(default=20, ge=1)
     splits: tuple[Literal["train", "valid", "test"], ...] = ("train", "valid", "test")
     train_rows: int | None = Field(default=None, ge=1)
