@@ -17,6 +17,8 @@ from recsys.errors import UserError
 KINDS = {
     "sasrec": "recsys.students.sasrec:SASRec",
     "gru4rec": "recsys.students.gru4rec:GRU4Rec",
+    "sequential-rules": "recsys.rules.model:SequentialRules",
+    "hybrid": "recsys.rules.hybrid:Hybrid",
     "bigrec": "recsys.teachers.bigrec.bigrec:BIGRec",
     "hllm": "recsys.teachers.hllm:HLLM",
     "e4srec": "recsys.teachers.e4srec:E4SRec",

@@ -43,7 +43,7 @@ class Recommender:
         self.checkpoint = checkpoint
         self.catalogue = checkpoint.catalogue
         self._model = checkpoint.model
-        self._device = next(checkpoint.model.parameters()).device
+        self._device = next(iter(checkpoint.model.state_dict().values())).device  # rules have no parameters
         self._popular = self.catalogue.popular()
         with torch.inference_mode():
             # Once for all requests: a teacher computes them from its texts.
