@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys.losses.catalogue_cross_entropy import catalogue_cross_entropy
 from recsys.losses.config import RecommendationLossConfig
 from recsys.losses.scores import CatalogueScores
 
@@ -73,13 +74,16 @@ class RecommendationLoss(nn.Module):
 
     @property
     def needs_scores(self) -> bool:
-        """Whether the scores of the whole catalogue are used."""
-        return self.config.kind != "bce"
+        """Whether it has to be given the scores of the whole catalogue."""
+        return self.config.kind == "dros"
 
     def forward(self, hidden_PD: Tensor, vectors_ND: Tensor, targets: Tensor, scores: CatalogueScores | None) -> Tensor:
         if self.config.kind == "softmax":
-            assert scores is not None
-            return softmax_loss(scores, targets, self.config.label_smoothing)
+            if scores is not None:
+                return softmax_loss(scores, targets, self.config.label_smoothing)
+            smoothing = self.config.label_smoothing
+            mass = torch.full_like(targets, 1 - smoothing, dtype=hidden_PD.dtype)[:, None]
+            return catalogue_cross_entropy(hidden_PD, vectors_ND[1:], targets[:, None] - 1, mass, uniform=smoothing)
         negatives = self._negatives(targets, len(vectors_ND) - 1)
         positive = (hidden_PD * vectors_ND[targets]).sum(-1)
         negative_PM = torch.einsum("pd,pmd->pm", hidden_PD, vectors_ND[negatives])
