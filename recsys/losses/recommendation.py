@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys.losses.catalogue_cross_entropy import catalogue_cross_entropy
 from recsys.losses.config import RecommendationLossConfig
 from recsys.losses.scores import CatalogueScores
 
@@ -86,8 +87,8 @@ class RecommendationLoss(nn.Module):
 
     @property
     def needs_scores(self) -> bool:
-        """Whether the scores of the whole catalogue are used."""
-        return self.config.kind != "bce"
+        """Whether it has to be given the scores of the whole catalogue."""
+        return self.config.kind == "dros"
 
     def robust_terms(self, scores: CatalogueScores, items_PM: Tensor) -> Tensor | None:
         """α times the robust term with each of some items in the place of the target, [P, M]; None without DROS."""
@@ -108,8 +109,11 @@ class RecommendationLoss(nn.Module):
             negatives: [P, M], where they have been drawn (`negatives`).
         """
         if self.config.kind == "softmax":
-            assert scores is not None
-            return softmax_loss(scores, targets, self.config.label_smoothing)
+            if scores is not None:
+                return softmax_loss(scores, targets, self.config.label_smoothing)
+            smoothing = self.config.label_smoothing
+            mass = torch.full_like(targets, 1 - smoothing, dtype=hidden_PD.dtype)[:, None]
+            return catalogue_cross_entropy(hidden_PD, vectors_ND[1:], targets[:, None] - 1, mass, uniform=smoothing)
         if negatives is None:
             negatives = self.negatives(targets, len(vectors_ND) - 1)
         positive = (hidden_PD * vectors_ND[targets]).sum(-1)

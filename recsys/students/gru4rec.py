@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from recsys.model import SequentialRecommender
 from recsys.students.config import GRU4RecConfig
-from recsys.students.items import ItemTable, folded
+from recsys.students.items import ItemTable, comparable, compared, folded
 
 
 class GRU4Rec(SequentialRecommender):
@@ -31,13 +31,13 @@ class GRU4Rec(SequentialRecommender):
         self.out = nn.Linear(config.width, config.width)
 
     def hidden(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:
-        table = self.items() if vectors is None else vectors
+        table = self.item_vectors() if vectors is None else vectors
         x_BLD = F.embedding(items, table) * self.config.width**0.5
         x_BLD, _ = self.gru(F.dropout(x_BLD, self.config.dropout, self.training))
-        return self.out(F.dropout(x_BLD, self.config.dropout, self.training))
+        return compared(self.out(F.dropout(x_BLD, self.config.dropout, self.training)), self.config)
 
     def item_vectors(self) -> Tensor:
-        return self.items()
+        return comparable(self.items(), self.config)
 
     def export_state(self) -> dict[str, Tensor]:
         return folded(self.state_dict(), self.items)

@@ -65,7 +65,7 @@ class Objective(nn.Module):
             world=world,
             one_a_user=self.one_a_user,
             times=self.model.uses_times,
-            starts=self.window_starts(dataset),
+            starts=whole_histories(dataset) if config.histories == "exact" else self.window_starts(dataset),
         )
 
     def window_starts(self, dataset: PreparedDataset) -> np.ndarray | None:  # noqa: ARG002
@@ -83,6 +83,12 @@ class Objective(nn.Module):
     def validation_rows(self, dataset: PreparedDataset) -> np.ndarray:
         """Rows whose ranking selects the checkpoint: by default all of the validation split."""
         return dataset.rows("valid")
+
+
+def whole_histories(dataset: PreparedDataset) -> np.ndarray:
+    """[S] where the history begins that evaluation would show each training row."""
+    rows = dataset.rows("train")
+    return np.maximum(dataset.offsets[dataset.users_of(rows)], rows - dataset.max_history)
 
 
 class RankingTeacher(nn.Module):
