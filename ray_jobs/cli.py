@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ray_jobs.settings import Layout, Settings
 from recsys import storage
 from recsys.config import load_config
 from recsys.errors import UserError
+from recsys.settings import Layout, Settings
 
 # No telemetry of any library leaves the machine; models come from disk unless the user allows the hub.
 QUIET = {

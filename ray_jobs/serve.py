@@ -1,0 +1,49 @@
+"""Serve teacher, student and null arm behind one endpoint, for A/B measurement.
+
+    python -m ray_jobs.serve --config F                         until Ctrl-C, on an embedded local Ray
+    ray job submit --working-dir . -- python -m ray_jobs.serve --config F storage=/shared/runs
+                                                                on a cluster, until `ray job stop`
+    serve deploy app.yaml                                       on a cluster, with nothing to keep running:
+
+        proxy_location: HeadOnly
+        http_options: {host: 127.0.0.1, port: 8000}
+        applications:
+          - name: recsys
+            import_path: ray_jobs.serve:build
+            args: {name: demo, storage: /shared/runs}           # any settings of the YAML file
+
+    curl -s 127.0.0.1:8000/recommend -H 'content-type: application/json' -d '{"history": ["50", "172"], "k": 5}'
+
+`POST /recommend` answers catalogue ids with titles and scores; the page `/docs` describes it. A request that names no
+arm gets the one its user is assigned to (`recsys.serving.assignment`). `GET /health` says which arms are loaded, from
+which checkpoints, for which dataset. The student lives inside the replicas that take HTTP requests, the teacher in its
+own (docs/decisions/student-placement.md).
+"""
+
+import signal
+import threading
+
+from ray_jobs import cli
+from ray_jobs.serving.application import build, deploy, undeploy
+from recsys.settings import Settings
+
+__all__ = ["build", "main"]
+
+
+def serve_until_stopped(settings: Settings) -> None:
+    stopped = threading.Event()
+    address = deploy(settings)
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, and `ray job stop`
+        signal.signal(number, lambda *_: stopped.set())
+    print(f"serving {', '.join(settings.serving.arms)} at {address} (page: {address}/docs); Ctrl-C stops", flush=True)
+    stopped.wait()
+    print("stopping", flush=True)
+    undeploy()
+
+
+def main() -> None:
+    cli.run_job(__doc__, lambda settings, _: serve_until_stopped(settings))
+
+
+if __name__ == "__main__":
+    main()
