@@ -4,7 +4,7 @@ import os
 from typing import Any, Literal
 
 from recsys import storage
-from recsys.config import Field, configuration
+from recsys.config import Field, NotInKey, configuration
 from recsys.data.config import DataConfig
 from recsys.evaluation.config import EvaluationConfig
 from recsys.losses.config import AlignmentConfig, DistillationConfig, RecommendationLossConfig
@@ -45,7 +45,7 @@ class TeacherSettings:
 
     model: TeacherConfig = HLLMConfig()
     training: TrainingConfig = TrainingConfig()
-    scaling: WorkersConfig = WorkersConfig(workers=2)
+    scaling: NotInKey[WorkersConfig] = WorkersConfig(workers=2)
     folds: int = Field(default=0, ge=0, le=20)
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class StudentSettings:
     distillation: DistillationConfig | None = None
     alignment: AlignmentConfig | None = None
     training: TrainingConfig = TrainingConfig()
-    scaling: WorkersConfig = WorkersConfig()
+    scaling: NotInKey[WorkersConfig] = WorkersConfig()
 
     def __post_init__(self) -> None:
         if self.model.kind == "compressed" and self.distillation is not None:
@@ -141,7 +141,7 @@ class DepthConfig:
     rows: Literal["every-position", "one-a-user"] = "every-position"
     alignment: AlignmentConfig = AlignmentConfig()
     training: TrainingConfig = TrainingConfig()
-    scaling: WorkersConfig = WorkersConfig()
+    scaling: NotInKey[WorkersConfig] = WorkersConfig()
     tolerance: float = Field(default=1.0, ge=0)
     compress: tuple[str, ...] = ()
     low_rank: LowRankConfig = LowRankConfig()
@@ -192,16 +192,16 @@ class ServingConfig:
 
     arms: tuple[Arm, ...] = ARMS
     student: str = "sasrec-distilled"
-    split: dict[Arm, float] = Field(default_factory=_halves)
-    default_arm: Arm = "student"
-    salt: str = "ab-1"
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=1, le=65535)
+    split: NotInKey[dict[Arm, float]] = Field(default_factory=_halves)
+    default_arm: NotInKey[Arm] = "student"
+    salt: NotInKey[str] = "ab-1"
+    host: NotInKey[str] = "127.0.0.1"
+    port: NotInKey[int] = Field(default=8000, ge=1, le=65535)
     max_k: int = Field(default=100, ge=1)
     max_history: int = Field(default=1000, ge=1)
     teacher_replicas: ReplicasConfig = ReplicasConfig()
     student_replicas: ReplicasConfig = ReplicasConfig()
-    start_seconds: float = Field(default=300, gt=0)
+    start_seconds: NotInKey[float] = Field(default=300, gt=0)
     measure_requests: int = Field(default=300, ge=1)
     measure_warmup: int = Field(default=30, ge=0)
     measure_concurrency: int = Field(default=1, ge=1)

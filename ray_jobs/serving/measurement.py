@@ -17,7 +17,7 @@ import httpx
 
 from ray_jobs.serving import application
 from recsys import environment, storage, tracking
-from recsys.config import digest, to_dict
+from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation.results import read_json_if_whole
@@ -27,7 +27,6 @@ from recsys.serving.service import dataset_identity
 from recsys.settings import Settings
 
 K = 10
-_WITHOUT_EFFECT = {"split", "salt", "default_arm", "host", "port", "start_seconds"}
 
 
 def key(settings: Settings) -> str:
@@ -36,9 +35,14 @@ def key(settings: Settings) -> str:
     Raises:
         UserError: one of them is not there, or they do not belong together.
     """
-    config = {name: value for name, value in to_dict(settings.serving).items() if name not in _WITHOUT_EFFECT}
     checkpoints = {arm: facts["hash"] for arm, facts in application.served(settings).items()}
-    return digest({"serving": config, "checkpoints": checkpoints, "dataset": dataset_identity(settings.layout.dataset)})
+    return digest(
+        {
+            "serving": key_values(settings.serving),
+            "checkpoints": checkpoints,
+            "dataset": dataset_identity(settings.layout.dataset),
+        }
+    )
 
 
 def run(settings: Settings, *, force: bool = False, address: str | None = None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from recsys import storage, tracking
-from recsys.config import digest, to_dict
+from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation import results
@@ -14,12 +14,10 @@ from recsys.settings import Settings, StudentSettings
 from recsys.signals.signals import TeacherSignals
 from recsys.signals.states import StoredStates
 from recsys.stages import student as student_stage
-from recsys.tuning.config import WITHOUT_EFFECT, RealRange, SweepConfig, candidate, check, combinations, defaults, grid
+from recsys.tuning.config import RealRange, SweepConfig, candidate, check, combinations, defaults, grid
 from recsys.tuning.records import TrialStore
 
 _BUILT = 64  # students, before a value is said to go together with nothing
-# What may change from one part of a sweep to the next.
-_MAY_CHANGE = {"trials", *WITHOUT_EFFECT}
 
 
 class Sweep:
@@ -51,8 +49,8 @@ class Sweep:
         self._run = storage.join(self.uri, "run.json")
         self.store = TrialStore(storage.join(self.uri, "trials"))
         work = student_stage.key(replace(settings, students={config.student: self.trial_student}), config.student)
-        without = _MAY_CHANGE if config.search == "population" else {*_MAY_CHANGE, "population"}
-        self.asked = {key: value for key, value in to_dict(config).items() if key not in without}
+        others = {"trials"} if config.search == "population" else {"trials", "population"}
+        self.asked = {key: value for key, value in key_values(config).items() if key not in others}
         self.key = digest([work, self.asked])
         self._work = work
 

@@ -3,7 +3,7 @@
 import codecs
 from typing import Literal
 
-from recsys.config import Field, configuration
+from recsys.config import Field, NotInKey, configuration
 
 
 @configuration
@@ -51,14 +51,14 @@ class DataConfig:
     """
 
     source: Literal["ml-100k", "movielens-csv", "movielens-dat", "recbole", "table"] = "ml-100k"
-    path: str | None = None
-    items_path: str | None = None
+    path: NotInKey[str | None] = None
+    items_path: NotInKey[str | None] = None
     columns: ColumnsConfig = ColumnsConfig()
     encoding: str = "auto"
     time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
     min_matched: float = Field(default=0.5, ge=0, le=1)
-    download: bool = True
-    cache: str | None = None
+    download: NotInKey[bool] = True
+    cache: NotInKey[str | None] = None
     protocol: Literal["leave_one_out", "global_time"] = "leave_one_out"
     every_prefix: bool = False
     train_rows: Literal["rule", "seen", "all"] = "rule"

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.config import digest, to_dict
+from recsys.config import digest, key_values
 from recsys.data import partition
 from recsys.data.cleaning import clean_catalogue
 from recsys.data.config import DataConfig
@@ -29,7 +29,6 @@ from recsys.data.splits import every_interaction, global_time, leave_one_out, se
 from recsys.errors import UserError
 
 _VERSION = 2  # of what preparation does: raise it when equal inputs would give another dataset
-_WHERE_ONLY = {"path", "items_path", "cache", "download"}
 
 Step = Callable[[pa.Table], pa.Table]
 
@@ -70,11 +69,10 @@ class LocalPartitions:
 
 def input_key(config: DataConfig, name: str) -> str:
     """Digest of the configuration and of what the input files hold, wherever they lie."""
-    values = {key: value for key, value in to_dict(config).items() if key not in _WHERE_ONLY}
     # Whatever way MovieLens 100K is fetched, its content is known beforehand.
     fetched = config.path is None and config.source == "ml-100k"
     inputs = [{"sha256": GROUPLENS.sha256}] if fetched else describe_inputs(config)
-    return digest({"version": _VERSION, "name": name, "config": values, "inputs": inputs})
+    return digest({"version": _VERSION, "name": name, "config": key_values(config), "inputs": inputs})
 
 
 def prepare(

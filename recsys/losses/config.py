@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from recsys.config import Field, configuration
+from recsys.config import Field, NotInKey, configuration
 
 SET_NAME = r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$"
 """What a set of teacher signals may be called; the one without a name is the usual one."""
@@ -92,7 +92,7 @@ class DistillationConfig:
             configuration makes, and "" the one without a name.
     """
 
-    signals: str | None = Field(default=None, pattern=SET_NAME)
+    signals: NotInKey[str | None] = Field(default=None, pattern=SET_NAME)
     ranking: RankingDistillationConfig | None = RankingDistillationConfig()
     embedding: EmbeddingDistillationConfig | None = EmbeddingDistillationConfig()
 
@@ -125,7 +125,7 @@ class AlignmentConfig:
     form: Literal["paper", "code"] = "paper"
     online: bool = False
     stored: bool = False
-    signals: str | None = Field(default=None, pattern=SET_NAME)
+    signals: NotInKey[str | None] = Field(default=None, pattern=SET_NAME)
 
     def __post_init__(self) -> None:
         if self.signals is not None and not self.stored:

@@ -16,7 +16,7 @@ import numpy as np
 
 from recsys import storage, tracking
 from recsys.checkpoint import Checkpoint
-from recsys.config import digest, to_dict, without_unasked
+from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.settings import Settings
@@ -33,18 +33,6 @@ from recsys.teachers.replica import load_teacher
 if TYPE_CHECKING:
     from recsys.teachers.teacher import Teacher
 
-_WITHOUT_EFFECT = {
-    "name",
-    "actors",
-    "max_actors",
-    "cpus",
-    "gpus",
-    "batch_size",
-    "tensor_parallel",
-    "kernel_injection",
-}  # on the rankings
-_OPTIONS = {"log_mass", "states"}  # no part of the key where they are not asked for
-
 
 def key(settings: Settings) -> str:
     """Digest of everything the signals depend on.
@@ -52,10 +40,6 @@ def key(settings: Settings) -> str:
     Raises:
         UserError: the dataset or the teacher is not there yet.
     """
-    said = without_unasked(settings.signals, _OPTIONS)
-    config = {name: value for name, value in said.items() if name not in _WITHOUT_EFFECT}
-    if config["rows_per_shard"] is None:
-        config["rows_per_shard"] = 8192  # what it was for all kinds: passes made then are kept
     inputs = {
         "dataset": fingerprint(settings.layout),
         "teacher": required(settings.layout.teacher, "teacher", "train_teacher").content_hash,
@@ -63,7 +47,7 @@ def key(settings: Settings) -> str:
     for fold in range(settings.teacher.folds):
         what = f"teacher without fold {fold + 1}"
         inputs[what] = required(settings.layout.teacher_of_fold(fold), what, "train_teacher").content_hash
-    return digest({"signals": config, **inputs})
+    return digest({"signals": key_values(settings.signals), **inputs})
 
 
 def make(settings: Settings, executor: Executor, *, force: bool = False) -> None:

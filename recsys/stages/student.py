@@ -9,7 +9,7 @@ from typing import Any
 
 from recsys import tracking
 from recsys.checkpoint import load_checkpoint, save_checkpoint
-from recsys.config import digest, to_dict, without_unasked
+from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.settings import Layout, Settings, StudentSettings
@@ -39,13 +39,7 @@ def key(settings: Settings, name: str) -> str:
         uri = teacher_uri(student, settings.layout)
         job = f"distill --student {student.model.teacher}" if student.model.teacher else "train_teacher"
         inputs.append(required(uri, f"teacher of student {name}", job).content_hash)
-    said = to_dict(student)
-    if student.distillation:  # the signals count by their content
-        said["distillation"] = without_unasked(student.distillation, {"signals"})
-    if student.alignment:
-        said["alignment"] = without_unasked(student.alignment, {"stored", "signals"})
-    # Where workers run does not change what is learned; how many there are changes rounding only.
-    return digest({"student": {**said, "scaling": None}, "inputs": inputs})
+    return digest({"student": key_values(student), "inputs": inputs})
 
 
 def find(settings: Settings, name: str) -> StudentSettings:

@@ -11,7 +11,7 @@ from typing import Any
 
 from recsys import tracking
 from recsys.checkpoint import save_checkpoint
-from recsys.config import digest, to_dict, without_unasked
+from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.settings import Layout, Settings, TeacherSettings
@@ -22,8 +22,6 @@ from recsys.teachers.teacher import Teacher, teacher_class
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import Progress
 from recsys.training.objective import Objective
-
-_OPTIONS = {"rows", "base_layers", "user_lora"}  # no part of the key where they are not asked for
 
 
 def key(settings: Settings) -> str:
@@ -38,9 +36,7 @@ def key(settings: Settings) -> str:
         inputs.append(
             required(settings.layout.student(name), f"student {name}", f"distill --student {name}").content_hash
         )
-    said = to_dict(settings.teacher) | {"model": without_unasked(settings.teacher.model, _OPTIONS)}
-    # Where workers run does not change what is learned; how many there are changes rounding only.
-    return digest({"teacher": {**said, "scaling": None}, "inputs": inputs})
+    return digest({"teacher": key_values(settings.teacher), "inputs": inputs})
 
 
 def needed_students(settings: Settings) -> list[str]:

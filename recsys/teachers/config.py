@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag
 
-from recsys.config import Field, configuration
+from recsys.config import Field, NotInKey, configuration
 from recsys.losses.config import SET_NAME
 from recsys.teachers.bigrec.config import BIGRecConfig
 from recsys.teachers.lora_config import LoRAConfig
@@ -274,20 +274,20 @@ class SignalsConfig:
         states: store the teacher's hidden states of the training rows as well (e4srec and hllm alone).
     """
 
-    name: str = Field(default="", pattern=SET_NAME)
+    name: NotInKey[str] = Field(default="", pattern=SET_NAME)
     k: int = Field(default=20, ge=1)
     splits: tuple[Literal["train", "valid", "test"], ...] = ("train", "valid", "test")
     train_rows: int | None = Field(default=None, ge=1)
     mask_history: bool = True
     log_mass: bool = False
     rows_per_shard: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=64, ge=1)
-    actors: int = Field(default=2, ge=1)
-    max_actors: int | None = Field(default=None, ge=1)
-    cpus: float = Field(default=0.9, gt=0)
-    gpus: float = Field(default=0, ge=0)
-    tensor_parallel: int = Field(default=1, ge=1)
-    kernel_injection: bool = False
+    batch_size: NotInKey[int] = Field(default=64, ge=1)
+    actors: NotInKey[int] = Field(default=2, ge=1)
+    max_actors: NotInKey[int | None] = Field(default=None, ge=1)
+    cpus: NotInKey[float] = Field(default=0.9, gt=0)
+    gpus: NotInKey[float] = Field(default=0, ge=0)
+    tensor_parallel: NotInKey[int] = Field(default=1, ge=1)
+    kernel_injection: NotInKey[bool] = False
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     states: StatesConfig | None = None
 
