@@ -95,14 +95,11 @@ class OnRay:
 
     def rank(self, work: "ShardedPass", plan: "ShardPlan", missing: Sequence[int]) -> None:
         from ray_jobs.cluster import runtime
-        from ray_jobs.teacher_pass.pool import rank_until_whole
-        from recsys.stages.estimate import resources
+        from ray_jobs.teacher_pass import pool
 
         runtime.connect()
-        cpus, gpus = resources(work.config)
-        lower = "signals.cpus, signals.gpus or signals.tensor_parallel"
-        runtime.check_room("an actor of the pass", cpus=cpus, gpus=gpus, lower=lower)
-        rank_until_whole(work, plan, missing)
+        pool.check_room(work.config)
+        pool.rank_until_whole(work, plan, missing)
 
     def read(self, log: InteractionLog) -> Partitions:
         from ray_jobs.cluster import runtime

@@ -7,10 +7,19 @@ from typing import Any
 import ray
 import ray.data
 
+from ray_jobs.cluster import runtime
 from recsys.errors import UserError
 from recsys.signals.writer import ShardPlan
 from recsys.stages.estimate import resources
 from recsys.stages.shards import Counts, ShardedPass
+from recsys.teachers.config import SignalsConfig
+
+
+def check_room(config: SignalsConfig) -> None:
+    """Raise a `UserError` where not one actor of the pass will ever find a place; a pool makes do with fewer."""
+    cpus, gpus = resources(config)
+    lower = "signals.cpus, signals.gpus or signals.tensor_parallel"
+    runtime.check_room("an actor of the pass", cpus=cpus, gpus=gpus, lower=lower)
 
 
 def rank_until_whole(work: ShardedPass, plan: ShardPlan, missing: Sequence[int]) -> None:
