@@ -34,11 +34,11 @@ import torch
 from harness import FIXTURE, Options, PeakMemory, main, progress, scratch
 from torch.utils.flop_counter import FlopCounterMode
 
-from recsys.settings import Settings
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
 from recsys.data.prepared import Catalogue, PreparedDataset
+from recsys.settings import Settings
 from recsys.teachers.bigrec.bigrec import BIGRec, TitlePass
 from recsys.teachers.bigrec.config import BIGRecConfig
 from recsys.teachers.config import E4SRecConfig, HLLMConfig, SignalsConfig

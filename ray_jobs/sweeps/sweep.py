@@ -115,8 +115,9 @@ class Sweep:
         layout = self.settings.layout
         dataset = PreparedDataset.load(layout.dataset)
         student = self.student
-        signals = TeacherSignals.load(distill.rankings_uri(student, layout), dataset) if student.distillation else None
-        states = StoredStates.load(distill.states_uri(student, layout), dataset) if student.stored else None
+        rankings = student_stage.rankings_uri(student, layout)
+        signals = TeacherSignals.load(rankings, dataset) if student.distillation else None
+        states = StoredStates.load(student_stage.states_uri(student, layout), dataset) if student.stored else None
         self._check_buildable(dataset, signals, states)
         return dataset, signals, states
 

@@ -1,6 +1,5 @@
 """What data preparation is asked to do."""
 
-import codecs
 from typing import Literal
 
 from recsys.config import Field, NotInKey, configuration
@@ -32,7 +31,7 @@ class DataConfig:
         items_path: for `table`, the file with item ids and titles.
         encoding: of the text files; `auto` takes a file for UTF-8 unless most of its characters beyond ASCII are broken
             in it, then for Windows-1252 or latin-1. Telling takes a pass over a log, which naming one spares.
-        time_unit: of times that are numbers; `auto` tells it by their size, see `recsys.data.readers.times`, and refuses
+        time_unit: of times that are numbers; `auto` tells it by their size (`recsys.data.readers.times`) and refuses
             times near 1970 (0, −1) among dates. Naming one takes every number as it is.
         min_matched: share of the log's items that the catalogue must hold, where there is one: less is taken for ids
             that are written in two ways. 0 lets everything pass.
@@ -75,9 +74,13 @@ class DataConfig:
         if self.every_prefix and self.protocol != "global_time":
             raise ValueError("every_prefix belongs to protocol=global_time; leave it out")
         if self.train_rows != "rule" and (self.protocol != "global_time" or self.every_prefix):
-            raise ValueError("train_rows belongs to protocol=global_time without every_prefix, which takes all; leave it out")
+            raise ValueError(
+                "train_rows belongs to protocol=global_time without every_prefix, which takes all; leave it out"
+            )
         if self.encoding != "auto" and not _keeps_ascii(self.encoding):
-            raise ValueError(f"encoding {self.encoding!r} cannot be read; give auto, utf-8, cp1252, latin-1 or the like")
+            raise ValueError(
+                f"encoding {self.encoding!r} cannot be read; give auto, utf-8, cp1252, latin-1 or the like"
+            )
         if self.columns != ColumnsConfig() and self.source not in ("table", "recbole"):
             raise ValueError(f"columns belong to source=table or recbole; those of {self.source} are fixed")
         if self.min_rating is not None and self.source == "table" and self.columns.rating is None:

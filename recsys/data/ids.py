@@ -69,7 +69,9 @@ def require_ids(path: str, name: str, kind: pa.DataType) -> None:
         or pa.types.is_decimal(inner)
         or pa.types.is_null(inner)
     ):
-        raise UserError(f"column {name!r} of {path.rpartition('/')[2]} is of type {kind}; ids are text or whole numbers")
+        raise UserError(
+            f"column {name!r} of {path.rpartition('/')[2]} is of type {kind}; ids are text or whole numbers"
+        )
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -53,7 +53,7 @@ def dros_term(scores: CatalogueScores, targets: Tensor, propensity: Tensor, beta
 
 
 def dros_terms(scores: CatalogueScores, items_PM: Tensor, propensity: Tensor, beta: float) -> Tensor:
-    """The same term with each of some items in the place of the target, [P, M]; the sum over the catalogue is made once.
+    """The same term with each of some items in the place of the target, [P, M]; the catalogue is summed up once.
 
     Args:
         items_PM: [P, M] in 1..N.

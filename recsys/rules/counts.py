@@ -135,8 +135,8 @@ class Counts:
 class WithoutUser:
     """The scores of training rows as if their user had never been counted, exactly and without counting again.
 
-    A user's own pairs lie between items of the user's own sequence alone: they are subtracted from N, and the user's own
-    events from f.
+    A user's own pairs lie between items of the user's own sequence alone: they are subtracted from N, and the user's
+    own events from f.
     """
 
     def __init__(self, dataset: PreparedDataset, config: RulesConfig) -> None:

@@ -148,9 +148,7 @@ def fit_hybrid(
         f"hybrid: rules {rules_weight:g}, titles {title_weight:g}: NDCG@10 on validation {reached[best]:.4f}, the "
         f"student alone {reached[0]:.4f}"
     )
-    tried = [
-        {"rules_weight": a, "title_weight": b, "valid": gain} for (a, b), gain in zip(pairs, reached, strict=True)
-    ]
+    tried = [{"rules_weight": a, "title_weight": b, "valid": gain} for (a, b), gain in zip(pairs, reached, strict=True)]
     model = Hybrid.of(student.model, rules.model, rules_weight=rules_weight, title_weight=title_weight)
     return Weighed(model, reached[best], reached[0], tried)
 

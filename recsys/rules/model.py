@@ -19,8 +19,8 @@ _POPULAR = 1e-3  # by how much the most popular item's part of the spread exceed
 class SequentialRules(SequentialRecommender):
     """score(j | h) = log((1 − s) · share of the counts + s / N) + w · cosine(title of j, titles of h).
 
-    The share is Σ_{i in h} δ^age(i) · rule(i→j) over its sum for all j; the rules are those of `recsys.rules.counts`. Of
-    two items without a rule the more popular one's part of s is greater, by at most a thousandth, so that it comes
+    The share is Σ_{i in h} δ^age(i) · rule(i→j) over its sum for all j; the rules are those of `recsys.rules.counts`.
+    Of two items without a rule the more popular one's part of s is greater, by at most a thousandth, so that it comes
     first. The second vector of the cosine is the mean of the history's centred title vectors, weighted by δ^age.
 
     Memory: 8 bytes a rule, 4 W + 12 an item. Time of a history: its items' rules, and N · (W + 1).

@@ -1,4 +1,4 @@
-"""The rules as a teacher: `TeacherSignals` in which no training row was ranked by rules that its own user is counted in.
+"""The rules as a teacher: signals in which no training row was ranked by rules that its own user is counted in.
 
 Legend: R rows, S all rows, N items, K candidates, D width.
 """
@@ -109,9 +109,7 @@ def write_signals(
     model = checkpoint.model
     if not isinstance(model, SequentialRules):
         raise UserError(f"{model.kind} is no model of sequential rules; its signals are made by infer_teacher")
-    plan = ShardPlan.of(
-        dataset, config.splits, config.rows_per_shard or _SHARD, train_rows=config.train_rows
-    )
+    plan = ShardPlan.of(dataset, config.splits, config.rows_per_shard or _SHARD, train_rows=config.train_rows)
     check_k(dataset, plan.rows, config.k, config.mask_history)
     writer = SignalsWriter(uri, key=key, k=config.k)
     teacher = RulesTeacher(model, dataset)

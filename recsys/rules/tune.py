@@ -5,14 +5,13 @@ Every candidate is ranked over the whole catalogue, items of the user's past lef
 Legend: R validation rows, N items, T training events.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from recsys.config import to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.rules.config import RulesConfig, RulesTuningConfig
 from recsys.rules.counts import Counts, Events, follows, history_weights, mean_gain
@@ -41,7 +40,7 @@ def tune_counts(
     """Coordinate search over decay, backward, distance, source and target, from the constants of `start`.
 
     Time: `rounds` times about 40 candidates; a candidate counts anew where `distance` changes (in proportion to
-    window · T) and multiplies two sparse matrices (in proportion to R, the items of a history and the rules of an item).
+    window · T) and multiplies two sparse matrices (in proportion to R, the items of a history, the rules of an item).
     """
     rows = dataset.sample("valid", config.rows, seed=0)
     if not len(rows):

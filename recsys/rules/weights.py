@@ -29,14 +29,14 @@ def weighted_gains(
         first, *others = terms(*shown_to(terms, dataset, chosen, "cpu"))
         target = torch.from_numpy(dataset.targets(chosen).astype(np.int64))[:, None]
         which, seen = (torch.from_numpy(each) for each in dataset.past(chosen))
-        again = seen == target[which, 0]  # a target that was met before is ranked all the same
-        first[which[~again], seen[~again]] = -torch.inf
+        first[which, seen] = -torch.inf
         first[:, 0] = -torch.inf
+        findable = first.gather(1, target)[:, 0] > -torch.inf  # a target of the past is never recommended
         for number, weights in enumerate(candidates):
             scores = first
             for weight, term in zip(weights, others, strict=True):
                 if weight:
                     scores = torch.add(scores, term, alpha=weight)
             rank = (scores >= scores.gather(1, target)).sum(dim=1)
-            total[number] += gains(rank.numpy(), 10).sum()
+            total[number] += gains(rank[findable].numpy(), 10).sum()
     return (total / len(rows)).tolist()

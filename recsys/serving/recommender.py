@@ -78,8 +78,10 @@ class Recommender:
                 catalogue has fewer left.
 
         Raises:
-            UserError: k is not within 1..N, a history is empty, or has another number of times than of items.
+            UserError: k is not within 1..N, a history is empty, no list of ids, or has another number of times than of
+                items.
         """
+        check_histories(histories)
         if not 1 <= k <= len(self.catalogue):
             raise UserError(f"k must be between 1 and {len(self.catalogue)}, the size of the catalogue (got {k})")
         number = self.catalogue.number
@@ -149,3 +151,19 @@ class Recommender:
         for row, values in enumerate(rows):
             padded[row, : len(values)] = torch.tensor(values)
         return padded.to(self._device)
+
+
+def check_histories(histories: Sequence[Sequence[str]]) -> None:
+    """Refuse what is no list of lists of ids: a lone history, whose ids would be read letter by letter, or numbers.
+
+    Raises:
+        UserError: with what to write instead.
+    """
+    if isinstance(histories, str):
+        raise UserError(f"histories is the text {histories!r}; give a list of histories, such as [[{histories!r}]]")
+    for history in histories:
+        if isinstance(history, str):
+            raise UserError(f"a history is the text {history!r}; give a list of histories, such as [[{history!r}]]")
+        for item in history:
+            if not isinstance(item, str):
+                raise UserError(f"an item id is {item!r}, but ids are text; give {str(item)!r}")

@@ -165,6 +165,7 @@ def _ladder(
         "mask_seen": config.mask_seen,
         "dataset": dataset.describe(),
         "test_rows": len(dataset.rows("test")),
+        "seen_targets": max(result.seen_targets for result in whole),
         "rows": rows,
         "conditions": {
             "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -14,8 +14,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from recsys.data.readers.log import LOG_SCHEMA, PART_BYTES, PART_ROWS, Columns, Part, Rules, normalise, open_file
-from recsys.data.readers.log import unreadable
+from recsys.data.readers.log import (
+    AS_IT_IS,
+    LOG_SCHEMA,
+    PART_BYTES,
+    PART_ROWS,
+    Columns,
+    Part,
+    Rules,
+    normalise,
+    open_file,
+    unreadable,
+)
 from recsys.data.readers.records import MARK, EncodingTally, record_chunks, record_ends, require_narrow, to_utf8
 from recsys.errors import UserError
 
@@ -67,7 +77,7 @@ class DelimitedLog:
     names: tuple[str, ...]
     header_bytes: int
     columns: Columns
-    rules: Rules = Rules()
+    rules: Rules = AS_IT_IS
     part_bytes: int = PART_BYTES
 
     @classmethod

@@ -64,6 +64,9 @@ class Rules:
         return cls(config.min_rating, config.time_unit, config.encoding)
 
 
+AS_IT_IS = Rules()
+
+
 @dataclass(frozen=True)
 class Part:
     """A piece of the log: bytes [start, end) of a text file, or row groups [start, end) of a Parquet file.

@@ -1,7 +1,7 @@
 """Text files as whole records of known encoding: what has to be decided for a file and not for a piece of it.
 
 A record ends at a line end outside quotes, so a quoted value may hold line breaks. The encoding is UTF-8 unless more
-characters of the file are broken in it than hold; then it is Windows-1252, or latin-1 where a byte has no meaning there.
+characters of the file are broken in it than hold; then it is Windows-1252, or latin-1 where a byte means nothing there.
 """
 
 import codecs

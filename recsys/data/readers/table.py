@@ -10,7 +10,17 @@ import pyarrow.parquet as pq
 from recsys.data.config import DataConfig
 from recsys.data.ids import is_text, require_ids
 from recsys.data.readers.delimited import DelimitedLog, Dialect, Items, read_table, require
-from recsys.data.readers.log import PART_ROWS, Columns, InteractionLog, Part, Rules, normalise, open_file, unreadable
+from recsys.data.readers.log import (
+    AS_IT_IS,
+    PART_ROWS,
+    Columns,
+    InteractionLog,
+    Part,
+    Rules,
+    normalise,
+    open_file,
+    unreadable,
+)
 from recsys.data.readers.source import Source, as_items
 from recsys.data.readers.times import require_times
 from recsys.errors import UserError
@@ -24,10 +34,10 @@ class ParquetLog:
 
     path: str
     columns: Columns
-    rules: Rules = Rules()
+    rules: Rules = AS_IT_IS
 
     @classmethod
-    def open(cls, path: str, columns: Columns, rules: Rules = Rules()) -> "ParquetLog":
+    def open(cls, path: str, columns: Columns, rules: Rules = AS_IT_IS) -> "ParquetLog":
         """
         Raises:
             UserError: it is no Parquet file, or a column is not there or of a type that cannot be meant.

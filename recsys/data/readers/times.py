@@ -148,7 +148,7 @@ def _of_floating(text: pa.Array, unit: str) -> pa.Array:
     return _of_floats(numbers(text), unit)
 
 
-def _of_dates(text: pa.Array, unit: str) -> pa.Array:
+def _of_dates(text: pa.Array, unit: str) -> pa.Array:  # noqa: ARG001
     """Dates as in ISO 8601, to the nanosecond."""
     text = pc.if_else(pc.match_substring_regex(text, _DATE), text, _NOTHING)
     for pattern, replacement in (
