@@ -48,7 +48,7 @@ def main() -> None:
     def body(settings: Settings, args: argparse.Namespace) -> None:
         run(settings, folder=args.source or args.target, importing=args.source is not None, force=args.force)
 
-    cli.run_job(__doc__, body, arguments)
+    cli.run_job(__doc__, body, arguments, ray=False, writes=False)
 
 
 if __name__ == "__main__":

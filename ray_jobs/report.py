@@ -58,7 +58,7 @@ def run(settings: Settings, *, force: bool = False) -> str:
 
 
 def main() -> None:
-    cli.run_job(__doc__, lambda settings, args: run(settings, force=args.force))
+    cli.run_job(__doc__, lambda settings, args: run(settings, force=args.force), ray=False)
 
 
 if __name__ == "__main__":

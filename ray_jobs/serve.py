@@ -150,7 +150,7 @@ def undeploy() -> None:
 
 
 def main() -> None:
-    cli.run_job(__doc__, lambda settings, _: _serve_until_stopped(settings))
+    cli.run_job(__doc__, lambda settings, _: _serve_until_stopped(settings), writes=False)
 
 
 def _serve_until_stopped(settings: Settings) -> None:

@@ -14,6 +14,7 @@ from recsys import environment, storage
 from recsys.config import to_dict
 from recsys.errors import UserError
 from recsys.evaluation import results
+from recsys.secrets import without_secrets
 from recsys.tuning.config import candidate, defaults
 from recsys.tuning.records import Record, best
 
@@ -145,6 +146,8 @@ def write_winner(sweep: Sweep, winner: Record) -> Settings:
         f"{winner.metric} {winner.quality:.4f}\n{changes}\n{_schedule(winner)}"
         f"# python -m ray_jobs.distill --config winner.yaml --student {sweep.config.student}-tuned\n"
     )
-    text = head + yaml.safe_dump(to_dict(settings), sort_keys=False)
+    values, left_out = without_secrets(to_dict(settings))
+    head += "".join(f"# {name} holds a password and is left out: say it again\n" for name in left_out)
+    text = head + yaml.safe_dump(values, sort_keys=False)
     storage.write_bytes(storage.join(sweep.uri, "winner.yaml"), text.encode())
     return settings

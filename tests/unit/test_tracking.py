@@ -122,7 +122,7 @@ def test_a_store_that_cannot_be_used_stops_the_outermost_run_only(
     ):
         run.log_metrics({"loss": 1.0})
     assert run.id == ""
-    assert "tracking: train is not recorded" in capsys.readouterr().out
+    assert "tracking: train not recorded in sqlite:" in capsys.readouterr().out
 
 
 def test_none_records_nothing(tmp_path: Path) -> None:
