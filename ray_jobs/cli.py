@@ -166,11 +166,20 @@ def fingerprint(layout: Layout) -> str:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    for name, value in vars(args).items():
-        if value == "":  # as of a shell's variable that is not set
-            raise UserError(f"nothing stands after --{name.replace('_', '-')}; give it a value, or leave it out")
+    refuse_empty(args)
     overrides = [*args.overrides, *([f"storage={args.storage}"] if args.storage else [])]
     return load_config(Settings, args.config, overrides)
+
+
+def refuse_empty(args: argparse.Namespace) -> None:
+    """Refuse an option with nothing after it, as where a shell's variable is not set.
+
+    Raises:
+        UserError: names it.
+    """
+    for name, value in vars(args).items():
+        if value == "":
+            raise UserError(f"nothing stands after --{name.replace('_', '-')}; give it a value, or leave it out")
 
 
 def check_storage(root: str, *, writes: bool = True) -> None:

@@ -80,7 +80,8 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
     try:
         return TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
-        raise UserError("; ".join(_sentence(cls, e) for e in error.errors())) from None
+        sentences = "; ".join(_sentence(cls, e) for e in error.errors())
+        raise UserError(" ".join(sentences.splitlines())) from None
 
 
 def changed(config: T, **values: Any) -> T:
