@@ -55,9 +55,11 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         The exit code of the job.
     """
+    cli.refuse_empty(args)
     arguments = job_arguments(args)
     # A wrong key or value is told before anything is started.
     settings = cli.load_settings(arguments)
+    cli.check_storage(settings.layout.storage_root, writes=not args.serve)
     if args.serve:
         _require_models(settings)
     started = time.monotonic()

@@ -29,7 +29,7 @@ def body(settings: Settings, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    cli.run_job(__doc__, body, arguments)
+    cli.run_job(__doc__, body, arguments, ray=False, writes=False)
 
 
 if __name__ == "__main__":

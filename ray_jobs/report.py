@@ -12,7 +12,7 @@ from recsys.stages import report
 
 
 def main() -> None:
-    cli.run_job(__doc__, lambda settings, args: report.make(settings, force=args.force))
+    cli.run_job(__doc__, lambda settings, args: report.make(settings, force=args.force), ray=False)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def serve_until_stopped(settings: Settings) -> None:
 
 
 def main() -> None:
-    cli.run_job(__doc__, lambda settings, _: serve_until_stopped(settings))
+    cli.run_job(__doc__, lambda settings, _: serve_until_stopped(settings), writes=False)
 
 
 if __name__ == "__main__":

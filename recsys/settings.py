@@ -8,6 +8,7 @@ from recsys.config import Field, NotInKey, configuration
 from recsys.data.config import DataConfig
 from recsys.evaluation.config import EvaluationConfig
 from recsys.losses.config import AlignmentConfig, DistillationConfig, RecommendationLossConfig
+from recsys.names import RESERVED_FOR_PROJECTS, RESERVED_FOR_STUDENTS, Name
 from recsys.serving.assignment import ARMS, Arm, check_split
 from recsys.students.config import StudentModelConfig
 from recsys.teachers.config import CompressionConfig, HLLMConfig, LowRankConfig, SignalsConfig, TeacherConfig
@@ -191,7 +192,7 @@ class ServingConfig:
     """
 
     arms: tuple[Arm, ...] = ARMS
-    student: str = "sasrec-distilled"
+    student: Name = "sasrec-distilled"
     split: NotInKey[dict[Arm, float]] = Field(default_factory=_halves)
     default_arm: NotInKey[Arm] = "student"
     salt: NotInKey[str] = "ab-1"
@@ -224,16 +225,24 @@ class Settings:
         storage: absolute path or URI; default `$RECSYS_STORAGE`, else `./runs`.
     """
 
-    name: str = Field(default="demo", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Name = "demo"
     storage: str | None = None
     data: DataConfig = DataConfig()
     teacher: TeacherSettings = TeacherSettings()
     signals: SignalsConfig = SignalsConfig()
-    students: dict[str, StudentSettings] = Field(default_factory=dict)
+    students: dict[Name, StudentSettings] = Field(default_factory=dict)
     depth: DepthConfig = DepthConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     serving: ServingConfig = ServingConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    def __post_init__(self) -> None:
+        if self.name in RESERVED_FOR_PROJECTS:
+            raise ValueError(f"a project cannot be called {self.name!r}, the folder of the recorded runs; name another")
+        if taken := [name for name in self.students if name in RESERVED_FOR_STUDENTS]:
+            raise ValueError(f"students.{taken[0]}: a student cannot be called {taken[0]!r}; choose another name")
+        if self.storage is not None and not self.storage.strip():
+            raise ValueError("storage is empty; name a folder or a URI, or leave it out")
 
     @property
     def layout(self) -> "Layout":

@@ -3,10 +3,15 @@
 import logging
 import os
 import secrets
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 
+from ray_jobs.address import cluster_address
 from recsys.errors import UserError
 
 
@@ -16,25 +21,49 @@ def connect() -> None:
     The embedded Ray declares twice as many logical cores as the machine has, so that readers never starve while
     actors compute; threads are pinned by what each actor asks for. Ray's own default is token authentication; the
     token given here never leaves this process tree.
+
+    Raises:
+        UserError: `RAY_ADDRESS` is no address of a cluster that can be joined.
     """
     if ray.is_initialized():
         return
-    if address := os.environ.get("RAY_ADDRESS"):
+    if address := cluster_address():
         # Ray Train's own helpers search the machine for a Ray where this is unset, and may find another one.
-        ray.init(runtime_env={"env_vars": {"RAY_ADDRESS": address}}, logging_level=logging.WARNING)
+        environment = {"env_vars": {"RAY_ADDRESS": address}}
+        with own_signals():
+            try:
+                ray.init(address, runtime_env=environment, logging_level=logging.WARNING)
+            except (ValueError, OSError, RuntimeError) as error:  # no cluster, another version of Ray, a wrong token
+                reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+                raise UserError(f"the Ray cluster of RAY_ADDRESS={address} cannot be joined: {reason}") from None
         return
+    os.environ.pop("RAY_ADDRESS", None)  # "local": from here on it says that there is a cluster
     if os.environ.get("RAY_AUTH_MODE") != "disabled":
         # The mode itself was read when Ray was imported; a token of our own keeps Ray from writing one to the home.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     cores = len(os.sched_getaffinity(0))
     # Ray Train asks the dashboard how its controller is, and says so every second where there is none.
-    ray.init(
-        num_cpus=2 * cores,
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        logging_level=logging.WARNING,
-    )
+    with own_signals():
+        ray.init(
+            "local",
+            num_cpus=2 * cores,
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            logging_level=logging.WARNING,
+        )
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """Keep what this process does on Ctrl-C and SIGTERM: Ray puts handlers of its own there and leaves them."""
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def result(references: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from recsys import storage, tracking
@@ -11,6 +11,7 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation import results
 from recsys.settings import Settings, StudentSettings
+from recsys.names import check_name
 from recsys.signals.signals import TeacherSignals
 from recsys.signals.states import StoredStates
 from recsys.stages import student as student_stage
@@ -31,6 +32,10 @@ class Sweep:
         self.settings, self.config = settings, config
         self.name = f"{name}-{config.student}"
         self.student = student_stage.find(settings, config.student)
+        try:
+            check_name(self.name)
+        except ValueError as error:
+            raise UserError(f"space {name!r}: {error}; rename the file") from None
         taught = [key for key in config.parameters if key.startswith("distillation.")]
         if taught and self.student.distillation is None:
             raise UserError(
@@ -70,10 +75,13 @@ class Sweep:
     def recorded(self) -> tracking.Run | None:
         """Its MLflow run, once it has begun."""
         said = results.read_json_if_whole(self._run)
-        return tracking.Run(**said) if isinstance(said, dict) else None
+        if not isinstance(said, dict):
+            return None
+        where = tracking.describe(self.settings.tracking, self.settings.layout.mlflow)
+        return tracking.Run(where, said["id"]) if said["id"] and where != "none" else tracking.Run()
 
     def record(self, run: tracking.Run) -> None:
-        storage.write_json(self._run, asdict(run))
+        storage.write_json(self._run, {"id": run.id})  # the address may hold a password
 
     def through(self) -> bool:
         """Whether all that was asked for has been tried, or all that the space holds."""

@@ -17,6 +17,7 @@ from recsys.settings import Settings
 from recsys.stages import evaluation
 from recsys.stages import student as student_stage
 from recsys.stages.artefacts import required
+from recsys.secrets import without_secrets
 from recsys.tuning.config import candidate, defaults
 from recsys.tuning.records import Record, best
 
@@ -147,6 +148,8 @@ def write_winner(sweep: Sweep, winner: Record) -> Settings:
         f"{winner.metric} {winner.quality:.4f}\n{changes}\n{_schedule(winner)}"
         f"# python -m ray_jobs.distill --config winner.yaml --student {sweep.config.student}-tuned\n"
     )
-    text = head + yaml.safe_dump(to_dict(settings), sort_keys=False)
+    values, left_out = without_secrets(to_dict(settings))
+    head += "".join(f"# {name} holds a password and is left out: say it again\n" for name in left_out)
+    text = head + yaml.safe_dump(values, sort_keys=False)
     storage.write_bytes(storage.join(sweep.uri, "winner.yaml"), text.encode())
     return settings

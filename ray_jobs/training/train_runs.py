@@ -85,7 +85,12 @@ def fit(
     printer = threading.Thread(target=_follow, args=(queue, name, training, run), daemon=True)
     printer.start()
     try:
-        result: Any = trainer(folder, build, scaling=scaling, train_runs=train_runs, callback=_Report(queue)).fit()
+        with runtime.own_signals():
+            result: Any = trainer(folder, build, scaling=scaling, train_runs=train_runs, callback=_Report(queue)).fit()
+    except SystemExit as end:
+        if end.code:
+            raise
+        raise KeyboardInterrupt from None  # so Ray Train ends a process whose run Ctrl-C has ended
     finally:
         queue.put(None)
         printer.join(timeout=30)

@@ -29,7 +29,6 @@ from recsys.stages.artefacts import required
 from recsys.stages.executor import Executor
 
 BASELINES = (RecentPopularity.kind, CoOccurrence.kind)
-RESERVED = (*BASELINES, "teacher", LADDER, "ab")
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def subjects(settings: Settings, only: Collection[str] | None = None) -> list[Su
     """Baselines, the students that have a checkpoint, the teacher if it has one; or those of some names alone.
 
     Raises:
-        UserError: there is no dataset, or a student bears a reserved name.
+        UserError: there is no dataset.
     """
     layout, config = settings.layout, settings.evaluation
     dataset = required(layout.dataset, "prepared dataset", "prepare_data")
@@ -69,8 +68,6 @@ def subjects(settings: Settings, only: Collection[str] | None = None) -> list[Su
     for name, role, uri, seed in models:
         if only is not None and name not in only:
             continue
-        if role == "student" and name in RESERVED:
-            raise UserError(f"students.{name}: a student cannot be called {name!r}; choose another name")
         checkpoint = storage.read_manifest(uri)
         if checkpoint is None:
             print(f"evaluate: {name} has no checkpoint in {uri}, left out", flush=True)
