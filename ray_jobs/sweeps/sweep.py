@@ -10,8 +10,8 @@ from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation import results
-from recsys.settings import Settings, StudentSettings
 from recsys.names import check_name
+from recsys.settings import Settings, StudentSettings
 from recsys.signals.signals import TeacherSignals
 from recsys.signals.states import StoredStates
 from recsys.stages import student as student_stage

@@ -13,11 +13,11 @@ from recsys import environment, storage
 from recsys.config import to_dict
 from recsys.errors import UserError
 from recsys.evaluation import results
+from recsys.secrets import without_secrets
 from recsys.settings import Settings
 from recsys.stages import evaluation
 from recsys.stages import student as student_stage
 from recsys.stages.artefacts import required
-from recsys.secrets import without_secrets
 from recsys.tuning.config import candidate, defaults
 from recsys.tuning.records import Record, best
 

@@ -17,7 +17,6 @@ from recsys import environment, storage, tracking
 from recsys.checkpoint import Checkpoint, load_checkpoint
 from recsys.config import digest, to_dict
 from recsys.data.prepared import PreparedDataset
-from recsys.errors import UserError
 from recsys.evaluation import results
 from recsys.evaluation.baselines import CoOccurrence, RecentPopularity, fit_baseline
 from recsys.evaluation.config import EvaluationConfig
