@@ -209,7 +209,7 @@ def _teacher(settings: Settings, options: Options) -> str:
     """Checkpoint of the configured teacher, trained in this process unless it is there."""
     from ray_jobs import train_teacher
     from recsys import storage
-    from recsys.teachers.teacher import Teacher
+    from recsys.teacher import Teacher
 
     layout, key = settings.layout, train_teacher.key(settings)
     manifest = storage.read_manifest(layout.teacher)

@@ -24,7 +24,8 @@ from ray_jobs.settings import DepthConfig, Layout, Settings, StudentSettings
 from recsys import environment, storage, tracking
 from recsys.checkpoint import load_checkpoint
 from recsys.config import changed, digest, to_dict
-from recsys.data.prepared import PreparedDataset, Split
+from recsys.data.prepared import PreparedDataset
+from recsys.data.splits import Split
 from recsys.errors import UserError
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.depth import METRIC, print_study, recommend, write_pictures
@@ -104,8 +105,8 @@ def teacher_depth(uri: str, dataset: PreparedDataset) -> int:
     Raises:
         UserError: it is of another dataset, or no stack of layers.
     """
+    from recsys.inference.replica import load_teacher
     from recsys.teachers.layered import LayeredTeacher
-    from recsys.teachers.replica import load_teacher
 
     model = load_teacher(uri, dataset).model
     if not isinstance(model, LayeredTeacher):
@@ -184,10 +185,10 @@ def _measure_all(settings: Settings, cells: list[Cell]) -> dict[str, Any]:
 @ray.remote
 def _rank(cell: Cell, layout: Layout, config: EvaluationConfig, study: DepthConfig) -> dict[str, Any]:
     """In a worker: one model ranks the rows of both splits."""
+    from recsys.decoders.quantised import numbers_and_bytes
     from recsys.evaluation.metrics import metrics_from_ranks
     from recsys.evaluation.ranking import model_scorer, rank_targets
     from recsys.evaluation.sampled import sampled_metrics
-    from recsys.teachers.quantised import numbers_and_bytes
 
     dataset, model = PreparedDataset.load(layout.dataset), _load(cell, config, study)
     score = model_scorer(model)
@@ -228,7 +229,7 @@ def _time(
 
 def _load(cell: Cell, config: EvaluationConfig, study: DepthConfig) -> Any:
     """The model, a `LayeredTeacher`."""
-    from recsys.teachers.compression import compressed
+    from recsys.decoders.compression import compressed
 
     model: Any = load_checkpoint(cell.uri, _device(config)).model
     if cell.layers is not None:

@@ -7,7 +7,7 @@
 
 A Ray Data pipeline carries shard numbers to a pool of actors. Each actor loads the dataset and the teacher once,
 behind a DeepSpeed inference engine, ranks the rows of a shard and writes the shard itself; only counts travel back.
-Teachers that score by dot products rank by causal passes over windows of the sequences (`recsys.teachers.ranking`),
+Teachers that score by dot products rank by causal passes over windows of the sequences (`recsys.inference.ranking`),
 BIGRec by writing titles (`recsys.teachers.bigrec`). Nothing but the storage root is shared, so actors may live on any
 node.
 
@@ -34,14 +34,14 @@ from recsys.checkpoint import Checkpoint
 from recsys.config import digest, to_dict, without_unasked
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.inference.replica import load_teacher, threads
+from recsys.signals.config import SignalsConfig
 from recsys.signals.signals import SignalsMeta, TeacherSignals
 from recsys.signals.states import StatesMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
-from recsys.teachers.config import SignalsConfig
-from recsys.teachers.replica import load_teacher, threads
 
 if TYPE_CHECKING:
-    from recsys.teachers.teacher import Teacher
+    from recsys.teacher import Teacher
 
 _WITHOUT_EFFECT = {
     "actors",
@@ -85,7 +85,7 @@ def run(settings: Settings, *, force: bool = False) -> None:
     checkpoint = load_teacher(layout.teacher, dataset, "meta")
     settings = covered(settings, type(_teacher(checkpoint)))
     config, plan = settings.signals, plan_shards(settings.signals, dataset)
-    from recsys.teachers.ranking import check_k
+    from recsys.inference.ranking import check_k
 
     check_k(dataset, plan.rows, config.k, config.mask_history)
     teacher = _teacher(checkpoint)
@@ -187,7 +187,7 @@ def covered(settings: Settings, teacher: "type[Teacher]") -> Settings:
 
 
 def _teacher(checkpoint: Checkpoint) -> "Teacher":
-    from recsys.teachers.teacher import Teacher
+    from recsys.teacher import Teacher
 
     assert isinstance(checkpoint.model, Teacher)
     return checkpoint.model

@@ -15,9 +15,9 @@ from ray_jobs import estimate_pass
 from ray_jobs.settings import Settings
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.signals.config import SignalsConfig
 from recsys.signals.states import StatesMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
-from recsys.teachers.config import SignalsConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,7 +116,7 @@ class RankShard:
         config: SignalsConfig,
         states: StatesMeta | None = None,
     ) -> None:
-        from recsys.teachers.replica import open_replica
+        from recsys.inference.replica import open_replica
 
         self._states = states
         self._dataset = PreparedDataset.load(dataset_uri)
@@ -143,7 +143,7 @@ class RankShard:
     def _rank(self, number: int) -> tuple[int, int, int]:
         rows = self._plan.shard(number)
         teacher_of_row = self._teacher_of(rows)
-        from recsys.teachers.teacher import joined
+        from recsys.signals.rankings import joined
 
         parts, seconds = [], 0.0
         for teacher in np.unique(teacher_of_row).tolist():

@@ -28,8 +28,8 @@ from recsys.checkpoint import save_checkpoint
 from recsys.config import digest, to_dict, without_unasked
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.teacher import Teacher, teacher_class
 from recsys.teachers.config import with_absolute_folders
-from recsys.teachers.teacher import Teacher, teacher_class
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import Progress
 from recsys.training.objective import Objective

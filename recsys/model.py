@@ -4,6 +4,7 @@ Legend: B batch, L history, N items, D width.
 """
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -83,6 +84,19 @@ class SequentialRecommender(nn.Module):
 
     def load_files(self, directory: Path, catalogue: Catalogue) -> None:
         """Read what `save_files` wrote; called once the weights are loaded."""
+
+    def layout(self) -> dict[str, Any]:
+        """What `config.json` says, besides the configuration, of how the modules differ from newly built ones."""
+        return {}
+
+    def lay_out(self, said: Mapping[str, Any]) -> None:
+        """Give a newly built model the modules of the one whose `config.json` this is, before its weights are loaded.
+
+        Raises:
+            UserError: its kind has no such form.
+        """
+        if "compression" in said:
+            raise UserError(f"config.json calls a model of kind {self.kind} compressed, which cannot be; save it again")
 
     def before_export(self) -> None:
         """Compute what `export_state` needs of all training processes; each of them calls it before one exports."""

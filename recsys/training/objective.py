@@ -3,9 +3,6 @@
 Legend: B batch, L history, P positions with a target, N items, D width, K teacher candidates.
 """
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,20 +15,9 @@ from recsys.losses.recommendation import RecommendationLoss
 from recsys.losses.scores import CatalogueScores
 from recsys.model import SequentialRecommender
 from recsys.signals.signals import TeacherSignals
-
-if TYPE_CHECKING:
-    from recsys.training.config import TrainingConfig
-
-Batch = dict[str, Tensor]
-"""What an objective's `batches` yield; those of `Windows`: items [B, L], targets [B, L] (0: no loss here), rows [B, L]
-(offset of the target, -1: none) and, for a model that uses them, times [B, L] of the items, all int64."""
-
-
-class Batches(Protocol):
-    """Seeded batches; every process cuts the same ones and takes its share of each."""
-
-    def epoch(self, epoch: int) -> Iterator[tuple[Batch, int]]:
-        """This process's part of each batch, and the number of targets in the whole batch over all processes."""
+from recsys.training.batches import Batch, Batches
+from recsys.training.config import TrainingConfig
+from recsys.training.windows import Windows
 
 
 class Objective(nn.Module):
@@ -45,10 +31,8 @@ class Objective(nn.Module):
     model: SequentialRecommender
     one_a_user: bool = False  # see `Windows`
 
-    def batches(self, dataset: PreparedDataset, config: "TrainingConfig", *, rank: int, world: int) -> Batches:
+    def batches(self, dataset: PreparedDataset, config: TrainingConfig, *, rank: int, world: int) -> Batches:
         """By default windows over the training sequences, every position a target."""
-        from recsys.training.windows import Windows
-
         return Windows(
             dataset,
             max_history=dataset.max_history,

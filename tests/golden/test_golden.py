@@ -21,6 +21,9 @@ from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.compression import compressed
+from recsys.decoders.config import CompressionConfig, LowRankConfig
+from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.evaluation.ranking import model_scorer, rank_targets
 from recsys.losses.config import (
     AlignmentConfig,
@@ -29,20 +32,19 @@ from recsys.losses.config import (
     RecommendationLossConfig,
 )
 from recsys.model import SequentialRecommender
+from recsys.signals.config import SignalsConfig
 from recsys.signals.signals import SignalsMeta, TeacherSignals
 from recsys.students.build import build_student
 from recsys.students.config import GRU4RecConfig, SASRecConfig, SLMRecConfig
 from recsys.students.slmrec import build_slmrec
+from recsys.teacher import Teacher
 from recsys.teachers.bigrec.bigrec import BIGRec
 from recsys.teachers.bigrec.config import BIGRecConfig
-from recsys.teachers.compression import compressed
-from recsys.teachers.config import CompressionConfig, E4SRecConfig, HLLMConfig, LowRankConfig, SignalsConfig
+from recsys.teachers.config import E4SRecConfig, HLLMConfig
 from recsys.teachers.e4srec import E4SRec
 from recsys.teachers.hllm import HLLM
 from recsys.teachers.hllm_training import hllm_objective
-from recsys.teachers.item_encoder import TextEmbeddings
 from recsys.teachers.layered import LayeredTeacher
-from recsys.teachers.teacher import Teacher
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import train
 from recsys.training.objective import NextItemObjective, Objective
