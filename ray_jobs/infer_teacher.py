@@ -244,8 +244,7 @@ def finalise(
         states=dataclasses.asdict(states) if states else None,
     )
     splits = {split: dataset.rows(split) for split in config.splits}
-    text = getattr(teacher, "text", None)
-    aside = writer.finalise(plan, meta, item_embeddings, text, devices=gpus or cpus, splits=splits)
+    aside = writer.finalise(plan, meta, item_embeddings, teacher.text_embeddings(), devices=gpus or cpus, splits=splits)
     TeacherSignals.load(settings.layout.signals, dataset)
     return meta, aside
 

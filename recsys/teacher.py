@@ -83,6 +83,10 @@ class Teacher(SequentialRecommender):
         """[N+1, D]: what the signals hold of each item, row 0 zero."""
         return self.item_vectors()
 
+    def text_embeddings(self) -> Tensor | None:
+        """[N+1, W], what the signals hold of each item's title; none of a teacher without a text side of its own."""
+        return None
+
     def describe(self) -> dict[str, Any]:
         """What its signals say of it: where its language model comes from, and what its answers depend on besides."""
         raise NotImplementedError

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from recsys.decoders.dtypes import resolve_dtype
 from recsys.decoders.splitting import decoders, inject_kernels, split
 from recsys.errors import UserError
-from recsys.model import SequentialRecommender
+from recsys.model import CausalRecommender
 from recsys.processes import import_deepspeed
 
 
@@ -31,7 +31,7 @@ class TeacherEngine:
 
     def __init__(
         self,
-        model: SequentialRecommender,
+        model: CausalRecommender,
         dtype: str = "auto",
         device: str | torch.device = "cpu",
         *,
@@ -133,9 +133,9 @@ def _set_buffers(module: nn.Module, buffers: dict[str, Tensor]) -> None:
 
 
 class _Hidden(nn.Module):
-    """`SequentialRecommender.hidden` as a forward pass, which is what engines call."""
+    """`CausalRecommender.hidden` as a forward pass, which is what engines call."""
 
-    def __init__(self, model: SequentialRecommender) -> None:
+    def __init__(self, model: CausalRecommender) -> None:
         super().__init__()
         self.model = model
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.inference.engine import TeacherEngine
-from recsys.model import SequentialRecommender
+from recsys.model import CausalRecommender
 from recsys.signals.config import SignalsConfig
 from recsys.signals.rankings import Rankings, finite_only
 
@@ -29,7 +29,7 @@ _ITEMS = 65536  # scored at a time
 class WindowPass:
     """The pass of a causal teacher that scores by dot products (`recsys.teacher.TeacherPass`)."""
 
-    def __init__(self, model: SequentialRecommender, config: SignalsConfig, device: str | torch.device) -> None:
+    def __init__(self, model: CausalRecommender, config: SignalsConfig, device: str | torch.device) -> None:
         self._config = config
         self._engine = TeacherEngine(
             model,

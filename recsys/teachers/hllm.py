@@ -29,7 +29,6 @@ from recsys.decoders.time_gaps import TimeGaps
 from recsys.decoders.title_encoder import TitleEncoder
 from recsys.errors import UserError
 from recsys.inference.ranking import WindowPass
-from recsys.model import last_of
 from recsys.signals.config import SignalsConfig
 from recsys.teachers.config import HLLMConfig
 from recsys.teachers.hllm_training import TitleReader, hllm_objective
@@ -146,11 +145,6 @@ class HLLM(TitleReader):
     def lora(self) -> LoRAConfig | None:
         return self.config.user_lora
 
-    def query(
-        self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None, times: Tensor | None = None
-    ) -> Tensor:
-        return last_of(self.hidden(items, vectors, times), lengths)
-
     def run(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
         vectors = self.item_vectors() if vectors is None else vectors
         read = functional.embedding(items, vectors).to(self.enter.weight.dtype)  # an engine's table is in fp32
@@ -232,6 +226,9 @@ class HLLM(TitleReader):
         """Without the item language model: what it says of the titles is in the table."""
         self._read_catalogue()
         return {name: tensor for name, tensor in super().export_state().items() if not name.startswith("titles.")}
+
+    def text_embeddings(self) -> Tensor:
+        return self.text
 
     @property
     def computed_buffers(self) -> frozenset[str]:

@@ -20,12 +20,13 @@ from recsys.decoders.config import CompressionConfig, LoRAConfig
 from recsys.decoders.decoder import chosen_layers, only_layers, outputs_of, save_decoder
 from recsys.decoders.lora import adapters, add_adapters, merged, save_adapters
 from recsys.errors import UserError
+from recsys.model import CausalRecommender
 from recsys.teacher import Teacher
 
 _TRAINED = "adapters/"
 
 
-class LayeredTeacher(Teacher):
+class LayeredTeacher(Teacher, CausalRecommender):
     """A teacher that reads a history by a causal decoder (`recsys.decoders.decoder`).
 
     Predicting is three steps, so that each can be had alone: `run` the decoder, pick the states that stand for items

@@ -13,7 +13,7 @@ from recsys.losses.config import RankingDistillationConfig, RecommendationLossCo
 from recsys.losses.ranking_distillation import ranking_distillation_loss
 from recsys.losses.recommendation import RecommendationLoss
 from recsys.losses.scores import CatalogueScores
-from recsys.model import SequentialRecommender
+from recsys.model import CausalRecommender, SequentialRecommender
 from recsys.signals.signals import TeacherSignals
 from recsys.training.batches import Batch, Batches
 from recsys.training.config import TrainingConfig
@@ -101,9 +101,11 @@ class RankingTeacher(nn.Module):
 class NextItemObjective(Objective):
     """Recommendation loss plus λ_d times ranking distillation (DLLM2Rec eq. 11), as a sum over positions."""
 
+    model: CausalRecommender
+
     def __init__(
         self,
-        model: SequentialRecommender,
+        model: CausalRecommender,
         loss: RecommendationLossConfig,
         dataset: PreparedDataset,
         teacher: RankingTeacher | None = None,
@@ -116,8 +118,7 @@ class NextItemObjective(Objective):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to differentiate, and its parts (detached sums) for the record."""
         vectors_ND = self.model.item_vectors()
-        times = [batch["times"]] if "times" in batch else []  # of models that use them alone
-        hidden_BLD = self.model.hidden(batch["items"], vectors_ND, *times)
+        hidden_BLD = self.model.hidden(batch["items"], vectors_ND, batch.get("times"))
         chosen = batch["targets"] > 0
         return self.next_item(hidden_BLD[chosen], vectors_ND, batch["targets"][chosen], batch["rows"][chosen])
 
