@@ -54,7 +54,7 @@ def ours(path: str, folder: str) -> Counts:
     """`recsys.data` in one process."""
     from recsys.data.config import DataConfig
     from recsys.data.prepare import prepare
-    from recsys.data.prepared import SPLITS
+    from recsys.data.splits import SPLITS
 
     config = DataConfig(source="table", path=path, max_history=MAX_HISTORY)
     dataset = prepare(config, "benchmark", report=harness.progress)
@@ -68,7 +68,7 @@ def as_ray_job(path: str, folder: str) -> Counts:
 
     from ray_jobs.on_ray import OnRay
     from recsys.data.config import DataConfig
-    from recsys.data.prepared import SPLITS
+    from recsys.data.splits import SPLITS
     from recsys.settings import Settings
     from recsys.stages import prepare as stage
     from recsys.tracking import TrackingConfig

@@ -256,10 +256,10 @@ def states_of(teacher: str, dataset_uri: str) -> Any:
 
     from recsys.checkpoint import load_checkpoint
     from recsys.data.prepared import PreparedDataset
+    from recsys.inference.ranking import WindowPass
     from recsys.losses.alignment import block_ends
+    from recsys.signals.config import SignalsConfig
     from recsys.signals.states import StatesMeta, StoredStates
-    from recsys.teachers.config import SignalsConfig
-    from recsys.teachers.ranking import WindowPass
 
     checkpoint, dataset = load_checkpoint(teacher), PreparedDataset.load(dataset_uri)
     rows = dataset.rows("train")

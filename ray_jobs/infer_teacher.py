@@ -7,7 +7,7 @@
 
 A Ray Data pipeline carries shard numbers to a pool of actors. Each actor loads the dataset and the teacher once,
 behind a DeepSpeed inference engine, ranks the rows of a shard and writes the shard itself; only counts travel back.
-Teachers that score by dot products rank by causal passes over windows of the sequences (`recsys.teachers.ranking`),
+Teachers that score by dot products rank by causal passes over windows of the sequences (`recsys.inference.ranking`),
 BIGRec by writing titles (`recsys.teachers.bigrec`). Nothing but the storage root is shared, so actors may live on any
 node.
 

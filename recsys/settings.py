@@ -6,12 +6,14 @@ from typing import Any, Literal
 from recsys import storage
 from recsys.config import Field, NotInKey, configuration
 from recsys.data.config import DataConfig
+from recsys.decoders.config import CompressionConfig, LowRankConfig
 from recsys.evaluation.config import EvaluationConfig
 from recsys.losses.config import AlignmentConfig, DistillationConfig, RecommendationLossConfig
 from recsys.names import RESERVED_FOR_PROJECTS, RESERVED_FOR_STUDENTS, Name
 from recsys.serving.assignment import ARMS, Arm, check_split
+from recsys.signals.config import SignalsConfig
 from recsys.students.config import StudentModelConfig
-from recsys.teachers.config import CompressionConfig, HLLMConfig, LowRankConfig, SignalsConfig, TeacherConfig
+from recsys.teachers.config import HLLMConfig, TeacherConfig
 from recsys.tracking import TrackingConfig
 from recsys.training.config import TrainingConfig
 

@@ -12,7 +12,7 @@ from recsys.errors import UserError
 from recsys.signals.writer import ShardPlan
 from recsys.stages.estimate import resources
 from recsys.stages.shards import Counts, ShardedPass
-from recsys.teachers.config import SignalsConfig
+from recsys.signals.config import SignalsConfig
 
 
 def check_room(config: SignalsConfig) -> None:

@@ -21,11 +21,11 @@ from recsys.data import partition
 from recsys.data.cleaning import clean_catalogue
 from recsys.data.config import DataConfig
 from recsys.data.download import GROUPLENS
-from recsys.data.prepared import SPLITS, Catalogue, PreparedDataset
+from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.data.readers import Source, describe_inputs, open_source
 from recsys.data.readers.log import LOG_SCHEMA, UNREADABLE, InteractionLog
 from recsys.data.readers.times import SECOND
-from recsys.data.splits import every_interaction, global_time, leave_one_out, seen_by_training
+from recsys.data.splits import SPLITS, every_interaction, global_time, leave_one_out, seen_by_training
 from recsys.errors import UserError
 
 _VERSION = 2  # of what preparation does: raise it when equal inputs would give another dataset

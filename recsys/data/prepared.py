@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +22,8 @@ import pyarrow.parquet as pq
 
 from recsys import storage
 from recsys.data.ids import normal_id
-from recsys.data.splits import seen_by_training
+from recsys.data.splits import SPLITS, Split, seen_by_training
 from recsys.errors import UserError
-
-Split = Literal["train", "valid", "test"]
-SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 ITEMS_SCHEMA = pa.schema(
     [("item", pa.int32()), ("item_id", pa.string()), ("title", pa.string()), ("train_count", pa.int64())]

@@ -4,18 +4,18 @@ Legend: U users, T interactions (user u owns `offsets[u]:offsets[u+1]`, oldest f
 its target. Everything is vectorised; memory is a few int64 arrays of length T.
 """
 
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from recsys.data.prepared import Split
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 # The BIGRec rule: no target before this position, unless the sequence is shorter.
 FIRST_TARGET = 10
 
 
-def leave_one_out(offsets: np.ndarray) -> dict["Split", np.ndarray]:
+def leave_one_out(offsets: np.ndarray) -> dict[Split, np.ndarray]:
     """The last item of a user is the test target, the one before the validation target, every earlier one but the
     first a training target.
 
@@ -37,9 +37,7 @@ def leave_one_out(offsets: np.ndarray) -> dict["Split", np.ndarray]:
     }
 
 
-def global_time(
-    offsets: np.ndarray, timestamps: np.ndarray, *, every_prefix: bool = False
-) -> dict["Split", np.ndarray]:
+def global_time(offsets: np.ndarray, timestamps: np.ndarray, *, every_prefix: bool = False) -> dict[Split, np.ndarray]:
     """Rows sorted by the time of their target; the first 80 % train, the next 10 % validation, the last 10 % test.
 
     The rule of BIGRec (arXiv 2308.08434, its preprocessing notebook), by which DLLM2Rec was measured: a user with n

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys import environment, storage
-from recsys.data.prepared import PreparedDataset, Split
+from recsys.data.prepared import PreparedDataset
+from recsys.data.splits import Split
 from recsys.errors import UserError
 from recsys.evaluation.config import SampledConfig
 from recsys.evaluation.metrics import metrics_from_ranks

@@ -22,9 +22,9 @@ from recsys.rules.counts import Counts, WithoutUser, history_weights
 from recsys.rules.model import SequentialRules, log_share
 from recsys.signals.signals import SignalsMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
-from recsys.teachers.config import SignalsConfig
-from recsys.teachers.ranking import check_k
-from recsys.teachers.teacher import Rankings
+from recsys.signals.config import SignalsConfig
+from recsys.inference.ranking import check_k
+from recsys.teacher import Rankings
 
 _CELLS_AT_ONCE = 1 << 23  # scores in memory, some times over
 _SHARD = 8192

@@ -24,7 +24,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from recsys import storage
-from recsys.data.prepared import PreparedDataset, Split
+from recsys.data.prepared import PreparedDataset
+from recsys.data.splits import Split
 from recsys.errors import UserError
 from recsys.signals.signals import SignalsMeta, rankings_table
 from recsys.signals.states import part_uri, write_part
@@ -102,7 +103,7 @@ class SignalsWriter:
         Args:
             rows [S], items [S, K], scores [S, K], target_distance [S], log_mass [S]: see `rankings_schema`.
             seconds: how long the teacher took; summed up in the cost of the pass, as are
-            tokens: what it read and wrote (`recsys.teachers.teacher.Rankings`).
+            tokens: what it read and wrote (`recsys.signals.rankings.Rankings`).
             aside: planned rows of the shard that the teacher has no ranking for.
             states: rows of the shard and the teacher's states of them (`recsys.signals.states`).
         """

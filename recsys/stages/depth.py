@@ -98,7 +98,7 @@ def teacher_depth(uri: str, dataset: PreparedDataset) -> int:
         UserError: it is of another dataset, or no stack of layers.
     """
     from recsys.teachers.layered import LayeredTeacher
-    from recsys.teachers.replica import load_teacher
+    from recsys.inference.replica import load_teacher
 
     model = load_teacher(uri, dataset).model
     if not isinstance(model, LayeredTeacher):
@@ -179,7 +179,7 @@ def _rank(cell: Cell, layout: Layout, config: EvaluationConfig, study: DepthConf
     from recsys.evaluation.metrics import metrics_from_ranks
     from recsys.evaluation.ranking import model_scorer, rank_targets
     from recsys.evaluation.sampled import sampled_metrics
-    from recsys.teachers.quantised import numbers_and_bytes
+    from recsys.decoders.quantised import numbers_and_bytes
 
     dataset, model = PreparedDataset.load(layout.dataset), _load(cell, config, study)
     score = model_scorer(model)
@@ -219,7 +219,7 @@ def _time(
 
 def _load(cell: Cell, config: EvaluationConfig, study: DepthConfig) -> Any:
     """The model, a `LayeredTeacher`."""
-    from recsys.teachers.compression import compressed
+    from recsys.decoders.compression import compressed
 
     model: Any = load_checkpoint(cell.uri, _device(config)).model
     if cell.layers is not None:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from recsys.settings import Settings
+from recsys.signals.config import SignalsConfig
 from recsys.signals.writer import ShardPlan
 from recsys.stages.executor import Executor
-from recsys.teachers.config import SignalsConfig
 
 _FIRST_BLOCK = 32
 _ENOUGH_SECONDS = 5.0
@@ -81,7 +81,7 @@ def describe(timing: Timing, plan: ShardPlan, config: SignalsConfig) -> list[str
 def time_sample(dataset_uri: str, teacher_uri: str, config: SignalsConfig, plan: ShardPlan) -> Timing:
     """In a task with an actor's resources: how fast the teacher ranks here."""
     from recsys.environment import hardware
-    from recsys.teachers.replica import open_replica
+    from recsys.inference.replica import open_replica
 
     begun = time.perf_counter()
     replica = open_replica(dataset_uri, config)

@@ -219,7 +219,7 @@ def _load(subject: Subject, dataset: PreparedDataset, config: EvaluationConfig) 
 
 
 def _parameters(checkpoint: Checkpoint) -> dict[str, int]:
-    from recsys.teachers.quantised import numbers_and_bytes
+    from recsys.decoders.quantised import numbers_and_bytes
 
     model = checkpoint.model
     served, size = numbers_and_bytes(model)

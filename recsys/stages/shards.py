@@ -14,7 +14,7 @@ from recsys.errors import UserError
 from recsys.settings import Settings
 from recsys.signals.states import StatesMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
-from recsys.teachers.config import SignalsConfig
+from recsys.signals.config import SignalsConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +84,7 @@ class ShardRanker:
     """Ranks the rows of a shard and writes it."""
 
     def __init__(self, work: ShardedPass) -> None:
-        from recsys.teachers.replica import open_replica
+        from recsys.inference.replica import open_replica
 
         self._states = work.states
         self._dataset = PreparedDataset.load(work.dataset)
@@ -101,7 +101,7 @@ class ShardRanker:
         Raises:
             UserError: a teacher is of another dataset, or cannot be read or run so.
         """
-        from recsys.teachers.teacher import joined
+        from recsys.signals.rankings import joined
 
         rows = self._plan.shard(number)
         teacher_of_row = self._teacher_of(rows)

@@ -1,6 +1,6 @@
 """The teacher's signals: its ranking of the catalogue for every row, once, which all students learn from.
 
-Teachers that score by dot products rank by causal passes over windows of the sequences (`recsys.teachers.ranking`),
+Teachers that score by dot products rank by causal passes over windows of the sequences (`recsys.inference.ranking`),
 BIGRec by writing titles (`recsys.teachers.bigrec`). A killed pass started again does only what is missing.
 
 `signals.name` names the set that is made, so that those of several teachers lie side by side. A set that was there
@@ -27,11 +27,11 @@ from recsys.stages import estimate as estimates
 from recsys.stages.artefacts import fingerprint, is_current, required
 from recsys.stages.executor import Executor
 from recsys.stages.shards import ShardedPass, plan_shards, teacher_uris
-from recsys.teachers.config import SignalsConfig
-from recsys.teachers.replica import load_teacher
+from recsys.signals.config import SignalsConfig
+from recsys.inference.replica import load_teacher
 
 if TYPE_CHECKING:
-    from recsys.teachers.teacher import Teacher
+    from recsys.teacher import Teacher
 
 
 def key(settings: Settings) -> str:
@@ -60,7 +60,7 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> None
     checkpoint = load_teacher(layout.teacher, dataset, "meta")
     settings = covered(settings, type(_teacher(checkpoint)))
     config, plan = settings.signals, plan_shards(settings.signals, dataset)
-    from recsys.teachers.ranking import check_k
+    from recsys.inference.ranking import check_k
 
     check_k(dataset, plan.rows, config.k, config.mask_history)
     teacher = _teacher(checkpoint)
@@ -162,7 +162,7 @@ def covered(settings: Settings, teacher: "type[Teacher]") -> Settings:
 
 
 def _teacher(checkpoint: Checkpoint) -> "Teacher":
-    from recsys.teachers.teacher import Teacher
+    from recsys.teacher import Teacher
 
     assert isinstance(checkpoint.model, Teacher)
     return checkpoint.model
@@ -218,7 +218,6 @@ def finalise(
         states=dataclasses.asdict(states) if states else None,
     )
     splits = {split: dataset.rows(split) for split in config.splits}
-    text = getattr(teacher, "text", None)
-    aside = writer.finalise(plan, meta, item_embeddings, text, devices=gpus or cpus, splits=splits)
+    aside = writer.finalise(plan, meta, item_embeddings, teacher.text_embeddings(), devices=gpus or cpus, splits=splits)
     TeacherSignals.load(settings.layout.signals, dataset)
     return meta, aside

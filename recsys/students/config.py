@@ -3,8 +3,7 @@
 from typing import Annotated, Literal
 
 from recsys.config import Field, configuration
-from recsys.teachers.config import CompressionConfig
-from recsys.teachers.lora_config import LoRAConfig
+from recsys.decoders.config import CompressionConfig, LoRAConfig
 
 Similarity = Literal["dot", "cosine"]
 

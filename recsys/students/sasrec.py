@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsys.model import SequentialRecommender
+from recsys.model import CausalRecommender
 from recsys.students.config import SASRecConfig
 from recsys.students.items import ItemTable, comparable, compared, folded
 
@@ -42,7 +42,7 @@ class Block(nn.Module):
         return x_BLD + self.feed_forward(x_BLD)
 
 
-class SASRec(SequentialRecommender):
+class SASRec(CausalRecommender):
     """Item vectors plus positions, through causal blocks; item vectors are shared by input and output."""
 
     kind = "sasrec"
@@ -56,7 +56,12 @@ class SASRec(SequentialRecommender):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.width)
 
-    def hidden(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        items: Tensor,
+        vectors: Tensor | None = None,
+        times: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
         table = self.item_vectors() if vectors is None else vectors
         x_BLD = F.embedding(items, table) * self.config.width**0.5 + self.positions[: items.shape[1]]
         x_BLD = F.dropout(x_BLD, self.config.dropout, self.training)

@@ -3,9 +3,7 @@
 Legend: B batch, L history, P positions with a target, N items, D width, K teacher candidates.
 """
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
-
+from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -23,22 +21,11 @@ from recsys.losses.ranking_distillation import (
 )
 from recsys.losses.recommendation import RecommendationLoss
 from recsys.losses.scores import CatalogueScores
-from recsys.model import SequentialRecommender
+from recsys.model import CausalRecommender, SequentialRecommender
 from recsys.signals.signals import TeacherSignals
-
-if TYPE_CHECKING:
-    from recsys.training.config import TrainingConfig
-
-Batch = dict[str, Tensor]
-"""What an objective's `batches` yield; those of `Windows`: items [B, L], targets [B, L] (0: no loss here), rows [B, L]
-(offset of the target, -1: none) and, for a model that uses them, times [B, L] of the items, all int64."""
-
-
-class Batches(Protocol):
-    """Seeded batches; every process cuts the same ones and takes its share of each."""
-
-    def epoch(self, epoch: int) -> Iterator[tuple[Batch, int]]:
-        """This process's part of each batch, and the number of targets in the whole batch over all processes."""
+from recsys.training.batches import Batch, Batches
+from recsys.training.config import TrainingConfig
+from recsys.training.windows import Windows
 
 
 class Objective(nn.Module):
@@ -52,10 +39,8 @@ class Objective(nn.Module):
     model: SequentialRecommender
     one_a_user: bool = False  # see `Windows`
 
-    def batches(self, dataset: PreparedDataset, config: "TrainingConfig", *, rank: int, world: int) -> Batches:
+    def batches(self, dataset: PreparedDataset, config: TrainingConfig, *, rank: int, world: int) -> Batches:
         """By default windows over the training sequences, every position a target."""
-        from recsys.training.windows import Windows
-
         return Windows(
             dataset,
             max_history=dataset.max_history,
@@ -192,9 +177,11 @@ class NextItemObjective(Objective):
     Over the number of positions, the first is a mean over all of them, the second over those with teacher signals.
     """
 
+    model: CausalRecommender
+
     def __init__(
         self,
-        model: SequentialRecommender,
+        model: CausalRecommender,
         loss: RecommendationLossConfig,
         dataset: PreparedDataset,
         teacher: RankingTeacher | None = None,
@@ -207,8 +194,7 @@ class NextItemObjective(Objective):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to differentiate, and its parts (detached sums) for the record."""
         vectors_ND = self.model.item_vectors()
-        times = [batch["times"]] if "times" in batch else []  # of models that use them alone
-        hidden_BLD = self.model.hidden(batch["items"], vectors_ND, *times)
+        hidden_BLD = self.model.hidden(batch["items"], vectors_ND, batch.get("times"))
         chosen = batch["targets"] > 0
         return self.next_item(hidden_BLD[chosen], vectors_ND, batch["targets"][chosen], batch["rows"][chosen])
 

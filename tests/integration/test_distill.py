@@ -24,9 +24,10 @@ from recsys.serving.recommender import Recommender
 from recsys.students.build import build_student
 from recsys.students.config import SASRecConfig
 from recsys.tracking import Run
+from recsys.training.batches import Batch
 from recsys.training.config import DeepSpeedConfig, TrainingConfig
 from recsys.training.loop import train
-from recsys.training.objective import Batch, NextItemObjective, Objective
+from recsys.training.objective import NextItemObjective, Objective
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

@@ -25,16 +25,18 @@ from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import load_config
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
-from recsys.data.prepared import SPLITS, PreparedDataset
+from recsys.data.prepared import PreparedDataset
+from recsys.data.splits import SPLITS
 from recsys.errors import UserError
+from recsys.inference.engine import TeacherEngine
+from recsys.inference.ranking import rank_rows, window_starts
+from recsys.signals.config import StatesConfig
 from recsys.signals.signals import TeacherSignals
 from recsys.signals.states import StoredStates
 from recsys.signals.writer import ShardPlan, SignalsWriter
-from recsys.teachers.config import HLLMConfig, StatesConfig
-from recsys.teachers.engine import TeacherEngine
+from recsys.teacher import teacher_class
+from recsys.teachers.config import HLLMConfig
 from recsys.teachers.hllm import HLLM
-from recsys.teachers.ranking import rank_rows, window_starts
-from recsys.teachers.teacher import teacher_class
 from recsys.training.config import TrainingConfig
 
 pytestmark = pytest.mark.ray

@@ -23,9 +23,9 @@ from recsys.students.slmrec import SLMRecObjective, build_slmrec
 from recsys.teachers.config import E4SRecConfig
 from recsys.teachers.e4srec import E4SRec
 from recsys.tracking import Run
+from recsys.training.batches import Batch
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import train
-from recsys.training.objective import Batch
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

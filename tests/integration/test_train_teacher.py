@@ -10,9 +10,9 @@ from recsys.checkpoint import load_checkpoint
 from recsys.config import load_config
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
+from recsys.decoders.loading import load_tokenizer
 from recsys.teachers.bigrec.config import BIGRecConfig
 from recsys.teachers.bigrec.language_model import train_tokenizer
-from recsys.teachers.item_encoder import load_tokenizer
 from tests.unit.teachers.bigrec.conftest import SMALL, save_base
 
 

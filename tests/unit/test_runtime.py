@@ -6,7 +6,7 @@ import ray
 from ray_jobs import estimate_pass, runtime, train_runs
 from recsys.settings import WorkersConfig
 from recsys.errors import UserError
-from recsys.teachers.config import SignalsConfig
+from recsys.signals.config import SignalsConfig
 
 
 @pytest.fixture(autouse=True)

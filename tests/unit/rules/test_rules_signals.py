@@ -16,7 +16,7 @@ from recsys.rules.signals import spectral_vectors, write_signals
 from recsys.signals.signals import TeacherSignals
 from recsys.students.build import build_student
 from recsys.students.config import SASRecConfig
-from recsys.teachers.config import SignalsConfig
+from recsys.signals.config import SignalsConfig
 from recsys.training.windows import Windows
 from tests.unit.rules.conftest import naive_scores
 from tests.unit.rules.test_rules import text_of

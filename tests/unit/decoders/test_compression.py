@@ -12,15 +12,16 @@ from torch.nn import functional
 
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.compression import compressed
+from recsys.decoders.config import CompressionConfig, LowRankConfig
+from recsys.decoders.item_encoder import TextEmbeddings
+from recsys.decoders.quantised import Int4Linear, Int8Linear, numbers_and_bytes
 from recsys.errors import UserError
 from recsys.serving.recommender import Recommender
-from recsys.teachers.compression import compressed
-from recsys.teachers.config import CompressionConfig, E4SRecConfig, HLLMConfig, LowRankConfig
+from recsys.teachers.config import E4SRecConfig, HLLMConfig
 from recsys.teachers.e4srec import E4SRec
 from recsys.teachers.hllm import HLLM
-from recsys.teachers.item_encoder import TextEmbeddings
 from recsys.teachers.layered import LayeredTeacher
-from recsys.teachers.quantised import Int4Linear, Int8Linear, numbers_and_bytes
 
 QUARTER = LowRankConfig(rank=0.25, layers=0.5)
 WAYS = [

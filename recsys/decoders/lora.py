@@ -6,8 +6,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from recsys.decoders.config import LoRAConfig
 from recsys.errors import UserError
-from recsys.teachers.lora_config import LoRAConfig
 
 _ADAPTER = "default"
 

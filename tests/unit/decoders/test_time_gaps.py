@@ -8,17 +8,18 @@ from torch.nn import functional
 
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.time_gaps import TimeGaps, seconds_since_the_one_before
 from recsys.errors import UserError
 from recsys.evaluation.ranking import model_scorer, rank_targets
 from recsys.losses.config import AlignmentConfig, RecommendationLossConfig
 from recsys.model import last_of
 from recsys.serving.recommender import Recommender
+from recsys.signals.config import SignalsConfig
 from recsys.students.config import SLMRecConfig
 from recsys.students.slmrec import build_slmrec
-from recsys.teachers.config import HLLMConfig, SignalsConfig
+from recsys.teachers.config import HLLMConfig
 from recsys.teachers.hllm import HLLM
 from recsys.teachers.hllm_training import hllm_objective
-from recsys.teachers.time_gaps import TimeGaps, seconds_since_the_one_before
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import train_local
 from tests.unit.teachers.test_hllm import SMALL, text_of

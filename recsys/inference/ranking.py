@@ -18,18 +18,18 @@ from torch.nn import functional
 
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.model import SequentialRecommender
-from recsys.teachers.config import SignalsConfig
-from recsys.teachers.engine import TeacherEngine
-from recsys.teachers.teacher import Rankings, finite_only
+from recsys.inference.engine import TeacherEngine
+from recsys.model import CausalRecommender
+from recsys.signals.config import SignalsConfig
+from recsys.signals.rankings import Rankings, finite_only
 
 _ITEMS = 65536  # scored at a time
 
 
 class WindowPass:
-    """The pass of a causal teacher that scores by dot products (`recsys.teachers.teacher.TeacherPass`)."""
+    """The pass of a causal teacher that scores by dot products (`recsys.teacher.TeacherPass`)."""
 
-    def __init__(self, model: SequentialRecommender, config: SignalsConfig, device: str | torch.device) -> None:
+    def __init__(self, model: CausalRecommender, config: SignalsConfig, device: str | torch.device) -> None:
         self._config = config
         self._engine = TeacherEngine(
             model,

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recsys.decoders.loading import load_transformers_config, load_transformers_model
 from recsys.errors import UserError
-from recsys.teachers.item_encoder import load_transformers_config, load_transformers_model
 
 FROM_SCRATCH = "from-scratch"
 _WITH_DROPOUT = re.compile(r"\b(o_proj|down_proj)\.0\.")

@@ -15,15 +15,16 @@ from transformers import LlamaConfig, LlamaModel
 from recsys.checkpoint import save_checkpoint
 from recsys.config import from_dict
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.splitting import inject_kernels
 from recsys.errors import UserError
+from recsys.inference.replica import SplitReplica, WholeReplica
+from recsys.signals.config import SignalsConfig
+from recsys.teacher import Teacher
 from recsys.teachers.bigrec.bigrec import BIGRec
 from recsys.teachers.bigrec.config import BIGRecConfig, BIGRecLoRAConfig
-from recsys.teachers.config import E4SRecConfig, HLLMConfig, SignalsConfig
+from recsys.teachers.config import E4SRecConfig, HLLMConfig
 from recsys.teachers.e4srec import E4SRec
 from recsys.teachers.hllm import HLLM
-from recsys.teachers.replica import SplitReplica, WholeReplica
-from recsys.teachers.splitting import inject_kernels
-from recsys.teachers.teacher import Teacher
 from tests.unit.teachers.bigrec.conftest import save_base
 
 pytestmark = pytest.mark.timeout(900)  # two processes that wait for each other are slow on a busy machine

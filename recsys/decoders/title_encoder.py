@@ -10,17 +10,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from recsys.teachers.config import ItemEncoderConfig
-from recsys.teachers.item_encoder import TextEmbeddings, batches_by_length, load_item_model, read_titles, tokenise
-from recsys.teachers.lora import add_adapters
-from recsys.teachers.lora_config import LoRAConfig
-from recsys.training.engine import world
+from recsys.decoders.config import ItemEncoderConfig, LoRAConfig
+from recsys.decoders.item_encoder import TextEmbeddings, batches_by_length, load_item_model, read_titles, tokenise
+from recsys.decoders.lora import add_adapters
+from recsys.processes import world
 
 _PARTS = 8  # of a step's titles, by length, so that little padding is read; as many in every process (ZeRO-3)
 
 
 class TitleEncoder(nn.Module):
-    """Reads titles as `recsys.teachers.item_encoder` does, and standardises them by the mean and spread that they had
+    """Reads titles as `recsys.decoders.item_encoder` does, and standardises them by the mean and spread that they had
     before training: with the weights it begins with, its vectors are those of the frozen model.
 
     Args:

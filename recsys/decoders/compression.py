@@ -5,18 +5,40 @@ model is saved and loaded as any other: its checkpoint says how it was made, and
 """
 
 import copy
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from recsys.decoders.config import CompressionConfig, LowRankConfig
+from recsys.decoders.quantised import CPU_ALONE, Int4Linear, Int8Linear
 from recsys.errors import UserError
-from recsys.teachers.config import CompressionConfig, LowRankConfig
-from recsys.teachers.layered import LayeredTeacher
-from recsys.teachers.quantised import CPU_ALONE, Int4Linear, Int8Linear
 
-M = TypeVar("M", bound=LayeredTeacher)
 _QUANTISED: dict[str, Any] = {"int8": Int8Linear, "int4": Int4Linear}
+
+
+class Layered(Protocol):
+    """A module that reads by a decoder.
+
+    Attributes:
+        compression: how its weights were made smaller, None for not at all.
+    """
+
+    compression: CompressionConfig | None
+
+    @property
+    def decoder(self) -> Any:
+        """The stack of layers."""
+
+    @property
+    def depth(self) -> int:
+        """How many there are."""
+
+    def eval(self) -> Any:
+        """Switch dropout off."""
+
+
+M = TypeVar("M", bound=Layered)
 
 
 def compressed(model: M, config: CompressionConfig) -> M:
@@ -28,19 +50,20 @@ def compressed(model: M, config: CompressionConfig) -> M:
     """
     if model.compression is not None:
         raise UserError("the model is compressed already; compress the one that it was made from")
-    if config.weights == "int4" and next(model.parameters()).device.type != "cpu":
+    if config.weights == "int4" and next(model.decoder.parameters()).device.type != "cpu":
         raise UserError(CPU_ALONE)
-    made = copy.deepcopy(model).eval()
+    made = copy.deepcopy(model)
+    made.eval()
     _compress(made, config, values=True)
     return made
 
 
-def lay_out(model: LayeredTeacher, config: CompressionConfig) -> None:
+def lay_out(model: Layered, config: CompressionConfig) -> None:
     """Give a model the layers of a compressed one, whose values mean nothing until a checkpoint fills them."""
     _compress(model, config, values=False)
 
 
-def _compress(model: LayeredTeacher, config: CompressionConfig, *, values: bool) -> None:
+def _compress(model: Layered, config: CompressionConfig, *, values: bool) -> None:
     model.compression, rank = config, config.low_rank
     first = model.depth - max(1, round(rank.layers * model.depth)) if rank else model.depth
     for number, layer in enumerate(model.decoder.layers):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recsys.errors import UserError
-from recsys.training.engine import import_deepspeed
+from recsys.processes import import_deepspeed
 
 _ROWS = ("o_proj", "down_proj")  # parted by their inputs, all others by their outputs
 

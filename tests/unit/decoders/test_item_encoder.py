@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from recsys.decoders.config import ItemEncoderConfig
+from recsys.decoders.item_encoder import TextEmbeddings, embed_titles, encode
 from recsys.errors import UserError
-from recsys.teachers.config import ItemEncoderConfig
-from recsys.teachers.item_encoder import TextEmbeddings, embed_titles, encode
 
 TITLES = ["", "Toy Story (1995)", "", "GoldenEye (1995)", "Toy Story 2 (1999)", "A very long title " * 60]
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recsys.decoders.dtypes import resolve_dtype
 from recsys.errors import UserError
-from recsys.teachers.engine import resolve_dtype
 
 CPU_ALONE = "int4 weights are computed with on processors alone; use int8, or set gpus to 0"
 _WORTH_BF16 = 2**15  # a product with fewer weights is done in fp32 before its parts are in bf16

@@ -22,10 +22,11 @@ from torch import Tensor
 from recsys.checkpoint import Checkpoint, load_checkpoint
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.processes import free_port, import_deepspeed
+from recsys.signals.config import SignalsConfig
+from recsys.signals.rankings import Rankings
 from recsys.signals.states import DTYPES
-from recsys.teachers.config import SignalsConfig
-from recsys.teachers.teacher import Rankings, Teacher, TeacherPass
-from recsys.training.engine import free_port, import_deepspeed
+from recsys.teacher import Teacher, TeacherPass
 
 _TRIES = 3
 
@@ -41,10 +42,10 @@ class Replica(Protocol):
         """
 
     def rank(self, uri: str, rows: np.ndarray) -> Rankings:
-        """See `recsys.teachers.teacher.TeacherPass`."""
+        """See `recsys.teacher.TeacherPass`."""
 
     def states(self, uri: str, rows: np.ndarray, layers: Sequence[int], dtype: str) -> Tensor:
-        """See `recsys.teachers.ranking.WindowPass.states`; `dtype` is one of `recsys.signals.states.DTYPES`."""
+        """See `recsys.inference.ranking.WindowPass.states`; `dtype` is one of `recsys.signals.states.DTYPES`."""
 
     def close(self) -> None:
         """End what was started."""

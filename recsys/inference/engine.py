@@ -9,19 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recsys.decoders.dtypes import resolve_dtype
+from recsys.decoders.splitting import decoders, inject_kernels, split
 from recsys.errors import UserError
-from recsys.model import SequentialRecommender
-from recsys.teachers.splitting import decoders, inject_kernels, split
-from recsys.training.engine import import_deepspeed
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from recsys.model import CausalRecommender
+from recsys.processes import import_deepspeed
 
 
 class TeacherEngine:
     """A teacher ready to score, its item vectors computed once.
 
     `deepspeed.init_inference` brings the model to the wanted type and device and, where there is more than one process
-    a model, splits it (tensor parallelism, `recsys.teachers.replica`). With one process it is a plain wrapper: on CPU
+    a model, splits it (tensor parallelism, `recsys.inference.replica`). With one process it is a plain wrapper: on CPU
     what makes the pass faster is bf16, not DeepSpeed.
 
     Attributes:
@@ -32,7 +31,7 @@ class TeacherEngine:
 
     def __init__(
         self,
-        model: SequentialRecommender,
+        model: CausalRecommender,
         dtype: str = "auto",
         device: str | torch.device = "cpu",
         *,
@@ -56,7 +55,7 @@ class TeacherEngine:
         with torch.inference_mode():
             self.vectors = model.item_vectors().to(self.device)
         check_finite(self.vectors)
-        if tensor_parallel > 1 and getattr(model, "compression", None) is not None:
+        if tensor_parallel > 1 and "compression" in model.layout():
             raise UserError("signals.tensor_parallel cannot part the matrices of a compressed teacher; set it to 1")
         self._model: Any = model
         self.uses_times = model.uses_times
@@ -134,27 +133,11 @@ def _set_buffers(module: nn.Module, buffers: dict[str, Tensor]) -> None:
 
 
 class _Hidden(nn.Module):
-    """`SequentialRecommender.hidden` as a forward pass, which is what engines call."""
+    """`CausalRecommender.hidden` as a forward pass, which is what engines call."""
 
-    def __init__(self, model: SequentialRecommender) -> None:
+    def __init__(self, model: CausalRecommender) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, items: Tensor, vectors: Tensor, *times: Tensor) -> Tensor:
         return self.model.hidden(items, vectors, *times)
-
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The type an engine computes in.
-
-    Raises:
-        UserError: fp16 on a processor, none of which computes in it.
-    """
-    if dtype == "fp16" and device.type == "cpu":
-        raise UserError("signals.dtype=fp16 needs a GPU; use auto, bf16 or fp32")
-    if dtype != "auto":
-        return DTYPES[dtype]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    able = torch.cpu.get_capabilities()
-    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32

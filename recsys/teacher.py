@@ -1,67 +1,18 @@
 """What every kind of teacher offers the jobs that train it and run it."""
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.item_encoder import Progress
 from recsys.model import SequentialRecommender, model_class
-from recsys.teachers.config import SignalsConfig
-
-if TYPE_CHECKING:
-    from recsys.training.objective import Objective
-
-Progress = Callable[[int, int], None]
-"""Called with (done, in all)."""
-
-
-@dataclass(frozen=True)
-class Rankings:
-    """What a teacher says about S rows.
-
-    Attributes:
-        rows: [S] int64 ascending.
-        items: [S, K] int32, best first.
-        scores: [S, K] float32; their meaning is the teacher's `score_meaning`.
-        target_distance: [S] float32; its meaning is the teacher's `distance_meaning`.
-        log_mass: [S] float32, see `recsys.signals.signals.TeacherSignals.log_mass_outside`, or None.
-        tokens: what the decoder read and wrote for all of them, without padding: items of the windows, or tokens of
-            the distinct prompts and of the titles that were written.
-    """
-
-    rows: np.ndarray
-    items: np.ndarray
-    scores: np.ndarray
-    target_distance: np.ndarray
-    log_mass: np.ndarray | None = None
-    tokens: int = 0
-
-    def of(self, chosen: np.ndarray) -> "Rankings":
-        """Those of some rows, in the order of the indices or where the mask is true; `tokens` stays."""
-        rows = {name: values[chosen] for name, values in vars(self).items() if isinstance(values, np.ndarray)}
-        return dataclasses.replace(self, **rows)
-
-
-def joined(parts: Sequence[Rankings]) -> Rankings:
-    """Rankings of distinct rows as one, rows ascending."""
-    together: dict[str, Any] = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name, values in vars(parts[0]).items()
-        if isinstance(values, np.ndarray)
-    }
-    merged = Rankings(**together, tokens=sum(part.tokens for part in parts))
-    return merged.of(np.argsort(merged.rows))
-
-
-def finite_only(rankings: Rankings) -> Rankings:
-    """Without the rows whose prediction is not finite: one poisoned row must not cost a pass. None may be left, for
-    they may have been asked for alone; whether the teacher itself is broken is seen when all rows are ranked."""
-    return rankings.of(np.isfinite(rankings.scores).all(axis=1) & np.isfinite(rankings.target_distance))
+from recsys.signals.config import SignalsConfig
+from recsys.signals.rankings import Rankings
+from recsys.training.objective import Objective
 
 
 class TeacherPass(Protocol):
@@ -69,7 +20,7 @@ class TeacherPass(Protocol):
 
     def rank(self, dataset: PreparedDataset, rows: np.ndarray) -> Rankings:
         """Rank the catalogue for rows (ascending offsets of targets) of any splits, but for those that are set aside
-        because their prediction is not finite: see `finite_only`."""
+        because their prediction is not finite: see `recsys.signals.rankings.finite_only`."""
 
 
 class Teacher(SequentialRecommender):
@@ -110,7 +61,7 @@ class Teacher(SequentialRecommender):
         raise NotImplementedError
 
     @classmethod
-    def objective(cls, config: Any, dataset: PreparedDataset, inputs: Mapping[str, str], *, seed: int) -> "Objective":
+    def objective(cls, config: Any, dataset: PreparedDataset, inputs: Mapping[str, str], *, seed: int) -> Objective:
         """A new teacher with seeded initial weights and its loss.
 
         Raises:
@@ -131,6 +82,10 @@ class Teacher(SequentialRecommender):
     def item_embeddings(self) -> Tensor:
         """[N+1, D]: what the signals hold of each item, row 0 zero."""
         return self.item_vectors()
+
+    def text_embeddings(self) -> Tensor | None:
+        """[N+1, W], what the signals hold of each item's title; none of a teacher without a text side of its own."""
+        return None
 
     def describe(self) -> dict[str, Any]:
         """What its signals say of it: where its language model comes from, and what its answers depend on besides."""

@@ -8,15 +8,17 @@ from torch.nn import functional
 
 from recsys import checkpoint
 from recsys.checkpoint import save_checkpoint
-from recsys.data.prepared import SPLITS, PreparedDataset
+from recsys.data.prepared import PreparedDataset
+from recsys.data.splits import SPLITS
+from recsys.decoders.dtypes import resolve_dtype
 from recsys.errors import UserError
+from recsys.inference.engine import TeacherEngine
+from recsys.inference.ranking import check_k, rank_rows, top_items, window_starts
+from recsys.signals.rankings import joined
 from recsys.teachers.config import E4SRecConfig, HLLMConfig
 from recsys.teachers.e4srec import E4SRec
-from recsys.teachers.engine import TeacherEngine, resolve_dtype
 from recsys.teachers.hllm import HLLM
 from recsys.teachers.layered import LayeredTeacher
-from recsys.teachers.ranking import check_k, rank_rows, top_items, window_starts
-from recsys.teachers.teacher import joined
 
 
 def untrained(dataset: PreparedDataset) -> HLLM:
