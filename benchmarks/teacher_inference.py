@@ -41,9 +41,9 @@ from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.inference.engine import TeacherEngine
 from recsys.inference.ranking import WindowPass, rank_rows
 from recsys.inference.replica import WholeReplica
+from recsys.settings import Settings
 from recsys.signals.config import SignalsConfig
 from recsys.signals.rankings import Rankings
-from recsys.settings import Settings
 from recsys.teacher import Teacher
 from recsys.teachers.bigrec.bigrec import BIGRec, TitlePass
 from recsys.teachers.bigrec.config import BIGRecConfig

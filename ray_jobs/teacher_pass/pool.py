@@ -9,10 +9,10 @@ import ray.data
 
 from ray_jobs.cluster import runtime
 from recsys.errors import UserError
+from recsys.signals.config import SignalsConfig
 from recsys.signals.writer import ShardPlan
 from recsys.stages.estimate import resources
 from recsys.stages.shards import Counts, ShardedPass
-from recsys.signals.config import SignalsConfig
 
 
 def check_room(config: SignalsConfig) -> None:

@@ -12,12 +12,12 @@ from torch import Tensor
 from recsys.checkpoint import save_checkpoint
 from recsys.config import to_dict
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.rules.config import RULES, RULES_WITH_TITLES, RulesConfig, RulesTuningConfig
 from recsys.rules.counts import Counts
 from recsys.rules.model import SequentialRules, centred
 from recsys.rules.tune import tune_counts
 from recsys.rules.weights import weighted_gains
-from recsys.teachers.item_encoder import TextEmbeddings
 
 
 @dataclass(frozen=True)

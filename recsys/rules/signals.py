@@ -17,13 +17,13 @@ from recsys.checkpoint import Checkpoint
 from recsys.config import to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.inference.ranking import check_k
 from recsys.rules.config import RulesConfig
 from recsys.rules.counts import Counts, WithoutUser, history_weights
 from recsys.rules.model import SequentialRules, log_share
+from recsys.signals.config import SignalsConfig
 from recsys.signals.signals import SignalsMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
-from recsys.signals.config import SignalsConfig
-from recsys.inference.ranking import check_k
 from recsys.teacher import Rankings
 
 _CELLS_AT_ONCE = 1 << 23  # scores in memory, some times over

@@ -14,7 +14,8 @@ from typing import Any
 from recsys import environment, storage, tracking
 from recsys.checkpoint import load_checkpoint
 from recsys.config import changed, digest, to_dict
-from recsys.data.prepared import PreparedDataset, Split
+from recsys.data.prepared import PreparedDataset
+from recsys.data.splits import Split
 from recsys.errors import UserError
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.depth import METRIC, print_study, recommend, write_pictures
@@ -97,8 +98,8 @@ def teacher_depth(uri: str, dataset: PreparedDataset) -> int:
     Raises:
         UserError: it is of another dataset, or no stack of layers.
     """
-    from recsys.teachers.layered import LayeredTeacher
     from recsys.inference.replica import load_teacher
+    from recsys.teachers.layered import LayeredTeacher
 
     model = load_teacher(uri, dataset).model
     if not isinstance(model, LayeredTeacher):
@@ -176,10 +177,10 @@ def _measure_all(settings: Settings, cells: list[Cell], executor: Executor) -> d
 
 def _rank(cell: Cell, layout: Layout, config: EvaluationConfig, study: DepthConfig) -> dict[str, Any]:
     """One model ranks the rows of both splits."""
+    from recsys.decoders.quantised import numbers_and_bytes
     from recsys.evaluation.metrics import metrics_from_ranks
     from recsys.evaluation.ranking import model_scorer, rank_targets
     from recsys.evaluation.sampled import sampled_metrics
-    from recsys.decoders.quantised import numbers_and_bytes
 
     dataset, model = PreparedDataset.load(layout.dataset), _load(cell, config, study)
     score = model_scorer(model)

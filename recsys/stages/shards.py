@@ -12,9 +12,9 @@ import numpy as np
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.settings import Settings
+from recsys.signals.config import SignalsConfig
 from recsys.signals.states import StatesMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
-from recsys.signals.config import SignalsConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,7 +19,9 @@ from recsys.checkpoint import Checkpoint
 from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.inference.replica import load_teacher
 from recsys.settings import Settings
+from recsys.signals.config import SignalsConfig
 from recsys.signals.signals import SignalsMeta, TeacherSignals
 from recsys.signals.states import StatesMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
@@ -27,8 +29,6 @@ from recsys.stages import estimate as estimates
 from recsys.stages.artefacts import fingerprint, is_current, required
 from recsys.stages.executor import Executor
 from recsys.stages.shards import ShardedPass, plan_shards, teacher_uris
-from recsys.signals.config import SignalsConfig
-from recsys.inference.replica import load_teacher
 
 if TYPE_CHECKING:
     from recsys.teacher import Teacher

@@ -103,8 +103,8 @@ def finish(student: StudentSettings, layout: Layout, trained: Trained, uri: str,
 def _compress(model: CompressedConfig, name: str, settings: Settings, work: str) -> dict[str, Any]:
     """The smaller copy of a trained model; what its checkpoint says of training is the original's."""
     from recsys.decoders.compression import compressed
-    from recsys.teachers.layered import LayeredTeacher
     from recsys.decoders.quantised import numbers_and_bytes
+    from recsys.teachers.layered import LayeredTeacher
 
     student, layout = find(settings, name), settings.layout
     source, dataset = load_checkpoint(teacher_uri(student, layout)), PreparedDataset.load(layout.dataset)

@@ -17,8 +17,8 @@ from recsys.errors import UserError
 from recsys.settings import Layout, Settings, TeacherSettings
 from recsys.stages.artefacts import fingerprint, is_current, required
 from recsys.stages.executor import Executor, Trained, paced
-from recsys.teachers.config import with_absolute_folders
 from recsys.teacher import Teacher, teacher_class
+from recsys.teachers.config import with_absolute_folders
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import Progress
 from recsys.training.objective import Objective

@@ -4,6 +4,7 @@ Legend: B batch, L history, P positions with a target, N items, D width, K teach
 """
 
 from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ray_jobs import train_runs
+from ray_jobs.training import train_runs
 from recsys.settings import WorkersConfig
 from recsys.training.config import DeepSpeedConfig, TrainingConfig
 

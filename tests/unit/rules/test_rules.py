@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from recsys.checkpoint import load_checkpoint
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.errors import UserError
 from recsys.evaluation.ranking import model_scorer
 from recsys.rules import model as module
@@ -18,7 +19,6 @@ from recsys.rules.fit import fit_rules
 from recsys.serving.recommender import Recommender
 from recsys.students.config import GRU4RecConfig
 from recsys.students.gru4rec import GRU4Rec
-from recsys.teachers.item_encoder import TextEmbeddings
 from tests.unit.rules.conftest import naive_scores
 
 

@@ -13,10 +13,10 @@ from recsys.losses.config import RecommendationLossConfig as Loss
 from recsys.rules.config import RULES, RULES_WITH_TITLES, RulesConfig
 from recsys.rules.fit import fit_rules
 from recsys.rules.signals import spectral_vectors, write_signals
+from recsys.signals.config import SignalsConfig
 from recsys.signals.signals import TeacherSignals
 from recsys.students.build import build_student
 from recsys.students.config import SASRecConfig
-from recsys.signals.config import SignalsConfig
 from recsys.training.windows import Windows
 from tests.unit.rules.conftest import naive_scores
 from tests.unit.rules.test_rules import text_of
@@ -89,9 +89,9 @@ def test_a_student_learns_from_them(random_dataset, tmp_path: Path) -> None:
 def test_what_does_not_fit_is_said(random_dataset, tmp_path: Path) -> None:
     dataset = random_dataset(users=10, items=30)
     checkpoint = fitted(dataset, tmp_path)
-    with pytest.raises(UserError, match="these rules was trained on|these rules were"):
+    with pytest.raises(UserError, match=r"these rules was trained on|these rules were"):
         write_signals(str(tmp_path / "s"), checkpoint, random_dataset(seed=1), SignalsConfig())
-    with pytest.raises(UserError, match="lower signals.k"):
+    with pytest.raises(UserError, match=r"lower signals\.k"):
         write_signals(str(tmp_path / "s"), checkpoint, dataset, SignalsConfig(k=30))
     assert not (tmp_path / "s").exists()
 

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from recsys.settings import TeacherSettings
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import from_dict, to_dict
 from recsys.data.prepared import PreparedDataset
@@ -20,6 +19,7 @@ from recsys.decoders.config import CompressionConfig, LowRankConfig
 from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.errors import UserError
 from recsys.losses.config import AlignmentConfig, RecommendationLossConfig
+from recsys.settings import TeacherSettings
 from recsys.signals.config import SignalsConfig
 from recsys.students.config import SASRecConfig, SLMRecConfig
 from recsys.students.sasrec import SASRec
