@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # Of recsys/, from the ground up: a room imports itself and what stands before it.
 ORDER = (
     "errors", "environment", "processes", "names", "secrets", "fields", "config", "storage", "tracking_store",
-    "tracking_run", "tracking", "data", "model", "checkpoint", "losses", "evaluation", "decoders", "signals", "rules",
-    "training", "teacher", "inference", "teachers", "students", "serving", "settings", "tuning", "stages",
+    "tracking_run", "tracking", "data", "model", "checkpoint", "losses", "evaluation", "decoders", "signals",
+    "training", "teacher", "inference", "rules", "teachers", "students", "serving", "settings", "tuning", "stages",
 )  # fmt: skip
 
 
