@@ -34,7 +34,7 @@ def test_the_shared_data_has_the_bytes_that_are_told(benchmark: ModuleType) -> N
     signals = benchmark.made_up_signals(dataset)
     arrays = [dataset.items, dataset.timestamps, dataset.offsets, *dataset.split_rows.values()]
     assert signals.rows is dataset.rows("test"), "it travels once"
-    arrays += [signals.items, signals.target_distance, signals.lookup(len(dataset.items))]
+    arrays += [signals.items, signals.scores, signals.target_distance, signals.lookup(len(dataset.items))]
     arrays += [signals.item_embeddings.numpy(), dataset.catalogue.train_counts]
     assert benchmark.shared_bytes(dataset) == pytest.approx(sum(array.nbytes for array in arrays), rel=0.01)
 
