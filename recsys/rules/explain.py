@@ -31,16 +31,17 @@ def reasons(checkpoint: Checkpoint, history: Sequence[str], item: str) -> list[R
     rules = model.rules if isinstance(model, Hybrid) else model
     if not isinstance(rules, SequentialRules):
         raise UserError(f"a model of kind {model.kind} has no rules to explain by; ask one of kind sequential-rules")
-    index = checkpoint.catalogue.index
-    if item not in index:
+    catalogue = checkpoint.catalogue
+    target = catalogue.number(item)
+    if target is None:
         raise UserError(f"the catalogue has no item {item!r}")
-    known = [i for i in history if i in index][-checkpoint.max_history :]
+    known = [i for i in map(catalogue.number, history) if i is not None][-checkpoint.max_history :]
     if not known:
         return []
-    parts = rules.contributions(torch.tensor([index[i] for i in known]), index[item])
-    total: dict[str, float] = {}
+    parts = rules.contributions(torch.tensor(known), target)
+    total: dict[int, float] = {}
     for i, part in zip(known, parts.tolist(), strict=True):
         total[i] = total.get(i, 0.0) + part
     whole = sum(total.values())
-    found = [Reason(i, part / whole) for i, part in total.items() if part > 0]
+    found = [Reason(catalogue.item_ids[i], part / whole) for i, part in total.items() if part > 0]
     return sorted(found, key=lambda reason: -reason.share)

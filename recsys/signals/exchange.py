@@ -29,6 +29,7 @@ import torch
 from safetensors.torch import save_file
 
 from recsys import storage
+from recsys.data.ids import normal_id
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.signals.signals import SignalsMeta, TeacherSignals, rankings_table
@@ -129,10 +130,11 @@ def _items(folder: Path, dataset: PreparedDataset) -> np.ndarray:
     if not (folder / ITEMS).exists():
         return np.arange(1, dataset.num_items + 1)
     ids = _lines(folder / ITEMS)
-    for number, item_id in enumerate(ids, start=1):
-        if item_id not in dataset.catalogue.index:
-            raise UserError(f"{ITEMS} line {number}: item {item_id!r} is not in the dataset's catalogue")
-    items = np.array([dataset.catalogue.index[item_id] for item_id in ids], dtype=np.int64)
+    found = [dataset.catalogue.number(item_id) for item_id in ids]
+    if None in found:
+        line = found.index(None)
+        raise UserError(f"{ITEMS} line {line + 1}: item {ids[line]!r} is not in the dataset's catalogue")
+    items = np.array(found, dtype=np.int64)
     if len(np.unique(items)) != dataset.num_items:
         raise UserError(f"{ITEMS} names {len(np.unique(items))} items, the dataset has {dataset.num_items}")
     return items
@@ -147,6 +149,7 @@ def _rows(folder: Path, dataset: PreparedDataset) -> np.ndarray:
     rows: list[int] = []
     for number, line in enumerate(_lines(folder / ROWS), start=1):
         user_id, _, position = line.rpartition("\t")
+        user_id = normal_id(user_id)
         if user_id not in user_of or not position.isdecimal():
             raise UserError(f"{ROWS} line {number}: {line!r} is not a user id of the dataset, a tab and a position")
         rows.append(int(dataset.offsets[user_of[user_id]]) + int(position))

@@ -192,10 +192,13 @@ def read_table(path: str, dialect: Dialect, columns: list[str], encoding: str = 
     Raises:
         UserError: a column is not there, or a quote is never closed.
     """
-    names, start = read_header(path, dialect, encoding)
+    try:
+        names, start = read_header(path, dialect, encoding)
+        with _stream(path) as stream:
+            content = stream.read()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
     require(path, names, columns)
-    with _stream(path) as stream:
-        content = stream.read()
     line, content, tally = 1 + _lines(content[:start]), content[start:], EncodingTally()
     if encoding == "auto":
         tally.add(content)

@@ -16,6 +16,7 @@ from recsys.errors import UserError
 
 MARK = "\ufdd0"  # stands for a byte that is not of the encoding; Unicode promises never to give it a meaning
 _LONGEST = 64 << 20
+_TAIL = 1 << 14
 _UNDEFINED = (0x81, 0x8D, 0x8F, 0x90, 0x9D)  # bytes without a meaning in Windows-1252
 _ESCAPED = re.compile("[\udc80-\udcff]")
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
@@ -36,7 +37,7 @@ def record_ends(data: bytes, delimiter: str | None) -> np.ndarray:
         returns = np.flatnonzero(codes[:-1] == ord("\r"))
         ends = np.sort(np.concatenate([ends, returns[codes[returns + 1] != ord("\n")]]))
     if delimiter is not None and b'"' in data:
-        opened, where = _quotes(codes, delimiter)
+        opened, where, _ = _quotes(codes, delimiter)
         before = np.searchsorted(where, ends) - 1  # the last change before each line end
         ends = ends[~(np.append(opened, False)[before])]
     return ends + 1
@@ -44,12 +45,13 @@ def record_ends(data: bytes, delimiter: str | None) -> np.ndarray:
 
 def open_quote(data: bytes, delimiter: str) -> int | None:
     """The offset of the quote that is never closed, in `data` that begins with a record; None where there is none."""
-    opened, where = _quotes(np.frombuffer(data, np.uint8), delimiter)
+    opened, where, _ = _quotes(np.frombuffer(data, np.uint8), delimiter)
     return int(where[-1]) if len(where) and opened[-1] else None
 
 
-def _quotes(codes: np.ndarray, delimiter: str) -> tuple[np.ndarray, np.ndarray]:
-    """Whether a value is inside quotes after each run of quotes that may change it, [Q] bool, and their offsets.
+def _quotes(codes: np.ndarray, delimiter: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The runs of quotes that may change whether a value is inside quotes: whether it is after each, [Q] bool, their
+    offsets, and whether it is not whatever was before.
 
     A run of even length changes nothing: inside quotes they are characters, at the beginning of a value they open and
     close. One of odd length at the beginning of a value opens, or closes what is open (there it follows a delimiter
@@ -62,7 +64,7 @@ def _quotes(codes: np.ndarray, delimiter: str) -> tuple[np.ndarray, np.ndarray]:
     begins = (where == 0) | np.isin(codes[where - 1], np.frombuffer(f"{delimiter}\r\n".encode(), np.uint8))
     toggles = np.cumsum(begins)
     since = toggles - np.maximum.accumulate(np.where(begins, 0, toggles)) if len(toggles) else toggles
-    return since % 2 == 1, where
+    return since % 2 == 1, where, ~begins
 
 
 def record_chunks(stream: IO[bytes], size: int, delimiter: str | None, *, line: int = 1) -> Iterator[bytes]:
@@ -92,8 +94,19 @@ def record_chunks(stream: IO[bytes], size: int, delimiter: str | None, *, line: 
 
 
 def _last_end(data: bytes, delimiter: str | None) -> int:
+    """The last of `record_ends`, 0 where there is none."""
     if delimiter is None or b'"' not in data:
         return data.rfind(b"\n") + 1 or data.rfind(b"\r", 0, len(data) - 1) + 1
+    # Behind a quote that surely closes one need not know what was before: mostly a look at the tail is enough.
+    size = _TAIL
+    while size < len(data):
+        tail = data[-size:].lstrip(b'"')  # half a run of quotes tells nothing
+        _, where, closes = _quotes(np.frombuffer(tail, np.uint8), delimiter)
+        if closes.any():
+            known = tail[where[closes.argmax()] + 1 :]
+            if len(ends := record_ends(known, delimiter)):
+                return len(data) - len(known) + int(ends[-1])
+        size *= 8
     ends = record_ends(data, delimiter)
     return int(ends[-1]) if len(ends) else 0
 

@@ -124,7 +124,9 @@ def _read_items(path: str, config: DataConfig) -> Items:
         require_ids(path, item, schema.field(item).type)
         require_plain(path, title, schema.field(title).type, "titles are text")
         try:
-            return Items(file.read(columns=[item, title]))
+            table = file.read(columns=[item, title])
+            table[title].validate(full=True)  # pyarrow reads text that is not UTF-8 without a word
+            return Items(table)
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
 

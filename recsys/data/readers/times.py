@@ -44,7 +44,7 @@ def instants(values: pa.Array | pa.ChunkedArray, unit: TimeUnit = "auto") -> pa.
     if pa.types.is_date64(kind):
         return _scaled(pc.cast(values, pa.int64()), "ms")
     if pa.types.is_uint64(kind):
-        values = pc.cast(pc.if_else(pc.less(values, 2**63), values, pa.scalar(None, kind)), pa.int64())
+        values = pc.cast(pc.if_else(pc.less(values, pa.scalar(2**63, kind)), values, pa.scalar(None, kind)), pa.int64())
     if pa.types.is_integer(kind):
         return _scaled(pc.cast(values, pa.int64()), unit)
     if pa.types.is_floating(kind):

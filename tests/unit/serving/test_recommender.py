@@ -71,6 +71,10 @@ def test_unknown_items_are_ignored_and_reported(recommender: Recommender) -> Non
     assert [answer.items] == recommender.recommend([["i1", "i2"]], k=5)
 
 
+def test_ids_are_read_as_those_of_the_log(recommender: Recommender) -> None:
+    assert recommender.rank([["i1 ", "\ti2"]]) == recommender.rank([["i1", "i2"]])
+
+
 def test_all_unknown_gives_popular_items_and_says_so(recommender: Recommender, dataset: PreparedDataset) -> None:
     known, unknown = recommender.rank([["i1"], ["x", "y"]], k=4)
     assert not known.fallback and unknown.fallback

@@ -88,6 +88,13 @@ def test_a_history_that_is_given_counts_more_than_the_stored_one(service: Servic
     assert task.history == ["i1", "i2"] and task.unknown == ["?"]
 
 
+def test_ids_of_a_request_are_read_as_those_of_the_log(service: Service) -> None:
+    plain, padded = (service.task(RecommendRequest(user_id=user)) for user in ("u3", "\ufeffu3 "))
+    assert padded == plain and not padded.unknown_user
+    task = service.task(RecommendRequest(history=["i1 ", " i2", "i 3"]))
+    assert task.history == ["i1", "i2"] and task.unknown == ["i 3"]
+
+
 def test_the_request_may_name_its_arm_and_nobody_gets_the_default(service: Service) -> None:
     named = service.task(RecommendRequest(user_id="u3", arm="teacher"))
     assert (named.arm, named.assigned_by) == ("teacher", "request")
