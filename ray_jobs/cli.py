@@ -13,11 +13,11 @@ from types import FrameType
 from typing import Any
 
 from ray_jobs.address import cluster_address
-from ray_jobs.settings import Layout, Settings
 from recsys import storage
 from recsys.config import load_config
 from recsys.errors import UserError
 from recsys.secrets import MaskedStream
+from recsys.settings import Layout, Settings
 
 # No telemetry of any library leaves the machine; models come from disk unless the user allows the hub.
 QUIET = {

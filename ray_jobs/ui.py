@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from ray_jobs import cli
-from ray_jobs.settings import Settings
 from recsys import tracking
 from recsys.errors import UserError
+from recsys.settings import Settings
 
 
 def command(settings: Settings, port: int) -> tuple[list[str], dict[str, str]]:

@@ -14,9 +14,9 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -27,18 +27,27 @@ from recsys.errors import UserError
 
 __all__ = [
     "Field",
+    "NotInKey",
     "beyond_defaults",
     "changed",
     "configuration",
     "digest",
     "from_dict",
+    "key_values",
     "load_config",
     "set_value",
     "to_dict",
-    "without_unasked",
 ]
 
 T = TypeVar("T")
+
+
+class _NotInKey:
+    """The mark of `NotInKey`."""
+
+
+NotInKey = Annotated[T, _NotInKey()]
+"""A field that says where or how fast work is done, not what comes of it: it is no part of a stage's key."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field, dataclasses.field))
@@ -102,11 +111,27 @@ def beyond_defaults(config: Any) -> dict[str, Any]:
     return TypeAdapter(type(config)).dump_python(config, mode="json", exclude_defaults=True)
 
 
-def without_unasked(config: Any, later: Collection[str]) -> dict[str, Any]:
-    """`to_dict`, but for those settings of `later` that are at their defaults: a digest survives their arrival, and
-    still tells a default that changed of all others."""
-    asked = beyond_defaults(config)
-    return {name: value for name, value in to_dict(config).items() if name not in later or name in asked}
+def key_values(config: Any, *, defaults: bool = True) -> dict[str, Any]:
+    """`to_dict` without the fields that are `NotInKey`, at any depth: what a stage's key is a digest of.
+
+    Args:
+        defaults: with the values that are their defaults; without them a digest survives the arrival of new settings.
+    """
+    kept: dict[str, Any] = _keyed(config, to_dict(config) if defaults else beyond_defaults(config))
+    return kept
+
+
+def _keyed(value: Any, plain: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        hints = get_type_hints(type(value), include_extras=True)
+        return {
+            name: _keyed(getattr(value, name), inner)
+            for name, inner in plain.items()
+            if not any(isinstance(mark, _NotInKey) for mark in getattr(hints[name], "__metadata__", ()))
+        }
+    if isinstance(value, dict):
+        return {name: _keyed(value[name], inner) for name, inner in plain.items()}
+    return plain
 
 
 def digest(value: Any) -> str:

@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from ray_jobs.settings import Settings
 from recsys import fields
 from recsys.config import Field, configuration, digest, from_dict, load_config, to_dict
 from recsys.errors import UserError
+from recsys.settings import Settings
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "ray_jobs" / "configs").glob("*.yaml"))
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from ray_jobs.settings import Settings
 from recsys.config import from_dict, load_config
 from recsys.errors import UserError
 from recsys.evaluation.baselines import CoOccurrence, RecentPopularity
 from recsys.evaluation.ladder import LADDER
 from recsys.names import RESERVED_FOR_STUDENTS
+from recsys.settings import Settings
 
 
 @pytest.mark.parametrize(
