@@ -97,7 +97,7 @@ def note_answer(uri: str) -> None:
 
 def reason(error: BaseException) -> str:
     """What went wrong, in a line."""
-    return " ".join(str(error).partition("[SQL:")[0].split())[:200]
+    return mask(" ".join(str(error).partition("[SQL:")[0].split()))[:200]
 
 
 @functools.lru_cache(maxsize=8)

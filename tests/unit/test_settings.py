@@ -9,6 +9,7 @@ from recsys.errors import UserError
 from recsys.evaluation.baselines import CoOccurrence, RecentPopularity
 from recsys.evaluation.ladder import LADDER
 from recsys.names import RESERVED_FOR_STUDENTS
+from recsys.rules.config import RULES, RULES_WITH_TITLES
 from recsys.settings import Settings
 
 
@@ -36,7 +37,7 @@ def test_what_cannot_be_a_folder_is_no_name(name: str) -> None:
 def test_names_that_are_taken() -> None:
     with pytest.raises(UserError, match="a project cannot be called 'mlflow'"):
         load_config(Settings, None, ["name=mlflow"])
-    taken = {RecentPopularity.kind, CoOccurrence.kind, "teacher", LADDER, "ab"}
+    taken = {RecentPopularity.kind, CoOccurrence.kind, RULES, RULES_WITH_TITLES, "teacher", LADDER, "ab"}
     assert set(RESERVED_FOR_STUDENTS) == taken
     for name in taken:
         with pytest.raises(UserError, match=f"students.{name}: a student cannot be called '{name}'"):

@@ -2,8 +2,8 @@
 
 import os
 import pickle
+import resource
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from recsys import tracking, tracking_store
+from recsys.environment import start_time
 from recsys.errors import UserError
 from recsys.tracking import PARENT_TAG, TrackingConfig
 
@@ -250,26 +251,23 @@ def test_a_store_that_is_locked_on_the_way_is_said_once_and_asked_again_later(
     assert status(copied, run.id) == "FINISHED"
 
 
-def test_a_full_disk_is_said_once(copied: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_said_once(copied: str, capsys: pytest.CaptureFixture[str]) -> None:
     """By a limit of the process on the size of files."""
-    code = f"""
-import resource
-from recsys import tracking
-from recsys.tracking import TrackingConfig
-with tracking.start_run(TrackingConfig(), {copied!r}, "p", "train") as run:
-    limit = __import__("os").stat({copied!r} + "/mlflow.db").st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    for step in range(30):
-        run.log_params({{f"{{step}}.{{n}}": "x" * 500 for n in range(50)}})
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    lines = [line for line in done.stdout.splitlines() if line.startswith("tracking: ")]
-    assert len(lines) == 2, lines
-    assert "not recorded" in lines[0] and "going on without it" in lines[0]
-    assert lines[1].endswith("records again"), "its end was recorded"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with tracking.start_run(TrackingConfig(), copied, "p", "train") as run:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (Path(copied, "mlflow.db").stat().st_size, before[1]))
+        try:
+            for step in range(30):
+                run.log_params({f"{step}.{number}": "x" * 500 for number in range(50)})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = capsys.readouterr()
+    first, last = said.out.splitlines()
+    assert first.startswith("tracking: parameters not recorded in sqlite:")
+    assert first.endswith("going on without it, tried again every minute")
+    assert last.endswith("records again"), "the end of the run is recorded"
+    assert said.err == ""
+    assert status(copied, run.id) == "FINISHED"
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), SystemExit(0), SystemExit(143)])
@@ -285,39 +283,27 @@ def test_a_run_that_is_ended_from_outside_is_killed(store: str, end: BaseExcepti
     assert [status(store, id) for id in ids] == ["KILLED", "KILLED"]
 
 
-_HELD = """
-import signal, sys
-from recsys import tracking
-from recsys.tracking import TrackingConfig
-with tracking.start_run(TrackingConfig(), sys.argv[1], "left", sys.argv[2]) as run:
-    print(run.id, flush=True)
-    signal.pause()
-"""
-
-
 def test_what_a_killed_process_left_is_closed_or_continued_and_what_lives_is_left_alone(store: str) -> None:
-    held = {
-        step: subprocess.Popen([sys.executable, "-c", _HELD, store, step], stdout=subprocess.PIPE, text=True)
-        for step in ("killed", "continued", "alive")
-    }
-    try:
-        ids = {step: process.stdout.readline().strip() for step, process in held.items() if process.stdout}
-        for step in ("killed", "continued"):
-            held[step].send_signal(signal.SIGKILL)
-            held[step].wait()
-        assert {status(store, id) for id in ids.values()} == {"RUNNING"}
-        with tracking.start_run(TrackingConfig(), store, "left", "continued") as run:
-            assert run.id == ids["continued"]
-            assert status(store, ids["killed"]) == "KILLED"
-            assert status(store, run.id) == "RUNNING"
-            with tracking.start_run(TrackingConfig(), store, "left", "alive") as other:
-                assert other.id != ids["alive"], "two processes do not write one run"
-        assert status(store, ids["alive"]) == "RUNNING"
-    finally:
-        for process in held.values():
-            process.kill()
-            process.wait()
-            process.stdout.close()  # type: ignore[union-attr]
+    with subprocess.Popen(["sleep", "600"]) as gone, subprocess.Popen(["sleep", "600"]) as alive:
+        try:
+            ids = {}
+            for step, process in (("killed", gone), ("continued", gone), ("alive", alive)):
+                with tracking.start_run(TrackingConfig(), store, "left", step) as run:
+                    ids[step] = run.id
+                client(store).update_run(run.id, status="RUNNING")
+                owner = f"{tracking_store._machine()} {process.pid} {start_time(process.pid)}"
+                client(store).set_tag(run.id, tracking_store.OWNER_TAG, owner)
+            gone.kill()
+            gone.wait()
+            with tracking.start_run(TrackingConfig(), store, "left", "continued") as run:
+                assert run.id == ids["continued"]
+                assert [status(store, ids[step]) for step in ("killed", "continued")] == ["KILLED", "RUNNING"]
+                with tracking.start_run(TrackingConfig(), store, "left", "alive") as other:
+                    assert other.id != ids["alive"], "two processes do not write one run"
+            assert status(store, ids["alive"]) == "RUNNING"
+        finally:
+            gone.kill()
+            alive.kill()
 
 
 def test_of_another_machines_runs_nothing_is_known(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,18 +342,45 @@ def test_a_store_that_another_process_made_meanwhile_is_kept(
     assert [path.name for path in file.parent.iterdir()] == ["mlflow.db"]
 
 
+_WORK = """
+import signal, sys
+from recsys import tracking
+from recsys.tracking import TrackingConfig
+with tracking.start_run(TrackingConfig(), sys.argv[1], "p", sys.argv[2]) as run:
+    print(run.id, flush=True)
+    if sys.argv[2] == "held":
+        signal.pause()
+"""
+
+
+@pytest.mark.full
+def test_a_job_that_was_killed_is_closed_by_the_next(store: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", _WORK, store, "held"], stdout=subprocess.PIPE, text=True) as held:
+        assert held.stdout is not None
+        id = held.stdout.readline().strip()
+        assert status(store, id) == "RUNNING"
+        held.kill()
+    with tracking.start_run(TrackingConfig(), store, "p", "next"):
+        assert status(store, id) == "KILLED"
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("attempt", range(3))
 def test_two_processes_start_on_a_store_that_is_not_there(tmp_path: Path, attempt: int) -> None:
-    code = _HELD.replace("signal.pause()", "run.log_metrics({'a': 1.0})")
-    store = str(tmp_path / "run #3 100%" / "mlflow")
+    folder = str(tmp_path / "run #3 100%" / "mlflow")
     both = [
-        subprocess.Popen([sys.executable, "-c", code, store, step], stdout=subprocess.PIPE, text=True)
+        # MLflow's own lock is a file of the temporary folder, which is another one for every local Ray.
+        subprocess.Popen(
+            [sys.executable, "-c", _WORK, folder, step],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
         for step in ("one", "two")
     ]
     ids = [process.communicate(timeout=200)[0].strip() for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert [status(store, id) for id in ids] == ["FINISHED", "FINISHED"]
+    assert [status(folder, id) for id in ids] == ["FINISHED", "FINISHED"]
 
 
 def test_passwords_do_not_reach_the_store(store: str, capsys: pytest.CaptureFixture[str]) -> None:
