@@ -60,10 +60,10 @@ _ROWS = 256
 
 
 class BIGRec(TitleWriter):
-    """Scores are −w (|q − e|² − m), m the smallest squared distance of a query and w an item's weight: 1, or less the
-    more popular the item is. They are the dot product of [2q, −1, m − |q|²] and [w e, w |e|², w], and without weights
-    they order items like the negative distance. Vectors are relative to the catalogue's mean, which changes no distance
-    and rounds less. Where w depends on the history, by the scores of a student, `scores` multiplies by it.
+    """Scores are m² − |q − e|², m the smallest distance of a query: the dot product of [2q, −1, m² − |q|², m] and
+    [e, |e|², 1, 0], which orders items like the negative distance. Vectors are relative to the catalogue's mean, which
+    changes no distance and rounds less. With an injection `scores` are −w (|q − e| − m), w an item's weight: less the
+    more popular the item is, or the more a student likes it after the history.
     """
 
     kind: ClassVar[str] = "bigrec"
@@ -204,7 +204,7 @@ class BIGRec(TitleWriter):
             batches, vectors = iter(queries.split(_ROWS)), self.item_vectors()
 
             def score(*shown: Tensor, batches: Iterator[Tensor] = batches, vectors: Tensor = vectors) -> Tensor:
-                return self._injected(next(batches) @ vectors.T, *shown)
+                return self._scores(next(batches), vectors, *shown)
 
             ranks = rank_targets(score, dataset, rows, mask_seen=True, batch_size=_ROWS, device=device)
             found.append((metrics_from_ranks(ranks)["ndcg@10"], -gamma))
@@ -219,10 +219,16 @@ class BIGRec(TitleWriter):
         self.weights[1:] = ((1 + popularity) ** -gamma).to(self.weights)
 
     def scores(self, items: Tensor, lengths: Tensor, vectors: Tensor, times: Tensor | None = None) -> Tensor:
-        return self._injected(super().scores(items, lengths, vectors, times), items, lengths)
+        return self._scores(self.query(items, lengths, vectors, times), vectors, items, lengths)
 
-    def _injected(self, scores: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
-        return scores if self.student is None else scores * self.student_weights(items, lengths)
+    def _scores(self, query: Tensor, vectors: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
+        scores = query.float() @ vectors.float().T
+        if self.student is None and not self.config.popularity:
+            return scores
+        weights = self.weights if self.student is None else self.student_weights(items, lengths)
+        # The paper's code divides by the largest distance of the row as well, which changes no order.
+        least = query[:, -1:].float()
+        return (least - (least.square() - scores).clamp_min(0).sqrt()) * weights
 
     def student_weights(self, items: Tensor, lengths: Tensor) -> Tensor:
         """[B, N+1]: (1 + c)^(−γ), c the student's scores for each history, scaled to 0..1 over the catalogue."""
@@ -255,10 +261,10 @@ class BIGRec(TitleWriter):
             self.lm.train(training)
 
     def item_vectors(self) -> Tensor:
-        """[N+1, W+2]: [w e, w |e|², w], row 0 zero."""
+        """[N+1, W+3]: [e, |e|², 1, 0], row 0 zero."""
         items = self.item_embeddings()
-        vectors = torch.cat([items, items.square().sum(dim=1, keepdim=True), torch.ones_like(items[:, :1])], dim=1)
-        vectors *= self.weights.float()[:, None]
+        one = torch.ones_like(items[:, :1])
+        vectors = torch.cat([items, items.square().sum(dim=1, keepdim=True), one, torch.zeros_like(one)], dim=1)
         vectors[0] = 0
         return vectors
 
@@ -276,7 +282,7 @@ class BIGRec(TitleWriter):
         vectors: Tensor | None = None,  # noqa: ARG002
         times: Tensor | None = None,
     ) -> Tensor:
-        """[B, W+2]: [2q, −1, m − |q|²], q the vector of the title that is written for each history."""
+        """[B, W+3]: [2q, −1, m² − |q|², m], q the vector of the title that is written for each history."""
         shown = [
             [row[:length] for row, length in zip(values.tolist(), lengths.tolist(), strict=True)]
             for values in (items, times)
@@ -288,8 +294,9 @@ class BIGRec(TitleWriter):
             texts = self.write(self._generator, *shown)
         with in_step(self.lm.base_model, lambda: self.embed_texts([""])):
             q = self.ground(texts)
-        offset = smallest(q, self.items.float()) - q.square().sum(dim=1, keepdim=True)
-        return torch.cat([2 * q, -torch.ones_like(offset), offset], dim=1)
+        least = smallest(q, self.items.float())
+        offset = least.square() - q.square().sum(dim=1, keepdim=True)
+        return torch.cat([2 * q, -torch.ones_like(offset), offset, least], dim=1)
 
     def generator(self, forward: Callable[..., Any], *, batch_size: int = 64) -> "TitleGenerator":
         """What writes titles by `forward`, the language model or an engine around it."""

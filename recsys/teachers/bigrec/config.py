@@ -41,8 +41,8 @@ class BIGRecConfig:
         constrained: write titles of the catalogue only.
         pooling: what stands for a text: the last token's vector, the mean over its tokens, or the last token of a
             prompt that asks for one word (PromptEOL, arXiv 2307.16645).
-        popularity: rank by (1 + c)^(−γ) · d, c the items' popularity in training and d their distance, each scaled to
-            0..1; γ is chosen once, on the validation rows, after training.
+        popularity: rank by (1 + c)^(−γ) · d, c the items' popularity in training and d their distance (L2), each
+            scaled to 0..1 over the catalogue; γ is chosen once, on the validation rows, after training.
         scores_from: the student of this project whose scores for the history are c instead, scaled to 0..1 over the
             catalogue for each history; the student becomes a part of the checkpoint.
         scores_model: its kind and configuration; filled in when a teacher is built.

@@ -59,18 +59,17 @@ def nearest(
     Args:
         queries: [B, W]; items: [N+1, W], row 0 is left out.
         excluded: pairs (rows, items) that must not be returned.
-        weights: [N+1] or [B, N+1]; then the order is that of weight · (squared distance − the smallest of the row).
+        weights: [N+1] or [B, N+1]; then the order is that of weight · (distance − the smallest of the row).
     """
-    offset = torch.zeros(len(queries), 1, device=items.device)
     if weights is not None:
-        offset = queries.square().sum(dim=1, keepdim=True) - smallest(queries, items, chunk=chunk)
+        offset, least = queries.square().sum(dim=1, keepdim=True), smallest(queries, items, chunk=chunk)
     best = torch.empty(len(queries), 0, device=items.device)
     index = torch.empty(len(queries), 0, dtype=torch.int64, device=items.device)
     for begin in range(1, len(items), chunk):
         part = items[begin : begin + chunk]
-        order_by = offset + part.square().sum(dim=1) - 2 * (queries @ part.T)
+        order_by = part.square().sum(dim=1) - 2 * (queries @ part.T)
         if weights is not None:
-            order_by *= weights[..., begin : begin + chunk]
+            order_by = ((order_by + offset).clamp_min(0).sqrt() - least) * weights[..., begin : begin + chunk]
         if excluded is not None:
             inside = (excluded[1] >= begin) & (excluded[1] < begin + len(part))
             order_by[excluded[0][inside], excluded[1][inside] - begin] = torch.inf
@@ -86,5 +85,5 @@ def nearest(
 
 
 def smallest(queries: Tensor, items: Tensor, *, chunk: int = _ITEMS) -> Tensor:
-    """[B, 1]: each query's squared distance to the item nearest to it."""
-    return nearest(queries, items, 1, chunk=chunk)[1].square()
+    """[B, 1]: each query's distance to the item nearest to it."""
+    return nearest(queries, items, 1, chunk=chunk)[1]

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import from_dict, load_config, to_dict
-from recsys.data.prepared import PreparedDataset
+from recsys.data.prepared import PreparedDataset, Split
 from recsys.decoders.loading import load_tokenizer
 from recsys.errors import UserError
 from recsys.evaluation.ranking import model_scorer, shown_to
@@ -30,8 +30,8 @@ from recsys.training.loop import train_local
 from tests.unit.teachers.bigrec.conftest import SMALL, poisoned, save_base
 
 
-def histories(dataset: PreparedDataset) -> list[list[int]]:
-    return [dataset.seen(int(row))[-dataset.max_history :].tolist() for row in dataset.rows("test")]
+def histories(dataset: PreparedDataset, split: Split = "test") -> list[list[int]]:
+    return [dataset.seen(int(row))[-dataset.max_history :].tolist() for row in dataset.rows(split)]
 
 
 def named(dataset: PreparedDataset, history: list[int]) -> list[str]:
@@ -93,6 +93,12 @@ def test_popularity_weighs_distances_by_the_gamma_that_validates_best(
     assert float(gamma) > 1
     popularity = torch.from_numpy(counts[1:] / 59).float()
     torch.testing.assert_close(weighed.weights[1:], (1 + popularity) ** -gamma)
+    items, lengths = (torch.from_numpy(array) for array in dataset.histories(dataset.rows("test")))
+    scores = weighed.scores(items, lengths, weighed.item_vectors())
+    written = weighed.embed_texts(weighed.write(weighed.generator(weighed.lm), histories(dataset)))
+    distance = torch.cdist(written.double(), weighed.embed_texts(weighed.prompts.names[1:]).double())
+    d = distance - distance.min(dim=1, keepdim=True).values
+    torch.testing.assert_close(-scores[:, 1:].double(), d * (1 + popularity) ** -gamma, atol=5e-3, rtol=1e-3)
     save_checkpoint(str(tmp_path / "teacher"), weighed, dataset, state=state)
     shown = [named(dataset, history) for history in histories(dataset)]
     answers = Recommender.load(tmp_path / "teacher").recommend(shown, k=5, mask_seen=False)
@@ -120,7 +126,6 @@ def test_a_students_scores_weigh_distances(
     assert not any(weight.requires_grad for name, weight in model.named_parameters() if name.startswith("student."))
     model.embed_titles()
     items, lengths = (torch.from_numpy(array) for array in dataset.histories(dataset.rows("valid")))
-    plain = BIGRec.scores(model, items, lengths, model.item_vectors())
     # What validates best is what the student says: its first choice is the target.
     best = student.scores(items, lengths, student.item_vectors()).detach()
     best[:, 0] = -torch.inf
@@ -136,7 +141,11 @@ def test_a_students_scores_weigh_distances(
         scores.max(dim=1, keepdim=True).values - scores.min(dim=1, keepdim=True).values
     )
     weighed = model.scores(items, lengths, model.item_vectors())
-    torch.testing.assert_close(weighed[:, 1:], plain[:, 1:] * (1 + c) ** -gamma, atol=1e-4, rtol=1e-4)
+    written = model.embed_texts(model.write(model.generator(model.lm), histories(dataset, "valid")))
+    distance = torch.cdist(written.double(), model.embed_texts(model.prompts.names[1:]).double())
+    d = distance - distance.min(dim=1, keepdim=True).values
+    torch.testing.assert_close(-weighed[:, 1:].double(), d * (1 + c) ** -gamma, atol=5e-3, rtol=1e-3)
+    assert not torch.allclose(-weighed[:, 1:].double(), distance.square() * (1 + c) ** -gamma, atol=0.05)
     save_checkpoint(str(tmp_path / "teacher"), model, dataset, state=state)
     loaded = load_checkpoint(tmp_path / "teacher").model
     assert torch.equal(loaded.scores(items, lengths, loaded.item_vectors()), weighed)

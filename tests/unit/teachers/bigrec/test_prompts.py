@@ -45,6 +45,13 @@ def test_the_prompt_reads_as_published(dataset: PreparedDataset, tmp_path: Path)
     )
 
 
+def test_a_text_is_embedded_as_it_is_or_by_the_published_template(dataset: PreparedDataset, tmp_path: Path) -> None:
+    for pooling, template in [("last", "{}"), ("mean", "{}"), ("prompt_eol", 'This sentence : "{}" means in one word:"')]:
+        prompts = prompts_of(dataset, tmp_path, pooling=pooling)
+        for text in ("Heat (1995)", "Déjà Vu (1997)"):
+            assert prompts.tokenizer.decode(prompts.for_embedding(text)) == template.format(text)
+
+
 def test_gaps_are_told_in_words(dataset: PreparedDataset, tmp_path: Path) -> None:
     prompts = prompts_of(dataset, tmp_path, time_gaps=True)
     day = 86400
