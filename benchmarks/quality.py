@@ -31,7 +31,8 @@ from recsys.settings import Settings
 
 STORE = ROOT / "results" / "quality"
 CONFIGS = ROOT / "configs"
-BASELINES = ("recent-popularity", "co-occurrence")
+RULES = ("sequential-rules", "sequential-rules-titles")  # fitted and tuned on validation together
+BASELINES = ("recent-popularity", "co-occurrence", *RULES)
 METRICS = ("ndcg@10", "hr@10", "ndcg@20", "hr@20")
 COLUMNS = ("alone_bce", "alone_softmax", "distilled", "teacher")
 _RANK = {"alone_softmax": 0, "teacher": 1, "distilled": 2}  # of cells of one seed; others come after
@@ -64,7 +65,10 @@ class Cell:
         """
         settings = self.settings
         parts: list[Any] = [_without(settings.data, "path", "items_path", "cache", "download"), self.model, self.seed]
-        if self.column == "baseline":
+        if self.model in RULES:
+            with_titles = self.model == RULES[1]
+            parts.append(_without(settings.rules, "cpus", *(() if with_titles else ("titles",))))
+        elif self.column == "baseline":
             parts.append({name: getattr(settings.evaluation, name) for name in ("recent_days", "cooccurrence")})
         if self.column in ("teacher", "distilled"):
             parts.append([settings.teacher.model.kind, _without(settings.teacher, "scaling")])
@@ -108,7 +112,8 @@ def body(options: Options) -> dict[str, Any]:
     if options.quick:
         with scratch() as folder:
             settings = quick_settings(folder)
-            wanted = [cell for cell in _in_order([settings], 1) if cell.column not in ("teacher", "distilled")]
+            left_out = ("teacher", "distilled", RULES[1])  # what needs a language model
+            wanted = [cell for cell in _in_order([settings], 1) if not {cell.column, cell.model} & {*left_out}]
             fill(wanted, Path(folder, "store"), options)
             return table([settings], 1, Path(folder, "store"))
     args = options.args
@@ -180,19 +185,23 @@ def compute(cell: Cell, dataset: PreparedDataset, options: Options) -> dict[str,
 
     settings = project_of(cell.settings)
     facts: dict[str, Any] = {"checkpoint_hash": None, "training": {}, "parameters": {}}
-    if cell.column == "baseline":
+    uri = ""
+    if cell.model in RULES:
+        facts |= {"role": "baseline", "seed": None}
+        uri = _rules(cell, settings)
+    elif cell.column == "baseline":
         baseline = fit_baseline(cell.model, dataset, settings.evaluation)
         score: Scorer = baseline
         facts |= {"kind": cell.model, "role": "baseline", "seed": None, "parameters": {"served": baseline.stored}}
     else:
+        facts |= {"role": "teacher" if cell.column == "teacher" else "student", "seed": cell.seed}
         uri = _teacher(settings, options) if cell.column == "teacher" else _student(cell, settings, options)
+    if uri:
         checkpoint = load_checkpoint(uri)
         score = model_scorer(checkpoint.model)
         training = {k: v for k, v in checkpoint.info["training"].items() if k != "curve"}
         facts |= {
             "kind": checkpoint.model.kind,
-            "role": "teacher" if cell.column == "teacher" else "student",
-            "seed": cell.seed,
             "checkpoint_hash": checkpoint.hash,
             "training": {"training": training, "settings": checkpoint.info["settings"]},
             "parameters": {"served": sum(tensor.numel() for tensor in checkpoint.model.state_dict().values())},
@@ -200,6 +209,24 @@ def compute(cell: Cell, dataset: PreparedDataset, options: Options) -> dict[str,
     batch_size = settings.evaluation.batch_size
     result, _ = evaluate(score, dataset, "test", batch_size=batch_size, name=cell.model, key=cell.key, **facts)
     return asdict(result)
+
+
+def _rules(cell: Cell, settings: Settings) -> str:
+    """Checkpoint of the sequential rules, with their titles or without, fitted in this process unless it is there.
+
+    Raises:
+        UserError: titles are asked for, and there are none.
+    """
+    from recsys import storage
+    from recsys.stages import rules
+
+    uri, key = settings.layout.rules(cell.model), rules.key(settings)
+    manifest = storage.read_manifest(uri)
+    if manifest is None or manifest.key != key:
+        rules.fit(settings.rules, settings.layout, key)
+        if storage.read_manifest(uri) is None:
+            raise UserError(f"{cell.id}: the catalogue has no titles, or rules.titles is null")
+    return uri
 
 
 def _teacher(settings: Settings, options: Options) -> str:
@@ -340,6 +367,7 @@ def quick_settings(folder: str) -> Settings:
     data = {"path": str(FIXTURE)}
     tracking = {"uri": "none"}
     values = {"name": "fixture", "storage": folder, "data": data, "students": students, "tracking": tracking}
+    values["rules"] = {"titles": None}
     return from_dict(Settings, values)
 
 

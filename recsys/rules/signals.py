@@ -105,7 +105,7 @@ def write_signals(
     Raises:
         UserError: the model is of another dataset or kind, or K is larger than what can be ranked.
     """
-    checkpoint.check_dataset(dataset, "these rules", "fit them again on this dataset")
+    checkpoint.check_dataset(dataset, "this set of rules", "fit it again on this dataset")
     model = checkpoint.model
     if not isinstance(model, SequentialRules):
         raise UserError(f"{model.kind} is no model of sequential rules; its signals are made by infer_teacher")

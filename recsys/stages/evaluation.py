@@ -23,7 +23,7 @@ from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.ladder import LADDER, build_rows, print_ladder
 from recsys.evaluation.latency import single_request_latency
 from recsys.evaluation.ranking import Scorer, model_scorer
-from recsys.rules.config import RULES, RULES_WITH_TITLES
+from recsys.rules.config import RULES, RULES_WITH_TITLES, HybridConfig
 from recsys.settings import Layout, Settings
 from recsys.stages.artefacts import required
 from recsys.stages.executor import Executor
@@ -82,10 +82,16 @@ def subjects(settings: Settings, only: Collection[str] | None = None) -> list[Su
 
 
 def twins(settings: Settings) -> dict[str, str]:
-    """Distilled student → the student alone that it is compared with: same kind; most equal configuration first."""
+    """Distilled student → the student alone that it is compared with: same kind; most equal configuration first.
+
+    A hybrid is compared with the student that it is made of.
+    """
     alone = {name: s for name, s in settings.students.items() if not s.distilled}
     pairs = {}
     for name, student in settings.students.items():
+        if isinstance(student.model, HybridConfig):
+            pairs[name] = student.model.student
+            continue
         same_kind = [other for other, s in alone.items() if s.model.kind == student.model.kind]
         if student.distilled and same_kind:
             pairs[name] = max(

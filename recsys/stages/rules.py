@@ -53,7 +53,7 @@ def fit(asked: RulesSettings, layout: Layout, work: str) -> dict[str, float | No
     """Choose the constants on validation and write the checkpoints; NDCG@10 on validation of each."""
     dataset = PreparedDataset.load(layout.dataset)
     text = None
-    if asked.titles is not None:
+    if asked.titles is not None and any(title.strip() for title in dataset.catalogue.titles):
 
         def say(done: int, total: int) -> None:
             print(f"rules: {done:,} of {total:,} titles embedded", flush=True)

@@ -41,7 +41,7 @@ def test_quality(project_root: Path, tmp_path: Path) -> None:
         assert 0 < sasrec[metric]["alone_softmax"]["mean"] <= 1
         assert 0 < sasrec[metric]["alone_bce"]["mean"] <= 1
         assert sasrec[metric]["distilled"] is None
-    assert figures["missing"] == 2
+    assert figures["missing"] == 3
 
 
 @pytest.mark.full

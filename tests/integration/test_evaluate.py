@@ -134,7 +134,9 @@ def test_twins() -> None:
                 "distilled-wide": {"model": {"kind": "sasrec", "width": 128}, "distillation": {}},
                 "distilled-bce": {**sasrec, "loss": {"kind": "bce"}, "distillation": {}},
                 "distilled-gru": {**gru, "distillation": {}},
+                "mixed": {"model": {"kind": "hybrid", "student": "distilled-gru"}},
             }
         },
     )
-    assert evaluation.twins(settings) == {"distilled": "softmax", "distilled-wide": "wide", "distilled-bce": "bce"}
+    distilled = {"distilled": "softmax", "distilled-wide": "wide", "distilled-bce": "bce"}
+    assert evaluation.twins(settings) == {**distilled, "mixed": "distilled-gru"}

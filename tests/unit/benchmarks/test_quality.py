@@ -39,11 +39,11 @@ def store(quality, folder: Path, cell, ndcg: float) -> None:
 def test_the_most_telling_cells_come_first(quality) -> None:
     order = quality._in_order([configured()], seeds=2)
     assert [(cell.model, cell.seed) for cell in order] == [
-        ("recent-popularity", 0), ("co-occurrence", 0),
+        ("recent-popularity", 0), ("co-occurrence", 0), ("sequential-rules", 0), ("sequential-rules-titles", 0),
         ("softmax", 0), ("teacher", 0), ("distilled", 0), ("bce", 0),
         ("softmax", 1), ("distilled", 1), ("bce", 1),
     ]  # fmt: skip
-    assert order[2].id == "shop/leave_one_out/softmax.seed0"
+    assert order[4].id == "shop/leave_one_out/softmax.seed0"
 
 
 def test_a_cell_depends_on_what_it_is_made_of_alone(quality) -> None:
@@ -59,6 +59,8 @@ def test_a_cell_depends_on_what_it_is_made_of_alone(quality) -> None:
     assert changed(teacher={"training": {"epochs": 3}}) == {"teacher", "distilled"}
     assert changed(signals={"k": 7}) == {"distilled"}
     assert changed(evaluation={"recent_days": 3}) == {"recent-popularity", "co-occurrence"}
+    assert changed(rules={"model": {"window": 9}}) == {"sequential-rules", "sequential-rules-titles"}
+    assert changed(rules={"titles": {"max_tokens": 9}}) == {"sequential-rules-titles"}
     assert changed(students={**STUDENTS, "bce": {**STUDENTS["bce"], "training": {"epochs": 3}}}) == {"bce"}
 
 
@@ -80,7 +82,7 @@ def test_the_table_has_means_spreads_and_gaps(quality, tmp_path: Path, capsys: p
     assert place["sasrec"]["ndcg@10"]["alone_bce"] is None, "of another configuration"
     assert place["sasrec"]["ndcg@10"]["teacher"] is None
     assert place["baselines"] == {"co-occurrence": dict.fromkeys(quality.METRICS, 0.15)}
-    assert figures["missing"] == 12 - 5
+    assert figures["missing"] == 14 - 5
     drawn = capsys.readouterr().err
     assert "0.2000 ± 0.1000 (3)" in drawn and "0.5000 (1)" in drawn and "–" in drawn
 

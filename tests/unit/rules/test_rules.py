@@ -14,6 +14,7 @@ from recsys.errors import UserError
 from recsys.evaluation.ranking import model_scorer
 from recsys.rules import model as module
 from recsys.rules.config import RULES, RULES_WITH_TITLES, RulesConfig, RulesTuningConfig
+from recsys.rules.counts import Counts
 from recsys.rules.explain import reasons
 from recsys.rules.fit import fit_rules
 from recsys.serving.recommender import Recommender
@@ -52,12 +53,12 @@ def test_scores_are_the_formula(random_dataset, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_of_items_without_a_rule_the_popular_one_is_first(random_dataset) -> None:
-    dataset = random_dataset(items=60)
+    dataset = random_dataset(items=120, longest=12)
     model = fit_rules(dataset)[RULES].model
     items, lengths = torch.tensor([[5]]), torch.tensor([1])
     scores, without = model_scorer(model)(items, lengths)[0], model.counts(items, lengths)[0] == 0
     without[0] = False
-    counts = torch.from_numpy(dataset.catalogue.train_counts)[without]
+    counts = torch.from_numpy(Counts.fit(dataset, RulesConfig()).frequency)[without]
     order = scores[without].argsort(descending=True)
     assert without.sum() > 10 and (counts[order].diff() <= 0).all()
     assert torch.logsumexp(scores[1:], 0).abs() < 1e-5, "a probability"

@@ -1,0 +1,122 @@
+"""A hybrid: the sum of its terms, weights from validation, one checkpoint that is served like any other."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recsys.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.evaluation.metrics import gains
+from recsys.evaluation.ranking import model_scorer, rank_targets
+from recsys.rules.config import RULES, RULES_WITH_TITLES, RulesConfig, RulesTuningConfig
+from recsys.rules.explain import reasons
+from recsys.rules.fit import fit_rules
+from recsys.rules.hybrid import Hybrid, fit_hybrid
+from recsys.rules.weights import weighted_gains
+from recsys.serving.recommender import Recommender
+from recsys.students.config import GRU4RecConfig, SASRecConfig
+from recsys.students.gru4rec import GRU4Rec
+from recsys.students.sasrec import SASRec
+from tests.unit.rules.test_rules import text_of
+
+TUNING = RulesTuningConfig(student_rules=(0.0, 0.7, 1.5), student_titles=(0.0, 2.0))
+
+
+@pytest.fixture
+def dataset(random_dataset) -> PreparedDataset:
+    return random_dataset(users=30, items=60, longest=12)
+
+
+@pytest.fixture(params=["sasrec", "gru4rec"])
+def student(request, dataset: PreparedDataset, tmp_path: Path) -> Checkpoint:
+    torch.manual_seed(0)
+    model = {
+        "sasrec": lambda: SASRec(SASRecConfig(width=8, blocks=1, heads=1), num_items=dataset.num_items),
+        "gru4rec": lambda: GRU4Rec(GRU4RecConfig(width=8), num_items=dataset.num_items),
+    }[request.param]()
+    save_checkpoint(str(tmp_path / "student"), model, dataset)
+    return load_checkpoint(tmp_path / "student")
+
+
+def memory(dataset: PreparedDataset, folder: Path, name: str = RULES_WITH_TITLES) -> Checkpoint:
+    fit_rules(dataset, RulesConfig(title_weight=1.0), text=text_of(dataset))[name].save(str(folder / name), dataset)
+    return load_checkpoint(folder / name)
+
+
+def test_scores_are_the_weighted_sum_of_three_terms(student, dataset, tmp_path: Path) -> None:
+    rules = memory(dataset, tmp_path)
+    hybrid = Hybrid.of(student.model, rules.model, rules_weight=1.2, title_weight=4.0)
+    items, lengths = (torch.from_numpy(each) for each in dataset.histories(dataset.rows("test")))
+    logits = model_scorer(student.model)(items, lengths)[:, 1:]
+    share = rules.model.log_share(items, lengths)[:, 1:]
+    cosine = (model_scorer(rules.model)(items, lengths) - rules.model.log_share(items, lengths))[:, 1:]
+    expected = logits.log_softmax(dim=1) + 1.2 * share + 4.0 * cosine
+    torch.testing.assert_close(model_scorer(hybrid)(items, lengths)[:, 1:], expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("titles", [True, False])
+def test_one_checkpoint_with_the_best_of_the_weights_is_served(student, dataset, tmp_path: Path, titles: bool) -> None:
+    rules = memory(dataset, tmp_path)
+    said: list[str] = []
+    found = fit_hybrid(student, rules, dataset, TUNING, titles=titles, report=said.append)
+    assert len(found.tried) == (6 if titles else 3)
+    assert found.valid == max(each["valid"] for each in found.tried) >= found.alone
+    assert found.alone == found.tried[0]["valid"] and f"{found.valid:.4f}" in said[0]
+    for each in found.tried:  # what the search says is what the full ranking of the model with these weights gives
+        weights = {name: each[name] for name in ("rules_weight", "title_weight")}
+        model = Hybrid.of(student.model, rules.model, **weights)
+        ranks = rank_targets(model_scorer(model), dataset, dataset.rows("valid"), mask_seen=True)
+        assert each["valid"] == pytest.approx(gains(ranks, 10).mean(), abs=1e-4)
+
+    save_checkpoint(str(tmp_path / "hybrid"), found.model, dataset)
+    loaded = load_checkpoint(tmp_path / "hybrid")
+    assert loaded.model.config == found.model.config
+    assert loaded.model.rules.config.title_width == (6 if found.model.config.title_weight else 0)
+    items, lengths = (torch.from_numpy(each) for each in dataset.histories(dataset.rows("test")))
+    torch.testing.assert_close(model_scorer(loaded.model)(items, lengths), model_scorer(found.model)(items, lengths))
+    answer = Recommender(loaded).rank([["i4", "i9"]], k=5)[0]
+    assert len(answer.items) == 5 and answer.scores == sorted(answer.scores, reverse=True)
+    whole = reasons(memory(dataset, tmp_path, RULES), ["i4", "i9"], answer.items[0])
+    assert reasons(loaded, ["i4", "i9"], answer.items[0]) == whole
+
+
+def test_where_the_terms_harm_the_student_stays_alone(student, dataset, tmp_path: Path) -> None:
+    """Rules of which every one leads elsewhere than to a target of validation."""
+    rules = memory(dataset, tmp_path, RULES)
+    rows = dataset.rows("valid")
+    student.model.scores = lambda items, *rest: torch.nn.functional.one_hot(  # knows the answers
+        torch.from_numpy(dataset.targets(rows).astype(np.int64)), dataset.num_items + 1
+    ).float()
+    tuning = dataclasses.replace(TUNING, student_rules=(0.0, 50.0))
+    found = fit_hybrid(student, rules, dataset, tuning, report=lambda line: None)
+    assert (found.model.config.rules_weight, found.model.config.title_weight) == (0.0, 0.0)
+    assert found.valid == found.alone
+
+
+def test_a_target_of_the_past_counts_as_a_miss(dataset) -> None:
+    rows = dataset.rows("valid")
+    which, seen = dataset.past(rows)
+    again = np.isin(np.arange(len(rows)), which[seen == dataset.targets(rows)[which]])
+    assert again.any() and not again.all()
+
+    def terms(items: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.nn.functional.one_hot(torch.from_numpy(dataset.targets(rows)).long(), 61).float()]
+
+    assert weighted_gains(terms, dataset, rows, [()]) == [pytest.approx((~again).mean())]
+
+
+def test_what_does_not_fit_is_said(student, dataset, random_dataset, tmp_path: Path) -> None:
+    rules = memory(dataset, tmp_path)
+    hybrid = Hybrid.of(student.model, rules.model, rules_weight=1.0, title_weight=1.0)
+    with pytest.raises(UserError, match="not of one of kind hybrid"):
+        Hybrid.of(hybrid, rules.model, rules_weight=1.0, title_weight=1.0)
+    with pytest.raises(UserError, match="the rules of a hybrid was trained on dataset"):
+        other = random_dataset(users=9, items=60)
+        fit_hybrid(student, memory(other, tmp_path), dataset, TUNING)
+    bare = dataclasses.replace(dataset, split_rows={**dataset.split_rows, "valid": np.zeros(0, dtype=np.int64)})
+    with pytest.raises(UserError, match="there are none"):
+        fit_hybrid(student, memory(dataset, tmp_path), bare, TUNING)
