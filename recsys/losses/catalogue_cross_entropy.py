@@ -4,15 +4,16 @@ At P = 600 positions and N = 12,000 items the scores are 29 MB, which a softmax 
 and again from main memory. Here those of a few positions at a time stay in the processor's cache: scores, normalisation
 and both gradients are computed there, in the forward pass, and nothing of size P × N is kept.
 
-Legend: P positions, N items, D width, S items a position has probability for.
+Legend: P positions, C of them at a time, N items, D width, S items a position has probability for.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-_CACHED = 1 << 20  # scores a piece holds, 4 MB of float32
+_AT_A_TIME = 32  # positions, C: the products reach their full speed there, and the scores of a small catalogue fit
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -20,35 +21,40 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_PD: Tensor, vectors_ND: Tensor, items_PS: Tensor, mass_PS: Tensor, uniform: float
     ) -> Tensor:
-        needs_gradient = any(ctx.needs_input_grad[:2])
+        learns = any(ctx.needs_input_grad[:2])
         grad_PD, grad_ND = torch.empty_like(hidden_PD), torch.zeros_like(vectors_ND)
         loss = hidden_PD.new_zeros((), dtype=torch.float64)
-        items, columns = len(vectors_ND), max(1, _CACHED // len(vectors_ND))
-        for begin in range(0, len(hidden_PD), columns):
-            part = slice(begin, begin + columns)
-            hidden, chosen, mass = hidden_PD[part], items_PS[part].T, mass_PS[part].T
-            scores = vectors_ND @ hidden.T  # items down: the product is twice as fast this way round
-            total = mass.sum(0) + uniform
-            loss -= (scores.gather(0, chosen) * mass).sum()
-            if uniform:
-                loss -= scores.sum() * (uniform / items)
-            largest = scores.amax(0)
-            scores.sub_(largest).exp_()
-            sums = scores.sum(0)
-            loss += (total * (largest + sums.log())).sum()
-            if not needs_gradient:
+        total_P = mass_PS.sum(1) + uniform
+        mean_D = vectors_ND.mean(0) if uniform else vectors_ND.new_zeros(vectors_ND.shape[1])
+        scores_NC = vectors_ND.new_empty(len(vectors_ND), _AT_A_TIME)  # items down: twice as fast as the other way
+        for begin in range(0, len(hidden_PD), _AT_A_TIME):
+            part = slice(begin, begin + _AT_A_TIME)
+            hidden_CD, total_C, items_CS, mass_CS = hidden_PD[part], total_P[part], items_PS[part], mass_PS[part]
+            if len(hidden_CD) < _AT_A_TIME:
+                scores_NC = vectors_ND.new_empty(len(vectors_ND), len(hidden_CD))
+            torch.mm(vectors_ND, hidden_CD.T, out=scores_NC)
+            largest_C = scores_NC.amax(0)
+            scores_NC.sub_(largest_C).exp_()
+            sum_C = scores_NC.sum(0)
+            # Σ_j q_j v_j, from which both the loss and its gradient take what q says of the scores.
+            chosen_CD = torch.einsum("cs,csd->cd", mass_CS, vectors_ND[items_CS]) + uniform * mean_D
+            loss += (total_C * (largest_C + sum_C.log())).sum() - (hidden_CD * chosen_CD).sum()
+            if not learns:
                 continue
-            scores.mul_(total / sums)
-            if uniform:
-                scores.sub_(uniform / items)
-            scores.scatter_add_(0, chosen, -mass)
-            torch.mm(scores.T, vectors_ND, out=grad_PD[part])
-            grad_ND.addmm_(scores, hidden)
+            scale_C1 = (total_C / sum_C)[:, None]
+            torch.addmm(chosen_CD, scores_NC.T, vectors_ND, beta=0, out=grad_PD[part])
+            grad_PD[part].mul_(scale_C1).sub_(chosen_CD)
+            grad_ND.addmm_(scores_NC, scale_C1 * hidden_CD)
+            given_CSD = mass_CS[:, :, None] * hidden_CD[:, None]
+            grad_ND.index_add_(0, items_CS.flatten(), given_CSD.flatten(0, 1), alpha=-1)
+        if learns and uniform:
+            grad_ND.sub_(hidden_PD.sum(0), alpha=uniform / len(vectors_ND))
         ctx.save_for_backward(grad_PD, grad_ND)
         return loss.to(hidden_PD.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         grad_PD, grad_ND = ctx.saved_tensors
         return grad_PD * gradient, grad_ND * gradient, None, None, None
 
@@ -61,10 +67,9 @@ def catalogue_cross_entropy(
     Gradients flow to `hidden_PD` and `vectors_ND`. Time is that of three matrix products P × D × N, memory a few MB.
 
     Args:
-        vectors_ND: the items 1..N, padding left out.
+        hidden_PD, vectors_ND: float32; the items are 1..N, padding left out.
         items_PS: columns of `vectors_ND`, 0..N−1; one may be named more than once.
         mass_PS: their probability; a position's need not sum to one.
     """
-    with torch.autocast(hidden_PD.device.type, enabled=False):
-        loss: Tensor = _CrossEntropy.apply(hidden_PD.float(), vectors_ND.float(), items_PS, mass_PS.float(), uniform)
+    loss: Tensor = _CrossEntropy.apply(hidden_PD, vectors_ND, items_PS, mass_PS, uniform)
     return loss

@@ -4,6 +4,8 @@ from typing import Literal
 
 from recsys.config import Field, configuration
 
+Histories = Literal["windows", "overlapping", "exact", "prefixes"]
+
 
 @configuration
 class DeepSpeedConfig:
@@ -34,15 +36,19 @@ class TrainingConfig:
 
     Attributes:
         epochs: passes over the training rows at most.
-        batch_size: sequences a step, over all workers together.
+        batch_size: windows (of `histories`) a step, over all workers together.
         warmup_steps: linear warm-up; afterwards the rate is constant or falls along a cosine to zero.
         patience: epochs without a better validation metric before training stops; 0 never stops early.
         metric: validation metric that selects the checkpoint, by full ranking.
         mask_seen: whether validation masks the items of the history.
-        histories: what of its past a row is learned with. `windows` cuts a sequence into windows that do not overlap,
-            at another place in each epoch, and learns every position of them: an epoch reads every interaction once.
-            `exact` shows every row all of its past that evaluation would show it, as long as the longest history;
-            where users have more, an epoch reads a window for each such row.
+        histories: what of its past a training row is learned with, where evaluation shows it the last `max_history`
+            items. `windows` cuts a user's sequence into windows that do not overlap, at another place in each epoch,
+            and learns every position of them: a row sees half of that, on average, where users have more.
+            `overlapping` lets each window begin in the middle of the one before: a row sees at least half, and an epoch
+            reads at most twice as much. `exact` shows all of it, by a window for each row that has more past than fits
+            (the others share one). `prefixes` gives every row a window of its own, so that a batch is of rows instead
+            of sequences, as published recipes count it: the dearest. Where nobody has more than `max_history` items,
+            the first three are the same.
         accumulation: parts that each process's share of a batch is computed in, one after the other: memory falls, the
             result stays the same.
         checkpointing: keep only the input of each layer of a language model and compute the rest again in the backward
@@ -53,7 +59,7 @@ class TrainingConfig:
 
     epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=128, ge=1)
-    histories: Literal["windows", "exact"] = "windows"
+    histories: Histories = "windows"
     accumulation: int = Field(default=1, ge=1)
     checkpointing: bool = False
     learning_rate: float = Field(default=1e-3, gt=0)

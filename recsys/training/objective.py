@@ -26,7 +26,7 @@ from recsys.model import CausalRecommender, SequentialRecommender
 from recsys.signals.signals import TeacherSignals
 from recsys.training.batches import Batch, Batches
 from recsys.training.config import TrainingConfig
-from recsys.training.windows import Windows
+from recsys.training.windows import Windows, history_starts
 
 
 class Objective(nn.Module):
@@ -42,6 +42,14 @@ class Objective(nn.Module):
 
     def batches(self, dataset: PreparedDataset, config: TrainingConfig, *, rank: int, world: int) -> Batches:
         """By default windows over the training sequences, every position a target."""
+        starts = self.window_starts(dataset)
+        if starts is None:
+            starts = history_starts(dataset, config.histories)
+        elif config.histories != "windows":
+            raise UserError(
+                f"training.histories is {config.histories}, but states of the teacher are stored for windows of their "
+                "own; leave it out, or set alignment.stored=false"
+            )
         return Windows(
             dataset,
             max_history=dataset.max_history,
@@ -51,7 +59,8 @@ class Objective(nn.Module):
             world=world,
             one_a_user=self.one_a_user,
             times=self.model.uses_times,
-            starts=whole_histories(dataset) if config.histories == "exact" else self.window_starts(dataset),
+            starts=starts,
+            joined=config.histories != "prefixes",
         )
 
     def window_starts(self, dataset: PreparedDataset) -> np.ndarray | None:  # noqa: ARG002
@@ -69,12 +78,6 @@ class Objective(nn.Module):
     def validation_rows(self, dataset: PreparedDataset) -> np.ndarray:
         """Rows whose ranking selects the checkpoint: by default all of the validation split."""
         return dataset.rows("valid")
-
-
-def whole_histories(dataset: PreparedDataset) -> np.ndarray:
-    """[S] where the history begins that evaluation would show each training row."""
-    rows = dataset.rows("train")
-    return np.maximum(dataset.offsets[dataset.users_of(rows)], rows - dataset.max_history)
 
 
 class RankingTeacher(nn.Module):

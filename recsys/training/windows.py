@@ -2,7 +2,8 @@
 
 A causal model learns from every position of a window at once, so an epoch costs one pass over the interactions and no
 prefix is copied. Windows of a user do not overlap; where a user has more than one, the cut moves at random from epoch
-to epoch, so that every target is learned with short and long histories alike. Or the windows are given, and stay.
+to epoch, so that every target is learned with short and long histories alike. Or the windows are given, and stay: one
+for all rows whose history begins at the same place, or one for each row.
 
 Legend: B batch, L history, W windows, T interactions.
 """
@@ -14,6 +15,7 @@ import torch
 
 from recsys.data.prepared import PreparedDataset
 from recsys.training.batches import Batch
+from recsys.training.config import Histories
 
 _POOL = 16  # batches whose windows are grouped by length, so that little padding is computed
 
@@ -21,13 +23,14 @@ _POOL = 16  # batches whose windows are grouped by length, so that little paddin
 class Windows:
     """Seeded batches of windows over the training rows; every process cuts the same batches and takes its share.
 
-    Memory: 9 T bytes to know and count training rows, 8 T more where windows are given, plus 16 bytes a window.
+    Memory: 9 T bytes to know and count training rows, plus 16 bytes a window, 24 where windows are given.
 
     Args:
         batch_size: windows a step over all processes.
         times: batches say when the items were met.
         one_a_user: learn each user's last training target alone, from its latest history (SLMRec's training rows).
         starts: [S] for each training row where the window begins that it is learned in; windows may overlap.
+        joined: rows whose windows begin at the same place share one; otherwise each is learned in a window of its own.
         rank, world: this process and how many there are.
     """
 
@@ -43,6 +46,7 @@ class Windows:
         one_a_user: bool = False,
         times: bool = False,
         starts: np.ndarray | None = None,
+        joined: bool = True,
     ) -> None:
         self._items = dataset.items
         self._timestamps = dataset.timestamps if times else None
@@ -58,16 +62,23 @@ class Windows:
         self._is_train[self._last if one_a_user else rows] = True
         self._start = dataset.offsets[users[last_of_user]]
         self._start_of: np.ndarray | None = None
-        if starts is not None:
+        self._joined = joined
+        if starts is None:
+            self._before = np.concatenate([[0], np.cumsum(self._is_train)])  # training rows before each offset
+        else:
             chosen = last_of_user if one_a_user else np.arange(len(rows))
             self._start_of = np.full(len(dataset.items), -1, dtype=np.int64)
             self._start_of[rows[chosen]] = starts[chosen]
-            self._given = _joined(starts[chosen], rows[chosen])
+            if joined:
+                *self._given, self._given_targets = _joined(starts[chosen], rows[chosen])
+            else:
+                self._given = [starts[chosen], rows[chosen]]
+                self._given_targets = np.ones(len(chosen), dtype=np.int64)
 
     def cut(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The windows of an epoch as (first input, last target) offsets, [W] each: inputs first..last-1."""
         if self._start_of is not None:
-            return self._given
+            return self._given[0], self._given[1]
         generator = np.random.default_rng((self._seed, epoch, 1))
         length, limit = self._last - self._start, self._max_history
         if self._one_a_user:
@@ -85,6 +96,9 @@ class Windows:
     def epoch(self, epoch: int) -> Iterator[tuple[Batch, int]]:
         """This process's part of each batch, and the number of targets in the whole batch over all processes."""
         first, last = self.cut(epoch)
+        targets = (
+            self._given_targets if self._start_of is not None else self._before[last + 1] - self._before[first + 1]
+        )
         generator = np.random.default_rng((self._seed, epoch, 2))
         order = generator.permutation(len(first))
         pool = self._batch_size * _POOL
@@ -98,18 +112,18 @@ class Windows:
             if len(chosen) < self._world:
                 # Every process must take part in every step; the few windows left over come again next epoch.
                 continue
-            total = sum(int(self._learned(np.arange(first[w] + 1, last[w] + 1), first[w]).sum()) for w in chosen)
+            total = int(targets[chosen].sum())
             if total:
                 yield (
                     self._batch(first[chosen[self._rank :: self._world]], last[chosen[self._rank :: self._world]]),
                     total,
                 )
 
-    def _learned(self, rows: np.ndarray, first: np.ndarray) -> np.ndarray:
-        """Which rows of windows that begin at `first` are learned there."""
+    def _learned(self, rows: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """Which rows of windows from `first` to `last` are learned there."""
         if self._start_of is None:
             return self._is_train[rows]
-        return self._start_of[rows] == first
+        return self._start_of[rows] == first if self._joined else rows == last
 
     def _batch(self, first: np.ndarray, last: np.ndarray) -> Batch:
         length = last - first
@@ -117,7 +131,7 @@ class Windows:
         inside = columns < length[:, None]
         index = np.where(inside, first[:, None] + columns, first[:, None])
         rows = np.where(inside, index + 1, -1)
-        learned = inside & self._learned(rows, first[:, None])
+        learned = inside & self._learned(rows, first[:, None], last[:, None])
         batch = {
             "items": torch.from_numpy(np.where(inside, self._items[index], 0).astype(np.int64)),
             "targets": torch.from_numpy(np.where(learned, self._items[rows], 0).astype(np.int64)),
@@ -128,9 +142,20 @@ class Windows:
         return batch
 
 
-def _joined(starts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each window once, to its last row."""
-    first, window = np.unique(starts, return_inverse=True)
+def history_starts(dataset: PreparedDataset, histories: Histories) -> np.ndarray | None:
+    """[S] where the window of each training row begins; None where windows are cut anew in every epoch."""
+    if histories == "windows":
+        return None
+    rows, limit = dataset.rows("train"), dataset.max_history
+    first = dataset.offsets[dataset.users_of(rows)]
+    beyond = np.maximum(rows - first - limit, 0)  # items of the past that do not fit the user's first window
+    stride = max(1, limit // 2) if histories == "overlapping" else 1
+    return first + -(-beyond // stride) * stride
+
+
+def _joined(starts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each window once, to its last row, and how many rows it has."""
+    first, window, count = np.unique(starts, return_inverse=True, return_counts=True)
     last = np.zeros(len(first), dtype=np.int64)
     np.maximum.at(last, window, rows)
-    return first, last
+    return first, last, count

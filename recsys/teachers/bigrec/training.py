@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
 from recsys.teacher import Teacher
 from recsys.teachers.bigrec.config import BIGRecConfig
 from recsys.teachers.bigrec.prompts import Prompts
@@ -40,6 +41,11 @@ class TitleObjective(Objective):
         self._seed = seed
 
     def batches(self, dataset: PreparedDataset, config: TrainingConfig, *, rank: int, world: int) -> "PromptBatches":
+        if config.histories != "windows":
+            raise UserError(
+                f"training.histories is {config.histories}, but a prompt of BIGRec always holds the whole history; "
+                "leave it out"
+            )
         rows = dataset.sample("train", self.model.config.train_rows, seed=self._seed)
         return PromptBatches(
             dataset,

@@ -76,6 +76,13 @@ def objective(
     ).eval()
 
 
+def test_stored_states_have_windows_of_their_own(dataset: PreparedDataset, deep: Checkpoint, tmp_path: Path) -> None:
+    stored = StoredStates.load(store(dataset, deep, tmp_path / "signals"), dataset)
+    with pytest.raises(UserError, match=r"training\.histories is exact, but states .* leave it out"):
+        objective(dataset, deep, stored).batches(dataset, TrainingConfig(histories="exact"), rank=0, world=1)
+    objective(dataset, deep, None).batches(dataset, TrainingConfig(histories="exact"), rank=0, world=1)
+
+
 @pytest.mark.parametrize("rows", ["every-position", "one-a-user"])
 def test_stored_states_give_the_same_loss(
     dataset: PreparedDataset, deep: Checkpoint, tmp_path: Path, rows: str

@@ -1,10 +1,15 @@
 """Students with random initial weights: what holds before any training."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 
-from recsys.model import SequentialRecommender
-from recsys.students.config import GRU4RecConfig, SASRecConfig
+from recsys.checkpoint import save_checkpoint
+from recsys.data.prepared import PreparedDataset
+from recsys.serving.recommender import Recommender
+from recsys.students.config import GRU4RecConfig, SASRecConfig, Similarity
 from recsys.students.gru4rec import GRU4Rec
 from recsys.students.items import DistilledItemTable
 from recsys.students.sasrec import SASRec
@@ -12,15 +17,17 @@ from recsys.students.sasrec import SASRec
 ITEMS = 30
 
 
-@pytest.fixture(params=["sasrec", "gru4rec"])
-def student(request: pytest.FixtureRequest) -> SequentialRecommender:
+@pytest.fixture(params=["sasrec", "gru4rec", "sasrec-cosine", "gru4rec-cosine"])
+def student(request: pytest.FixtureRequest) -> SASRec | GRU4Rec:
     torch.manual_seed(0)
-    if request.param == "sasrec":
-        return SASRec(SASRecConfig(width=16, max_positions=12), num_items=ITEMS).eval()
-    return GRU4Rec(GRU4RecConfig(width=16), num_items=ITEMS).eval()
+    kind, _, cosine = request.param.partition("-")
+    similarity: Similarity = "cosine" if cosine else "dot"
+    if kind == "sasrec":
+        return SASRec(SASRecConfig(width=16, max_positions=12, similarity=similarity), num_items=ITEMS).eval()
+    return GRU4Rec(GRU4RecConfig(width=16, similarity=similarity), num_items=ITEMS).eval()
 
 
-def test_later_items_do_not_change_earlier_positions(student: SequentialRecommender) -> None:
+def test_later_items_do_not_change_earlier_positions(student: SASRec | GRU4Rec) -> None:
     items = torch.randint(1, ITEMS + 1, (3, 10))
     changed = items.clone()
     changed[:, 6:] = 1
@@ -28,20 +35,20 @@ def test_later_items_do_not_change_earlier_positions(student: SequentialRecommen
     assert not torch.allclose(student.hidden(items)[:, 7:], student.hidden(changed)[:, 7:])
 
 
-def test_padding_changes_nothing(student: SequentialRecommender) -> None:
+def test_padding_changes_nothing(student: SASRec | GRU4Rec) -> None:
     items = torch.randint(1, ITEMS + 1, (2, 5))
     padded = torch.nn.functional.pad(items, (0, 7))
     lengths = torch.tensor([5, 5])
     torch.testing.assert_close(student.query(items, lengths), student.query(padded, lengths))
 
 
-def test_given_vectors_are_those_computed(student: SequentialRecommender) -> None:
+def test_given_vectors_are_those_computed(student: SASRec | GRU4Rec) -> None:
     items = torch.randint(1, ITEMS + 1, (2, 5))
     torch.testing.assert_close(student.hidden(items), student.hidden(items, student.item_vectors()))
 
 
 @pytest.mark.parametrize("hidden", [0, 8])
-def test_folding_the_teacher_embeddings_keeps_every_score(student: SequentialRecommender, hidden: int) -> None:
+def test_folding_the_teacher_embeddings_keeps_every_score(student: SASRec | GRU4Rec, hidden: int) -> None:
     torch.manual_seed(1)
     teacher = torch.randn(ITEMS + 1, 24) * 3 + 5
     student.items = DistilledItemTable(teacher, 16, hidden=hidden, mix=0.7)
@@ -66,3 +73,37 @@ def test_teacher_embeddings_are_standardised_scaled_and_frozen(hidden: int) -> N
     torch.testing.assert_close(table()[1:], table.projector(table.teacher[1:]), msg="no offset at first")
     table().sum().backward()
     assert table.teacher.grad is None and table.weight.grad is not None
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
+def test_cosine_scores_are_served_as_they_were_learned(
+    kind: str, temperature: float, random_dataset: Callable[..., PreparedDataset], tmp_path: Path
+) -> None:
+    """Distilled, folded and loaded by a recommender: the scores are cosines divided by the temperature all the way."""
+    torch.manual_seed(0)
+    dataset = random_dataset(items=ITEMS)
+    options: dict = {"width": 16, "similarity": "cosine", "temperature": temperature}
+    model: SASRec | GRU4Rec = (
+        SASRec(SASRecConfig(**options), num_items=ITEMS)
+        if kind == "sasrec"
+        else GRU4Rec(GRU4RecConfig(**options), num_items=ITEMS)
+    )
+    model.items = DistilledItemTable(torch.randn(ITEMS + 1, 24), 16, hidden=8, mix=1.3)
+    with torch.no_grad():
+        model.items.weight.normal_()
+    plain = type(model)(model.config, num_items=ITEMS)
+    save_checkpoint(str(tmp_path / "checkpoint"), plain, dataset, state=model.export_state())
+    (answer,) = Recommender.load(tmp_path / "checkpoint").rank([["i3", "i7", "i3"]], k=ITEMS, mask_seen=False)
+    with torch.no_grad():
+        query, table = model.eval().hidden(torch.tensor([[3, 7, 3]]))[0, -1], model.items()
+        for item, score in zip(answer.items, answer.scores, strict=True):
+            vector = table[int(item[1:])]
+            assert score == pytest.approx(float(torch.cosine_similarity(query, vector, dim=0)) / temperature, abs=1e-4)
+    assert len(answer.items) == ITEMS and answer.scores == sorted(answer.scores, reverse=True)
+    assert max(map(abs, answer.scores)) <= 1 / temperature + 1e-4
+    # What scores do not depend on: how long an item's vector is.
+    longer = model.export_state()
+    longer["items.weight"] *= torch.rand(ITEMS + 1, 1) + 0.5
+    plain.load_state_dict(longer)
+    torch.testing.assert_close(plain.item_vectors()[1:], model.item_vectors()[1:])

@@ -13,10 +13,14 @@ from recsys.losses.config import RecommendationLossConfig
 from recsys.model import model_class
 from recsys.students.build import build_student
 from recsys.students.config import GRU4RecConfig, SASRecConfig
-from recsys.training.config import DeepSpeedConfig, TrainingConfig
+from recsys.training.config import DeepSpeedConfig, Histories, TrainingConfig
 from recsys.training.loop import Epoch, TrainingResult, learning_rate, train, train_local
 
 MODEL = SASRecConfig(width=16, blocks=1, heads=1, max_positions=8, dropout=0.1)
+
+
+class Killed(Exception):
+    pass
 
 
 def fit(dataset: PreparedDataset, config: TrainingConfig, directory: Path, **options: object) -> TrainingResult:
@@ -45,9 +49,6 @@ def test_resume_equals_uninterrupted(walks: PreparedDataset, tmp_path: Path, dee
         epochs=5, batch_size=16, learning_rate=0.01, patience=0, warmup_steps=5, schedule="cosine", deepspeed=deepspeed
     )
     whole = fit(walks, config, tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
 
     def stop(epoch: Epoch) -> None:
         if epoch.number == 2:
@@ -130,6 +131,37 @@ def test_same_seed_same_weights_other_seed_other_weights(walks: PreparedDataset,
     ]
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
+
+
+@pytest.mark.parametrize("histories", ["overlapping", "exact", "prefixes"])
+@pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
+def test_recipes_are_repeatable_and_resumable(
+    walks: PreparedDataset, tmp_path: Path, kind: str, histories: Histories
+) -> None:
+    """Cosine scores with a temperature, with each choice of histories: bit for bit the same again, and when resumed."""
+    model = (
+        SASRecConfig(width=16, blocks=1, heads=1, max_positions=8, dropout=0.5, similarity="cosine")
+        if kind == "sasrec"
+        else GRU4RecConfig(width=16, dropout=0.5, similarity="cosine")
+    )
+    config = TrainingConfig(epochs=3, batch_size=32, learning_rate=0.01, patience=2, histories=histories)
+
+    def fitted(directory: str, **options: object) -> TrainingResult:
+        objective = build_student(model, walks, loss=RecommendationLossConfig(label_smoothing=0.1), seed=config.seed)
+        return train_local(objective, walks, config, tmp_path / directory, **options)
+
+    def stop(epoch: Epoch) -> None:
+        raise Killed
+
+    whole, again = fitted("whole"), fitted("again")
+    with pytest.raises(Killed):
+        fitted("parts", report=stop)
+    resumed = fitted("parts")
+    for other in (again, resumed):
+        assert [one["loss"] for one in other.progress.curve] == [one["loss"] for one in whole.progress.curve]
+        for name, tensor in whole.state.items():
+            assert torch.equal(tensor, other.state[name]), name
+    assert whole.progress.curve[-1]["loss"] < whole.progress.curve[0]["loss"]
 
 
 def test_patience_stops_early(walks: PreparedDataset, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 
 from recsys.data.prepared import PreparedDataset
 from recsys.inference.ranking import window_starts
-from recsys.training.windows import Windows
+from recsys.training.windows import Windows, history_starts
 
 
 def batches(dataset: PreparedDataset, epoch: int = 0, **options: int) -> list:
@@ -85,3 +85,77 @@ def test_processes_share_each_batch(walks: PreparedDataset, world: int) -> None:
         rows = np.concatenate([share[number][0]["rows"].numpy().ravel() for share in shares])
         assert {share[number][1] for share in shares} == {total}
         assert sorted(rows[rows >= 0]) == sorted(batch["rows"][batch["rows"] >= 0].tolist())
+
+
+def learned(dataset: PreparedDataset, histories: str, epoch: int = 0, **options: int) -> dict[int, list[int]]:
+    """What of its past each training row is learned with."""
+    arguments: dict = {"starts": history_starts(dataset, histories), "joined": histories != "prefixes", **options}
+    found: dict[int, list[int]] = {}
+    for batch, total in batches(dataset, epoch, **arguments):
+        places = (batch["rows"] >= 0).nonzero().tolist()
+        assert total == len(places) or "world" in options
+        for window, position in places:
+            row = int(batch["rows"][window, position])
+            assert row not in found, "learned twice in an epoch"
+            assert batch["targets"][window, position] == dataset.items[row]
+            found[row] = batch["items"][window, : position + 1].tolist()
+    return found
+
+
+@pytest.mark.parametrize("histories", ["exact", "prefixes"])
+def test_rows_see_what_evaluation_would_show_them(walks: PreparedDataset, histories: str) -> None:
+    rows = walks.rows("train")
+    items, lengths = walks.histories(rows)
+    for epoch in (0, 3):
+        found = learned(walks, histories, epoch)
+        assert sorted(found) == rows.tolist()
+        for row, shown, length in zip(rows.tolist(), items, lengths, strict=True):
+            user = int(walks.users_of(np.array([row]))[0])
+            assert found[row] == shown[:length].tolist()
+            assert found[row] == walks.items[max(walks.offsets[user], row - walks.max_history) : row].tolist()
+
+
+def test_overlapping_windows_show_at_least_half_and_cost_at_most_twice(walks: PreparedDataset) -> None:
+    rows = walks.rows("train")
+    found = learned(walks, "overlapping")
+    assert sorted(found) == rows.tolist()
+    some_shorter = False
+    for row, full in zip(rows.tolist(), walks.histories(rows)[1].tolist(), strict=True):
+        shown = len(found[row])
+        assert min(full, walks.max_history // 2) <= shown <= full
+        assert found[row] == walks.items[row - shown : row].tolist()
+        some_shorter |= shown < full
+    assert some_shorter, "no history was longer than a window"
+
+    def read(histories: str) -> int:
+        starts = history_starts(walks, histories)
+        return sum(int((batch["items"] > 0).sum()) for batch, _ in batches(walks, starts=starts))
+
+    assert read("windows") < read("overlapping") <= 2 * read("windows")
+    assert read("overlapping") < read("exact")
+
+
+def test_with_prefixes_a_batch_is_of_rows(walks: PreparedDataset) -> None:
+    starts = history_starts(walks, "prefixes")
+    found = batches(walks, starts=starts, joined=False)
+    assert len(found) == -(-len(walks.rows("train")) // 7)
+    assert all(total == len(batch["items"]) for batch, total in found)
+
+
+def test_where_nobody_has_more_than_fits_the_first_three_are_the_same(walks: PreparedDataset) -> None:
+    whole = dataclasses.replace(walks, max_history=len(walks.items))
+    plain = batches(whole, 2)
+    for histories in ("overlapping", "exact"):
+        for (ours, total), (theirs, expected) in zip(
+            batches(whole, 2, starts=history_starts(whole, histories)), plain, strict=True
+        ):
+            assert total == expected and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("histories", ["windows", "overlapping", "exact", "prefixes"])
+def test_processes_learn_a_batch_s_rows_once_among_them(walks: PreparedDataset, histories: str) -> None:
+    shares = [learned(walks, histories, rank=rank, world=2) for rank in (0, 1)]
+    assert not set(shares[0]) & set(shares[1])
+    whole = learned(walks, histories)
+    together = {**shares[0], **shares[1]}
+    assert together.items() <= whole.items() and len(together) >= len(whole) - walks.max_history
