@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_jobs.cli import QUIET
+from recsys.environment import start_time
 from recsys.errors import UserError
 
 MARKER = "RECSYS_LOCAL_RAY"
@@ -225,13 +226,3 @@ def _marked(marker: str) -> set[int]:
                 if wanted in (process / "environ").read_bytes().split(b"\0"):
                     found.add(int(process.name))
     return found
-
-
-def start_time(pid: int) -> int | None:
-    """When a living process started, in clock ticks since boot; tells it from a later one of the same number."""
-    try:
-        state, *others = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        # A killed process stays in the table until its parent has asked for its end, which may be never.
-        return None if state in "ZX" else int(others[18])
-    except (OSError, ValueError, IndexError):
-        return None

@@ -1,4 +1,4 @@
-"""What a result was measured with: library versions and hardware, as plain JSON values."""
+"""What a result was measured with: library versions and hardware, as plain JSON values; and processes of this machine."""
 
 import os
 import platform
@@ -31,6 +31,16 @@ def hardware() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def start_time(pid: int) -> int | None:
+    """When a living process started, in clock ticks since boot; tells it from a later one of the same number."""
+    try:
+        state, *others = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # A killed process stays in the table until its parent has asked for its end, which may be never.
+        return None if state in "ZX" else int(others[18])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _processor() -> str:
