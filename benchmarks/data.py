@@ -54,7 +54,7 @@ def ours(path: str, folder: str) -> Counts:
     """`recsys.data` in one process."""
     from recsys.data.config import DataConfig
     from recsys.data.prepare import prepare
-    from recsys.data.prepared import SPLITS
+    from recsys.data.splits import SPLITS
 
     config = DataConfig(source="table", path=path, max_history=MAX_HISTORY)
     dataset = prepare(config, "benchmark", report=harness.progress)
@@ -66,10 +66,11 @@ def as_ray_job(path: str, folder: str) -> Counts:
     """`ray_jobs.prepare_data` on a Ray of its own."""
     import ray
 
-    from ray_jobs import prepare_data
-    from ray_jobs.settings import Settings
+    from ray_jobs.on_ray import OnRay
     from recsys.data.config import DataConfig
-    from recsys.data.prepared import SPLITS
+    from recsys.data.splits import SPLITS
+    from recsys.settings import Settings
+    from recsys.stages import prepare as stage
     from recsys.tracking import TrackingConfig
 
     settings = Settings(
@@ -78,7 +79,7 @@ def as_ray_job(path: str, folder: str) -> Counts:
         data=DataConfig(source="table", path=path, max_history=MAX_HISTORY),
         tracking=TrackingConfig(uri="none"),
     )
-    dataset = prepare_data.run(settings)
+    dataset = stage.make(settings, OnRay())
     ray.shutdown()
     return {split: len(dataset.rows(split)) for split in SPLITS}
 

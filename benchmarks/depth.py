@@ -28,11 +28,11 @@ LENGTH, BLOCKS, BEST = 50, 4, 10
 def body(options: Options) -> dict[str, Any]:
     import torch
 
+    from recsys.decoders.compression import compressed
+    from recsys.decoders.config import CompressionConfig, LowRankConfig
+    from recsys.decoders.quantised import numbers_and_bytes
     from recsys.evaluation.latency import single_request_latency
     from recsys.evaluation.ranking import model_scorer
-    from recsys.teachers.compression import compressed
-    from recsys.teachers.config import CompressionConfig, LowRankConfig
-    from recsys.teachers.quantised import numbers_and_bytes
 
     torch.set_num_threads(1)
     width, items, batch = (16, 100, 4) if options.quick else (options.args.width, options.args.items, 32)

@@ -24,10 +24,10 @@ from typing import Any
 
 from harness import FIXTURE, ROOT, Options, main, progress, scratch
 
-from ray_jobs.settings import Settings, StudentSettings
-from recsys.config import beyond_defaults, digest, from_dict, load_config, to_dict
+from recsys.config import beyond_defaults, digest, from_dict, load_config
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.settings import Settings
 
 STORE = ROOT / "results" / "quality"
 CONFIGS = ROOT / "configs"
@@ -65,7 +65,7 @@ class Cell:
         settings = self.settings
         parts: list[Any] = [_without(settings.data, "path", "items_path", "cache", "download"), self.model, self.seed]
         if self.column == "baseline":
-            parts.append(_without(settings.evaluation, *_WITHOUT_EFFECT))
+            parts.append({name: getattr(settings.evaluation, name) for name in ("recent_days", "cooccurrence")})
         if self.column in ("teacher", "distilled"):
             parts.append([settings.teacher.model.kind, _without(settings.teacher, "scaling")])
         if self.column == "distilled":
@@ -78,9 +78,6 @@ class Cell:
 def _without(config: Any, *names: str) -> dict[str, Any]:
     """What a configuration says beyond the defaults, some of its fields left out."""
     return {name: value for name, value in beyond_defaults(config).items() if name not in names}
-
-
-_WITHOUT_EFFECT = ("mask_seen", "batch_size", "latency_requests", "bootstrap_samples", "cpus", "gpus", "sampled")
 
 
 class OutOfTimeError(Exception):
@@ -207,79 +204,47 @@ def compute(cell: Cell, dataset: PreparedDataset, options: Options) -> dict[str,
 
 def _teacher(settings: Settings, options: Options) -> str:
     """Checkpoint of the configured teacher, trained in this process unless it is there."""
-    from ray_jobs import train_teacher
-    from recsys import storage
-    from recsys.teachers.teacher import Teacher
+    from recsys.stages import teacher
 
-    layout, key = settings.layout, train_teacher.key(settings)
-    manifest = storage.read_manifest(layout.teacher)
-    if manifest is None or manifest.key != key:
-        inputs = train_teacher.prepare(settings.teacher, layout)
-        objective, dataset, training = train_teacher.build(settings.teacher, layout, inputs)
-        state, info = _train(objective, dataset, training, settings, key, options)
-        from recsys.checkpoint import save_checkpoint
-
-        info["settings"] = to_dict(settings.teacher)
-        assert isinstance(objective.model, Teacher)
-        state = objective.model.finished(state, dataset)
-        save_checkpoint(layout.teacher, objective.model, dataset, state=state, key=key, info=info)
-    return layout.teacher
+    teacher.make(settings, in_process(settings.teacher.training.metric, options))
+    return settings.layout.teacher
 
 
 def _student(cell: Cell, settings: Settings, options: Options) -> str:
     """Checkpoint of a student of the cell's seed, its teacher's signals made on the way."""
-    from ray_jobs import distill
-    from recsys import storage
-    from recsys.checkpoint import save_checkpoint
-    from recsys.students.items import with_plain_items
+    from recsys.stages import student
 
-    layout, configured = settings.layout, settings.students[cell.model]
-    student: StudentSettings = replace(configured, training=replace(configured.training, seed=cell.seed))
-    uri = layout.student(f"{cell.model}.seed{cell.seed}")
-    manifest = storage.read_manifest(uri)
-    if manifest is None or manifest.key != cell.key:
-        if student.distillation is not None:
-            make_signals(settings, options)
-        objective, dataset, training = distill.build(student, layout)
-        state, info = _train(objective, dataset, training, settings, cell.key, options)
-        with_plain_items(objective.model)
-        info["settings"] = to_dict(student)
-        save_checkpoint(uri, objective.model, dataset, state=state, key=cell.key, info=info)
-    return uri
+    configured = settings.students[cell.model]
+    name = f"{cell.model}.seed{cell.seed}"
+    seeded = replace(configured, training=replace(configured.training, seed=cell.seed))
+    if configured.distillation is not None:
+        make_signals(settings, options)
+    with_seed = replace(settings, students={**settings.students, name: seeded})
+    student.make(with_seed, name, in_process(configured.training.metric, options))
+    return settings.layout.student(name)
 
 
 def make_signals(settings: Settings, options: Options) -> None:
-    """The teacher's signals, ranked by actors of an embedded Ray unless they are there."""
+    """The teacher's signals, ranked in this process unless they are there."""
+    from recsys.stages import signals
+
     _teacher(settings, options)
-    import ray
-
-    from ray_jobs import infer_teacher
-
-    infer_teacher.run(settings)
-    ray.shutdown()
+    signals.make(settings, in_process(settings.teacher.training.metric, options))
 
 
-def _train(
-    objective: Any, dataset: PreparedDataset, training: Any, settings: Settings, key: str, options: Options
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train in this process, continuing where an earlier run stopped; weights and what a checkpoint says of them."""
-    import shutil
+def in_process(metric: str, options: Options) -> Any:
+    """Stages in this process, until the time is up; the next run continues an interrupted training."""
+    from recsys.stages.executor import InProcess
+    from recsys.training.loop import Epoch
 
-    from recsys.training.loop import Epoch, train_local
-
-    directory = Path(settings.layout.root, "unfinished", key[:16])
-
-    def report(epoch: Epoch) -> None:
-        valid = epoch.metrics[f"valid_{training.metric}"]
+    def watch(name: str, epoch: Epoch) -> None:
+        valid = epoch.metrics[f"valid_{metric}"]
         if epoch.number % 5 == 0 or epoch.finished or epoch.metrics["train_seconds"] > 5:
-            progress(f"  epoch {epoch.number}/{training.epochs}, {training.metric} on validation {valid:.4f}")
+            progress(f"  {name}: epoch {epoch.number}, {metric} on validation {valid:.4f}")
         if options.seconds_left <= 0 and not epoch.finished:
             raise OutOfTimeError
 
-    result = train_local(objective, dataset, training, directory, report=report)
-    shutil.rmtree(directory)
-    done = result.progress
-    return result.state, {"training": {"best_epoch": done.best_epoch, "epochs": done.epoch, "valid": done.best}}
+    return InProcess(watch)
 
 
 def read(store: Path, cell: Cell) -> dict[str, Any] | None:

@@ -20,11 +20,11 @@ from typing import Any
 
 from harness import FIXTURE, Options, main, progress, scratch
 
-from ray_jobs.settings import ServingConfig, Settings
 from recsys.data.config import DataConfig
 from recsys.data.prepared import PreparedDataset
 from recsys.serving.assignment import Arm
 from recsys.serving.measure import Replay, ratios, replay, sample_histories, summary
+from recsys.settings import ServingConfig, Settings
 
 CLIENTS, CONNECTIONS = 2, 8
 ROUNDS = 5
@@ -48,7 +48,7 @@ def measure(settings: Settings, options: Options) -> dict[str, Any]:
         os.environ["RAY_TMPDIR"] = temporary
         import ray
 
-        from ray_jobs import serve
+        from ray_jobs.serving import application as serve
 
         serve.check(settings)
         dataset = PreparedDataset.load(settings.layout.dataset)

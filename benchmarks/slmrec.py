@@ -108,7 +108,7 @@ def body(options: Options) -> dict[str, Any]:
     missing = [(model, seed) for model, seed in wanted if read(STORE, model, seed) is None]
     progress(f"{len(wanted) - len(missing)} of {len(wanted)} cells are there")
     if missing and not args.table:
-        from ray_jobs.settings import Settings
+        from recsys.settings import Settings
 
         root = Path(args.storage or Settings().layout.storage_root) / "slmrec-ml-100k"
         fill(missing, options.dataset("ml-100k"), root, STORE, options)
@@ -256,10 +256,10 @@ def states_of(teacher: str, dataset_uri: str) -> Any:
 
     from recsys.checkpoint import load_checkpoint
     from recsys.data.prepared import PreparedDataset
+    from recsys.inference.ranking import WindowPass
     from recsys.losses.alignment import block_ends
+    from recsys.signals.config import SignalsConfig
     from recsys.signals.states import StatesMeta, StoredStates
-    from recsys.teachers.config import SignalsConfig
-    from recsys.teachers.ranking import WindowPass
 
     checkpoint, dataset = load_checkpoint(teacher), PreparedDataset.load(dataset_uri)
     rows = dataset.rows("train")

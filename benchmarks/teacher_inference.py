@@ -34,20 +34,22 @@ import torch
 from harness import FIXTURE, Options, PeakMemory, main, progress, scratch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ray_jobs.settings import Settings
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
 from recsys.data.prepared import Catalogue, PreparedDataset
+from recsys.inference.engine import TeacherEngine
+from recsys.inference.ranking import WindowPass, rank_rows
+from recsys.inference.replica import WholeReplica
+from recsys.settings import Settings
+from recsys.signals.config import SignalsConfig
+from recsys.signals.rankings import Rankings
+from recsys.teacher import Teacher
 from recsys.teachers.bigrec.bigrec import BIGRec, TitlePass
 from recsys.teachers.bigrec.config import BIGRecConfig
-from recsys.teachers.config import E4SRecConfig, HLLMConfig, SignalsConfig
+from recsys.teachers.config import E4SRecConfig, HLLMConfig
 from recsys.teachers.e4srec import E4SRec
-from recsys.teachers.engine import TeacherEngine
 from recsys.teachers.hllm import HLLM
-from recsys.teachers.ranking import WindowPass, rank_rows
-from recsys.teachers.replica import WholeReplica
-from recsys.teachers.teacher import Rankings, Teacher
 from recsys.training.config import TrainingConfig
 from recsys.training.engine import build_engine
 

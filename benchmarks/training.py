@@ -133,8 +133,9 @@ def on_ray(make: Callable[[int], Any], epochs: int, folder: str, number: int, lo
         os.environ["RAY_TMPDIR"] = temporary
         import ray
 
-        from ray_jobs import runtime, train_runs
-        from ray_jobs.settings import WorkersConfig
+        from ray_jobs.cluster import runtime
+        from ray_jobs.training import train_runs
+        from recsys.settings import WorkersConfig
         from recsys.tracking import Run
 
         runtime.connect()
@@ -143,7 +144,7 @@ def on_ray(make: Callable[[int], Any], epochs: int, folder: str, number: int, lo
             for workers, length in ((1, epochs), (2, SHORT)):
                 progress(f"round {number + 1}: Ray Train, {workers} worker(s)")
                 started = time.monotonic()
-                result = train_runs.fit(
+                checkpoint = train_runs.fit(
                     "benchmark",
                     partial(make, length),
                     training=make(length)[2],
@@ -153,7 +154,7 @@ def on_ray(make: Callable[[int], Any], epochs: int, folder: str, number: int, lo
                     run=Run(),
                 )
                 walls.append(time.monotonic() - started)
-                curves.append(result.progress)
+                curves.append(train_runs.load(checkpoint).progress)
         finally:
             ray.shutdown()
     worked = sum(record["train_seconds"] + record["valid_seconds"] for record in curves[0].curve)

@@ -28,12 +28,12 @@ import numpy as np
 import torch
 from harness import FIXTURE, Options, PeakMemory, main, progress, scratch
 
-from ray_jobs.settings import Layout, Settings, StudentSettings
 from recsys.config import digest, from_dict
 from recsys.data.config import DataConfig
 from recsys.data.download import located
 from recsys.data.prepare import prepare
 from recsys.data.prepared import Catalogue, PreparedDataset
+from recsys.settings import Layout, Settings, StudentSettings
 from recsys.signals.signals import SignalsMeta, TeacherSignals
 from recsys.tuning.config import SweepConfig
 from recsys.tuning.records import Record
@@ -104,12 +104,12 @@ def project(options: Options, folder: str) -> Settings:
 
 def overhead(options: Options, settings: Settings, cores: int, started: float) -> dict[str, float]:
     """A whole sweep, timed from outside, from `started` on."""
-    from ray_jobs import tune
+    from ray_jobs.sweeps import search
 
     epochs = settings.students["sasrec"].training.epochs
     trials = 3 if options.quick else options.args.trials
-    name, space = tune.load_space("student-baseline", trials=trials, minutes=0.6 * options.minutes, retrain=0)
-    records = tune.run(settings, name, space)
+    name, space = search.load_space("student-baseline", trials=trials, minutes=0.6 * options.minutes, retrain=0)
+    records = search.run(settings, name, space)
     seconds = time.monotonic() - started
     spent = sum(record.train_seconds for record in records)
     first, later = starts(records)
@@ -135,8 +135,8 @@ def starts(records: list[Record]) -> tuple[list[float], list[float]]:
 
 def memory(gigabytes: float, trials: int, folder: str) -> tuple[float, float]:
     """Peak GB of everything with so many trials at a time, and the GB that they share."""
-    from ray_jobs import shared_inputs
-    from ray_jobs import trials as jobs
+    from ray_jobs.sweeps import shared_inputs
+    from ray_jobs.sweeps import trials as jobs
     from recsys.tracking import Run
     from recsys.tuning.ledger import Ledger
     from recsys.tuning.records import TrialStore
@@ -188,7 +188,7 @@ def memory(gigabytes: float, trials: int, folder: str) -> tuple[float, float]:
 
 def shared_bytes(dataset: PreparedDataset) -> int:
     """What processes map instead of copying: the arrays of data and signals."""
-    from ray_jobs import shared_inputs
+    from ray_jobs.sweeps import shared_inputs
 
     arrays: list[pickle.PickleBuffer] = []
     pickle.dumps(shared_inputs.gathered(dataset, made_up_signals(dataset)), protocol=5, buffer_callback=arrays.append)

@@ -27,11 +27,11 @@ from typing import Any
 from harness import ROOT, Options, main, progress, scratch
 from quality import CONFIGS, Cell, OutOfTimeError, fill, make_signals, prepared, project_of, quick_settings, read
 
-from ray_jobs.settings import Settings, StudentSettings
 from recsys import environment
-from recsys.config import beyond_defaults, digest, from_dict, load_config, to_dict
+from recsys.config import digest, from_dict, key_values, load_config, to_dict
 from recsys.errors import UserError
-from recsys.tuning.config import WITHOUT_EFFECT, SweepConfig, candidate
+from recsys.settings import Settings, StudentSettings
+from recsys.tuning.config import SweepConfig, candidate
 from recsys.tuning.records import Record, best, show
 
 STORE = ROOT / "results" / "tuned"
@@ -71,7 +71,7 @@ class Contest:
 
     def key(self, kind: str) -> str:
         """Digest of what the sweep depends on."""
-        space = {k: v for k, v in beyond_defaults(self.spaces[kind]).items() if k not in WITHOUT_EFFECT}
+        space = key_values(self.spaces[kind], defaults=False)
         space["parameters"] = to_dict(self.spaces[kind])["parameters"]  # their kinds are defaults
         return digest([self._cell(self.settings, self.spaces[kind].student, kind, 0).key, space])
 
@@ -144,8 +144,8 @@ def search(contest: Contest, kind: str, store: Path, options: Options) -> None:
     """
     import ray
 
-    from ray_jobs import tune
-    from ray_jobs.sweep import Sweep
+    from ray_jobs.sweeps import search
+    from ray_jobs.sweeps.sweep import Sweep
 
     prepared(contest.settings, options)
     project, space = project_of(contest.settings), contest.spaces[kind]
@@ -159,7 +159,7 @@ def search(contest: Contest, kind: str, store: Path, options: Options) -> None:
     name = f"{kind}-{contest.key(kind)[:8]}"
     sweep = Sweep(project, name, timed)
     try:
-        tune.run(project, name, timed, resume=True)
+        search.run(project, name, timed, resume=True)
     except UserError:
         if options.seconds_left > 0:
             raise

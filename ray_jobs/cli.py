@@ -2,14 +2,22 @@
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from ray_jobs.settings import Layout, Settings
+from ray_jobs.address import cluster_address
 from recsys import storage
 from recsys.config import load_config
 from recsys.errors import UserError
+from recsys.secrets import MaskedStream
+from recsys.settings import Layout, Settings
 
 # No telemetry of any library leaves the machine; models come from disk unless the user allows the hub.
 QUIET = {
@@ -24,15 +32,32 @@ QUIET = {
 Arguments = Callable[[argparse.ArgumentParser], Any]
 
 
+class Terminated(SystemExit):
+    """SIGTERM or SIGHUP: what is open is closed as after Ctrl-C."""
+
+
 def run_job(
-    doc: str | None, body: Callable[[Settings, argparse.Namespace], Any], arguments: Arguments | None = None
+    doc: str | None,
+    body: Callable[[Settings, argparse.Namespace], Any],
+    arguments: Arguments | None = None,
+    *,
+    ray: bool = True,
+    writes: bool = True,
 ) -> None:
-    """Parse the command line, load the settings, run `body`; a `UserError` becomes one line and exit status 2."""
+    """Parse the command line, load the settings, run `body`; a `UserError` becomes one line and exit status 2.
+
+    Args:
+        ray: whether the job may join a cluster, so that a wrong `RAY_ADDRESS` is told before any work.
+        writes: whether it writes to the storage; what reads may have a storage that is not writable.
+    """
     args = parser(doc, arguments).parse_intermixed_args()
 
     def work() -> int:
         settings = _settings(args)
         _require_lasting_storage(settings)
+        check_storage(settings.layout.storage_root, writes=writes)
+        if ray:
+            cluster_address()
         body(settings, args)
         return 0
 
@@ -41,17 +66,50 @@ def run_job(
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """Run `work` with quiet libraries; its exit status, 2 after a `UserError`, 130 after Ctrl-C, each with a line."""
+    """Run `work` with quiet libraries; its exit status, 2 after a `UserError`, 130 after Ctrl-C, 143 after SIGTERM,
+    each with a line. Nothing that is printed meanwhile shows a password."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    sys.excepthook = _masked_traceback
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(MaskedStream(sys.stdout)))  # type: ignore[type-var]
+        stack.enter_context(redirect_stderr(MaskedStream(sys.stderr)))  # type: ignore[type-var]
+        try:
+            with _termination():
+                return work()
+        except UserError as error:
+            print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr, flush=True)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted; run the same command again to continue", file=sys.stderr, flush=True)
+            return 130
+        except Terminated as end:
+            print("terminated; run the same command again to continue", file=sys.stderr, flush=True)
+            return int(end.code or 0)
+
+
+@contextmanager
+def _termination() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise `Terminated`, where nobody has said what they do."""
+    main = threading.current_thread() is threading.main_thread()
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if main and signal.getsignal(n) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, _terminate)
     try:
-        return work()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr, flush=True)
-        return 130
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    # Only the first one raises: what is being closed must not be interrupted.
+    signal.signal(number, signal.SIG_IGN)
+    raise Terminated(128 + number)
+
+
+def _masked_traceback(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    print("".join(traceback.format_exception(kind, error, trace)), end="", file=MaskedStream(sys.stderr))
 
 
 def parser(doc: str | None = None, arguments: Arguments | None = None) -> argparse.ArgumentParser:
@@ -59,7 +117,8 @@ def parser(doc: str | None = None, arguments: Arguments | None = None) -> argpar
     made = argparse.ArgumentParser(
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Overrides are key=value with dots for sections, for example: data.protocol=global_time",
+        epilog="Overrides are key=value with dots for sections, for example: data.protocol=global_time. Text is taken "
+        "as it stands, lists and sections are YAML, null is none.",
     )
     made.add_argument("--config", metavar="FILE", help="YAML file (see ray_jobs/configs/)")
     made.add_argument("--storage", metavar="ROOT", help="absolute path or URI under which everything is kept")
@@ -107,8 +166,36 @@ def fingerprint(layout: Layout) -> str:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
+    refuse_empty(args)
     overrides = [*args.overrides, *([f"storage={args.storage}"] if args.storage else [])]
     return load_config(Settings, args.config, overrides)
+
+
+def refuse_empty(args: argparse.Namespace) -> None:
+    """Refuse an option with nothing after it, as where a shell's variable is not set.
+
+    Raises:
+        UserError: names it.
+    """
+    for name, value in vars(args).items():
+        if value == "":
+            raise UserError(f"nothing stands after --{name.replace('_', '-')}; give it a value, or leave it out")
+
+
+def check_storage(root: str, *, writes: bool = True) -> None:
+    """Refuse local storage that cannot be used, before any work; nothing is made.
+
+    Raises:
+        UserError: it is a file, lies below one or, where the job writes, may not be written.
+    """
+    if "://" in root and not root.startswith("file:"):
+        return
+    path = Path(storage.filesystem(root)[1])
+    nearest = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    if not nearest.is_dir():
+        raise UserError(f"storage {root} cannot be used: {nearest} is no folder; name another (--storage)")
+    if writes and not os.access(nearest, os.W_OK | os.X_OK, effective_ids=True):
+        raise UserError(f"storage {root} cannot be used: {nearest} may not be written by this user; name another")
 
 
 def _require_lasting_storage(settings: Settings) -> None:

@@ -13,42 +13,23 @@ import argparse
 from pathlib import Path
 
 from ray_jobs import cli
-from ray_jobs.settings import Settings
-from recsys import storage
-from recsys.data.prepared import PreparedDataset
-from recsys.errors import UserError
-from recsys.signals.exchange import export_signals, import_signals
-from recsys.signals.signals import TeacherSignals
+from recsys.settings import Settings
+from recsys.stages import exchange
 
 
-def run(settings: Settings, *, folder: Path, importing: bool, force: bool = False) -> None:
-    """Import or export.
+def arguments(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--import", metavar="FOLDER", dest="source", type=Path, help="make signals from its files")
+    which.add_argument("--export", metavar="FOLDER", dest="target", type=Path, help="write the signals there")
 
-    Raises:
-        UserError: there are signals already, the files do not fit the dataset, or something is not there.
-    """
-    layout = settings.layout
-    dataset = PreparedDataset.load(layout.dataset)
-    if not importing:
-        count = export_signals(TeacherSignals.load(layout.signals, dataset), dataset, folder)
-        print(f"exchange: {count:,} training rows written to {folder}", flush=True)
-        return
-    if storage.read_manifest(layout.signals) is not None and not force:
-        raise UserError(f"there are signals in {layout.signals} already; --force replaces them")
-    meta = import_signals(folder, dataset, layout.signals)
-    print(f"exchange: {meta.rows['train']:,} training rows, top {meta.k} each; {layout.signals}", flush=True)
+
+def body(settings: Settings, args: argparse.Namespace) -> None:
+    importing = args.source is not None
+    exchange.make(settings, folder=args.source or args.target, importing=importing, force=args.force)
 
 
 def main() -> None:
-    def arguments(parser: argparse.ArgumentParser) -> None:
-        which = parser.add_mutually_exclusive_group(required=True)
-        which.add_argument("--import", metavar="FOLDER", dest="source", type=Path, help="make signals from its files")
-        which.add_argument("--export", metavar="FOLDER", dest="target", type=Path, help="write the signals there")
-
-    def body(settings: Settings, args: argparse.Namespace) -> None:
-        run(settings, folder=args.source or args.target, importing=args.source is not None, force=args.force)
-
-    cli.run_job(__doc__, body, arguments)
+    cli.run_job(__doc__, body, arguments, ray=False, writes=False)
 
 
 if __name__ == "__main__":

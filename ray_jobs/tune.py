@@ -13,170 +13,32 @@ alone; test rows are ranked once, for the winner, when it has been trained anew 
 """
 
 import argparse
-import os
-from pathlib import Path
-from typing import Any
 
 from ray_jobs import cli
-from ray_jobs.settings import Settings
-from ray_jobs.sweep import Sweep
-from ray_jobs.sweep_winner import conclude
-from recsys import storage, tracking
-from recsys.config import load_config
-from recsys.errors import UserError
-from recsys.tuning.config import SweepConfig
-from recsys.tuning.records import Record, Started, best
+from ray_jobs.sweeps import search
+from recsys.settings import Settings
 
-SPACES = Path(__file__).parent / "configs" / "spaces"
+_CHANGES = ("student", "trials", "minutes", "concurrent", "retrain", "retrain_epochs")
 
 
-def load_space(space: str, **changes: Any) -> tuple[str, SweepConfig]:
-    """The name and content of a space, some values replaced.
-
-    Raises:
-        UserError: there is none, or it says something that is not accepted.
-    """
-    packaged = SPACES / f"{space}.yaml"
-    path = packaged if packaged.exists() else Path(space)
-    if not path.exists():
-        known = ", ".join(sorted(file.stem for file in SPACES.glob("*.yaml")))
-        raise UserError(f"there is no space {space!r}: neither a file, nor one of {known}")
-    config = load_config(SweepConfig, path, [f"{name}={value}" for name, value in changes.items() if value is not None])
-    return path.stem, config
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--space", metavar="NAME|FILE", default="dllm2rec-weights", help="what is searched")
+    parser.add_argument("--resume", action="store_true", help="continue a sweep that was interrupted")
+    parser.add_argument("--student", metavar="NAME", help="instead of the space's")
+    parser.add_argument("--trials", metavar="N", help="how many configurations are tried")
+    parser.add_argument("--minutes", metavar="M", help="no trial starts after them, running ones are stopped")
+    parser.add_argument("--concurrent", metavar="N", help="trials at a time")
+    parser.add_argument("--retrain", metavar="SEEDS", help="train the winner anew with so many seeds, and test it")
+    parser.add_argument("--retrain-epochs", metavar="E", help="for at most so many epochs (default: the student's)")
 
 
-def run(
-    settings: Settings, name: str, config: SweepConfig, *, resume: bool = False, force: bool = False
-) -> list[Record]:
-    """Try what is left to try, draw the report and write the winner's configuration.
-
-    Returns:
-        The records of all trials.
-    """
-    sweep = Sweep(settings, name, config)
-    sweep.prepare(resume=resume, force=force)
-    records = sweep.store.ended()
-    if sweep.through():
-        print(f"sweep {sweep.name}: all {len(records)} trials are there, kept", flush=True)
-    else:
-        try:
-            records = _search(sweep, records)
-        except KeyboardInterrupt:
-            print(f"sweep {sweep.name}: {len(sweep.store.ended())} trials are kept; continue with --resume", flush=True)
-            raise
-    conclude(sweep, records)
-    return records
-
-
-def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
-    config, settings = sweep.config, sweep.settings
-    dataset, signals, states = sweep.load()
-    # What a trial has to say is in its record; Ray reads this when it is imported.
-    os.environ.setdefault("RAY_LOG_TO_DRIVER", "0")
-    from ray_jobs import runtime, shared_inputs, trials
-    from recsys.tuning.ledger import Ledger
-    from recsys.tuning.search import Search
-
-    runtime.connect()
-    concurrent, before = trials.room(config), sweep.recorded()
-    interrupted = sweep.store.interrupted()
-    first = [started.parameters for started in interrupted] + sweep.own()
-    left = sweep.trials - len(records)
-    plan = storage.join(sweep.uri, "sweep.json")
-    storage.write_json(plan, {**storage.read_json(plan), "concurrent": concurrent})
-    inputs = shared_inputs.share(dataset, signals, states)
-    fingerprint = dataset.fingerprint
-    del dataset, signals, states  # the trials read the shared copy
-    epochs = sweep.trial_student.training.epochs
-    print(
-        f"sweep {sweep.name}: {left} trials to go, {concurrent} at a time, of at most {epochs} epochs; {sweep.uri}",
-        flush=True,
-    )
-    with tracking.start_run(
-        settings.tracking,
-        settings.layout.mlflow,
-        settings.name,
-        f"sweep {sweep.name}",
-        id=before.id if before else "",
-        params=sweep.asked,
-        tags={"student": config.student, "dataset": fingerprint, "sweep": sweep.key},
-    ) as recorded:
-
-        def open_run(started: Started) -> tracking.Run:
-            return tracking.start_child(
-                settings.tracking,
-                settings.layout.mlflow,
-                settings.name,
-                f"trial {started.number}",
-                parent=recorded,
-                id=started.run,
-                params=started.parameters,
-                tags={"sweep": sweep.key, "trial": started.digest},
-            )
-
-        sweep.record(recorded)
-        seconds = 60 * config.minutes if config.minutes else None
-        search = Search(config, sweep.digest, records=records, first=first)
-        ledger = Ledger(
-            sweep.store,
-            search,
-            digest=sweep.digest,
-            metric=sweep.student.training.metric,
-            epochs=epochs,
-            trials=sweep.trials,
-            records=records,
-            interrupted=interrupted,
-            open_run=open_run,
-            weights=trials.weights(storage.join(sweep.uri, "tune")),
-            seconds=seconds,
-        )
-        trials.run_trials(
-            config,
-            sweep.trial_student,
-            inputs,
-            search,
-            ledger,
-            layout=sweep.settings.layout,
-            folder=storage.join(sweep.uri, "tune"),
-            count=left,
-            concurrent=concurrent,
-            seconds=seconds,
-        )
-        print(ledger.summary(), flush=True)
-        if ledger.late:
-            print("the time was up; continue with --resume", flush=True)
-        elif search.used_up:
-            print("the space holds no further configuration", flush=True)
-        if search.used_up and not sweep.store.interrupted():
-            storage.write_json(plan, {**storage.read_json(plan), "exhausted": sweep.trials})
-        found = best(ledger.records)
-        recorded.log_metrics(
-            {
-                "trials": len(ledger.records),
-                "epochs": sum(record.epochs for record in ledger.records),
-                "best": {} if found is None else {found.metric: found.quality},
-            }
-        )
-    return sweep.store.records()
+def body(settings: Settings, args: argparse.Namespace) -> None:
+    changes = {name: getattr(args, name) for name in _CHANGES}
+    name, config = search.load_space(args.space, **changes)
+    search.run(settings, name, config, resume=args.resume, force=args.force)
 
 
 def main() -> None:
-    def body(settings: Settings, args: argparse.Namespace) -> None:
-        names = ("student", "trials", "minutes", "concurrent", "retrain", "retrain_epochs")
-        changes = {name: getattr(args, name) for name in names}
-        name, config = load_space(args.space, **changes)
-        run(settings, name, config, resume=args.resume, force=args.force)
-
-    def arguments(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--space", metavar="NAME|FILE", default="dllm2rec-weights", help="what is searched")
-        parser.add_argument("--resume", action="store_true", help="continue a sweep that was interrupted")
-        parser.add_argument("--student", metavar="NAME", help="instead of the space's")
-        parser.add_argument("--trials", metavar="N", help="how many configurations are tried")
-        parser.add_argument("--minutes", metavar="M", help="no trial starts after them, running ones are stopped")
-        parser.add_argument("--concurrent", metavar="N", help="trials at a time")
-        parser.add_argument("--retrain", metavar="SEEDS", help="train the winner anew with so many seeds, and test it")
-        parser.add_argument("--retrain-epochs", metavar="E", help="for at most so many epochs (default: the student's)")
-
     cli.run_job(__doc__, body, arguments)
 
 

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 from ray_jobs import cli
-from ray_jobs.settings import Settings
 from recsys import tracking
 from recsys.errors import UserError
+from recsys.settings import Settings
 
 
-def command(settings: Settings, port: int) -> list[str]:
-    """The server's command line.
+def command(settings: Settings, port: int) -> tuple[list[str], dict[str, str]]:
+    """The server's command line, and what it learns by its environment.
 
     Raises:
         UserError: nothing was recorded, or a server shows the runs already.
@@ -28,17 +28,21 @@ def command(settings: Settings, port: int) -> list[str]:
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise UserError(f"nothing was recorded in {uri} yet; run make demo first, or name another --storage")
     host = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    return [sys.executable, "-m", "mlflow", "server", *host, "--backend-store-uri", uri]
+    # Everybody may read command lines, and the address of a database may hold a password. Of job runners MLflow has
+    # eight more processes of 240 MB that this page has no use for.
+    environment = {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return [sys.executable, "-m", "mlflow", "server", *host], environment
 
 
 def main() -> None:
     def body(settings: Settings, args: argparse.Namespace) -> None:
-        server = command(settings, args.port)
+        server, environment = command(settings, args.port)
         print(f"MLflow at http://127.0.0.1:{args.port}, Ctrl-C stops", flush=True)
-        # Its job runners are eight more processes of 240 MB that this page has no use for.
-        os.execve(sys.executable, server, {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+        os.execve(sys.executable, server, {**os.environ, **environment})
 
-    cli.run_job(__doc__, body, lambda parser: parser.add_argument("--port", type=int, default=5000))
+    cli.run_job(
+        __doc__, body, lambda parser: parser.add_argument("--port", type=int, default=5000), ray=False, writes=False
+    )
 
 
 if __name__ == "__main__":

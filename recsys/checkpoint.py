@@ -77,9 +77,8 @@ def save_checkpoint(
             "protocol": dataset.protocol,
         },
         **(info or {}),
+        **model.layout(),
     }
-    if (compression := getattr(model, "compression", None)) is not None:
-        config["compression"] = to_dict(compression)
     with storage.new_artifact(uri, key=key, attributes={"kind": model.kind}) as directory:
         (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         save_file(state, directory / "model.safetensors")
@@ -114,8 +113,7 @@ def load_checkpoint(uri: str | Path, device: str = "cpu") -> Checkpoint:
             model = cls(from_dict(cls.Config, config["model"]), num_items=config["num_items"])
         catalogue = Catalogue.read(directory / "items.parquet")
         if device != "meta":
-            if "compression" in config:
-                _lay_out(model, config["compression"])
+            model.lay_out(config)
             state = load_file(directory / "model.safetensors")
             _map_tables(model, state)
             model.load_state_dict(state, strict=True)
@@ -131,13 +129,3 @@ def load_checkpoint(uri: str | Path, device: str = "cpu") -> Checkpoint:
         hash=manifest.content_hash,
         info=config,
     )
-
-
-def _lay_out(model: Any, compression: dict[str, Any]) -> None:
-    from recsys.teachers.compression import lay_out
-    from recsys.teachers.config import CompressionConfig
-    from recsys.teachers.layered import LayeredTeacher
-
-    if not isinstance(model, LayeredTeacher):
-        raise UserError(f"config.json calls a model of kind {model.kind} compressed, which cannot be; save it again")
-    lay_out(model, from_dict(CompressionConfig, compression))

@@ -14,59 +14,73 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
+from recsys import fields
 from recsys.errors import UserError
 
 __all__ = [
     "Field",
+    "NotInKey",
     "beyond_defaults",
     "changed",
     "configuration",
     "digest",
     "from_dict",
+    "key_values",
     "load_config",
     "set_value",
     "to_dict",
-    "without_unasked",
 ]
 
 T = TypeVar("T")
 
 
+class _NotInKey:
+    """The mark of `NotInKey`."""
+
+
+NotInKey = Annotated[T, _NotInKey()]
+"""A field that says where or how fast work is done, not what comes of it: it is no part of a stage's key."""
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field, dataclasses.field))
 def configuration(cls: type[T]) -> type[T]:
     """Make `cls` a frozen, keyword-only dataclass whose fields are validated and whose unknown keys are errors."""
-    strict = ConfigDict(extra="forbid", validate_default=True)
+    strict = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
     made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=strict)(cls)
     return made
 
 
 def load_config(cls: type[T], path: str | Path | None, overrides: Sequence[str] = ()) -> T:
-    """Read `path` (YAML) into `cls`, then apply overrides of the form `section.key=value` (the value is YAML).
+    """Read `path` (YAML) into `cls`, then apply overrides of the form `section.key=value` (`recsys.fields`).
 
     Raises:
-        UserError: the file is missing or not YAML, an override is malformed, or a key or value is not accepted.
+        UserError: the file cannot be read or is not YAML, an override is malformed, or a key or value is not accepted.
     """
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            loaded = yaml.safe_load(Path(path).read_text())
+            loaded = yaml.safe_load(Path(path).read_bytes())
         except FileNotFoundError:
             raise UserError(f"config file {path} does not exist") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except IsADirectoryError:
+            raise UserError(f"config file {path} is a folder; name a YAML file in it") from None
+        except OSError as error:
+            raise UserError(f"config file {path} cannot be read: {error.strerror}") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
             raise UserError(f"config file {path} is not valid YAML: {' '.join(str(error).split())}") from None
         if not isinstance(loaded or {}, dict):
             raise UserError(f"config file {path} must hold a mapping of keys to values")
         values = loaded or {}
     for override in overrides:
-        _apply_override(values, override)
+        _apply_override(cls, values, override)
     return from_dict(cls, values)
 
 
@@ -75,7 +89,8 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
     try:
         return TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
-        raise UserError("; ".join(_sentence(cls, e) for e in error.errors())) from None
+        sentences = "; ".join(_sentence(cls, e) for e in error.errors())
+        raise UserError(" ".join(sentences.splitlines())) from None
 
 
 def changed(config: T, **values: Any) -> T:
@@ -96,11 +111,27 @@ def beyond_defaults(config: Any) -> dict[str, Any]:
     return TypeAdapter(type(config)).dump_python(config, mode="json", exclude_defaults=True)
 
 
-def without_unasked(config: Any, later: Collection[str]) -> dict[str, Any]:
-    """`to_dict`, but for those settings of `later` that are at their defaults: a digest survives their arrival, and
-    still tells a default that changed of all others."""
-    asked = beyond_defaults(config)
-    return {name: value for name, value in to_dict(config).items() if name not in later or name in asked}
+def key_values(config: Any, *, defaults: bool = True) -> dict[str, Any]:
+    """`to_dict` without the fields that are `NotInKey`, at any depth: what a stage's key is a digest of.
+
+    Args:
+        defaults: with the values that are their defaults; without them a digest survives the arrival of new settings.
+    """
+    kept: dict[str, Any] = _keyed(config, to_dict(config) if defaults else beyond_defaults(config))
+    return kept
+
+
+def _keyed(value: Any, plain: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        hints = get_type_hints(type(value), include_extras=True)
+        return {
+            name: _keyed(getattr(value, name), inner)
+            for name, inner in plain.items()
+            if not any(isinstance(mark, _NotInKey) for mark in getattr(hints[name], "__metadata__", ()))
+        }
+    if isinstance(value, dict):
+        return {name: _keyed(value[name], inner) for name, inner in plain.items()}
+    return plain
 
 
 def digest(value: Any) -> str:
@@ -109,16 +140,13 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def _apply_override(cls: type, values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise UserError(f"override {override!r} is not of the form key=value, for example training.epochs=5")
+    path, types = fields.parts(cls, key.strip(), values)
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"override {override!r}: the value is not valid YAML; quote it") from None
-    try:
-        set_value(values, key.strip(), value)
+        _set(values, path, fields.read(text, types))
     except UserError as error:
         raise UserError(f"override {override!r}: {error}") from None
 
@@ -129,7 +157,11 @@ def set_value(values: dict[str, Any], key: str, value: Any) -> None:
     Raises:
         UserError: a part of the key before the last is a value already.
     """
-    *parents, last = key.split(".")
+    _set(values, key.split("."), value)
+
+
+def _set(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    *parents, last = path
     node = values
     for parent in parents:
         child = node.setdefault(parent, {})
@@ -142,9 +174,9 @@ def set_value(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _sentence(cls: type, error: Any) -> str:
-    location = ".".join(str(part) for part in error["loc"]) or "configuration"
+    location = ".".join(str(part) for part in error["loc"] if part != "[key]") or "configuration"
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = _field_names(cls, error["loc"][:-1])
+        known = fields.names(cls, error["loc"][:-1])
         close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
         mend = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
         return f"{location}: no such configuration key; {mend}"
@@ -152,29 +184,3 @@ def _sentence(cls: type, error: Any) -> str:
     if error["type"] == "value_error":
         return f"{location}: {message}"
     return f"{location}: {message} (got {error['input']!r})"
-
-
-def _field_names(cls: Any, location: Sequence[Any]) -> list[str]:
-    """Field names of the dataclass that `location` leads to, looking through optionals, unions and dicts."""
-    import types
-    import typing
-
-    def candidates(tp: Any) -> list[Any]:
-        if isinstance(tp, type) and dataclasses.is_dataclass(tp):  # what annotates a type may be a dataclass's instance
-            return [tp]
-        origin = typing.get_origin(tp)
-        if origin is typing.Annotated:  # what else it carries are marks, which may be dataclasses too
-            return candidates(typing.get_args(tp)[0])
-        if origin in (typing.Union, types.UnionType, dict, list, tuple):
-            return [c for arg in typing.get_args(tp) for c in candidates(arg)]
-        return []
-
-    current = [cls]
-    for part in location:
-        deeper = []
-        for owner in current:
-            hints = typing.get_type_hints(owner, include_extras=True)
-            if part in hints:
-                deeper += candidates(hints[part])
-        current = deeper or current
-    return sorted({f.name for owner in current for f in dataclasses.fields(owner)})

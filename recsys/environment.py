@@ -1,4 +1,4 @@
-"""What a result was measured with: library versions and hardware, as plain JSON values; and processes of this machine."""
+"""What a result was measured with: library versions and hardware, as plain JSON values; and when processes began."""
 
 import os
 import platform

@@ -4,6 +4,7 @@ Legend: B batch, L history, N items, D width.
 """
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,8 @@ from recsys.errors import UserError
 KINDS = {
     "sasrec": "recsys.students.sasrec:SASRec",
     "gru4rec": "recsys.students.gru4rec:GRU4Rec",
+    "sequential-rules": "recsys.rules.model:SequentialRules",
+    "hybrid": "recsys.rules.hybrid:Hybrid",
     "bigrec": "recsys.teachers.bigrec.bigrec:BIGRec",
     "hllm": "recsys.teachers.hllm:HLLM",
     "e4srec": "recsys.teachers.e4srec:E4SRec",
@@ -27,7 +30,7 @@ UNKNOWN_TIME = -1
 
 
 class SequentialRecommender(nn.Module):
-    """Reads a history causally and scores the whole catalogue by dot products.
+    """Reads a history and scores the whole catalogue.
 
     A subclass names its configuration class in `Config`, and is built as `cls(config, num_items=N)`; whatever else it
     needs (a table of title embeddings, say) is a buffer, so that `config.json` and `model.safetensors` suffice.
@@ -43,36 +46,23 @@ class SequentialRecommender(nn.Module):
         self.config = config
         self.num_items = num_items
 
-    def hidden(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:
-        """What the model expects after each position.
-
-        Args:
-            items: [B, L] int64, oldest first, padded with 0 on the right.
-            vectors: `item_vectors()` where the caller has it already: a training step computes it once.
-
-        Returns:
-            [B, L, D]; position l depends on items 0..l alone. Values at padding are arbitrary but finite.
-        """
-        raise NotImplementedError
-
     def item_vectors(self) -> Tensor:
-        """[N+1, D]: `hidden @ item_vectors().T` are the scores (logits); row 0 is padding and not to be ranked."""
+        """[N+1, D]: `query @ item_vectors().T` are the scores (logits); row 0 is padding and not to be ranked."""
         raise NotImplementedError
 
     def query(
-        self,
-        items: Tensor,
-        lengths: Tensor,
-        vectors: Tensor | None = None,
-        times: Tensor | None = None,  # noqa: ARG002
+        self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None, times: Tensor | None = None
     ) -> Tensor:
-        """[B, D]: `hidden` at the last item of each history ([B, L] int64, lengths [B] ≥ 1).
+        """What the model expects after each history, [B, D].
 
         Args:
+            items: [B, L] int64, oldest first, padded with 0 on the right.
+            lengths: [B] int64, at least 1.
+            vectors: `item_vectors()` where the caller has it already: a training step computes it once.
             times: [B, L] int64 seconds, for a model that `uses_times`; none, or `UNKNOWN_TIME`, where they are not
                 known.
         """
-        return last_of(self.hidden(items, vectors), lengths)
+        raise NotImplementedError
 
     def scores(self, items: Tensor, lengths: Tensor, vectors: Tensor, times: Tensor | None = None) -> Tensor:
         """[B, N+1] float32, the score of every item after each history; arguments as of `query`."""
@@ -84,12 +74,40 @@ class SequentialRecommender(nn.Module):
     def load_files(self, directory: Path, catalogue: Catalogue) -> None:
         """Read what `save_files` wrote; called once the weights are loaded."""
 
+    def layout(self) -> dict[str, Any]:
+        """What `config.json` says, besides the configuration, of how the modules differ from newly built ones."""
+        return {}
+
+    def lay_out(self, said: Mapping[str, Any]) -> None:
+        """Give a newly built model the modules of the one whose `config.json` this is, before its weights are loaded.
+
+        Raises:
+            UserError: its kind has no such form.
+        """
+        if "compression" in said:
+            raise UserError(f"config.json calls a model of kind {self.kind} compressed, which cannot be; save it again")
+
     def before_export(self) -> None:
         """Compute what `export_state` needs of all training processes; each of them calls it before one exports."""
 
     def export_state(self) -> dict[str, Tensor]:
         """Weights to save for serving; a model that trains with more than it serves with folds the rest in here."""
         return self.state_dict()
+
+
+class CausalRecommender(SequentialRecommender):
+    """Reads a history from left to right, so that one pass over it predicts after every item of it."""
+
+    def hidden(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
+        """What the model expects after each position: [B, L, D], of which position l depends on items 0..l alone.
+        Values at padding are arbitrary but finite. Arguments as of `query`."""
+        raise NotImplementedError
+
+    def query(
+        self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None, times: Tensor | None = None
+    ) -> Tensor:
+        """`hidden` at the last item of each history."""
+        return last_of(self.hidden(items, vectors, times), lengths)
 
 
 def last_of(hidden: Tensor, lengths: Tensor) -> Tensor:

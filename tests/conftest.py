@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ray_jobs.cli import QUIET
-from ray_jobs.local_ray import start_time
+from recsys.environment import start_time
 from tests.integration.commands import free_port
 
 MARKER = "RECSYS_TEST_SESSION"

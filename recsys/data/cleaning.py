@@ -39,14 +39,14 @@ def clean_catalogue(items: pa.Table, placeholders: Iterable[str] = ()) -> tuple[
     Of several rows with the same id the first with a title counts. Rows without an id are left out.
 
     Args:
-        items: columns `item_id` and `title`, nulls allowed.
+        items: columns `item_id` (normalised) and `title`, nulls allowed.
         placeholders: titles that mean "no title" in this source.
 
     Returns:
         the table, and how many rows were left out as repeats.
     """
     missing = set(placeholders)
-    ids = pc.utf8_trim_whitespace(pc.fill_null(items["item_id"], ""))
+    ids = pc.fill_null(items["item_id"], "")
     cleaned = [clean_title(title) for title in pc.fill_null(items["title"], "").to_pylist()]
     titles = pa.array(["" if title in missing else title for title in cleaned], pa.string())
     table = pa.table({"item_id": ids, "title": titles, "untitled": pc.equal(titles, ""), "row": range(len(ids))})

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from recsys.config import Field, configuration
+from recsys.config import Field, NotInKey, configuration
 
 
 @configuration
@@ -29,23 +29,38 @@ class DataConfig:
         source: format of the source; `ml-100k` can be fetched, the others need `path`.
         path: folder or file (`table`: the interactions file), local or a URI.
         items_path: for `table`, the file with item ids and titles.
+        encoding: of the text files; `auto` takes a file for UTF-8 unless most of its characters beyond ASCII are broken
+            in it, then for Windows-1252 or latin-1. Telling takes a pass over a log, which naming one spares.
+        time_unit: of times that are numbers; `auto` tells it by their size (`recsys.data.readers.times`) and refuses
+            times near 1970 (0, −1) among dates. Naming one takes every number as it is.
+        min_matched: share of the log's items that the catalogue must hold, where there is one: less is taken for ids
+            that are written in two ways. 0 lets everything pass.
         download: for `ml-100k` without `path`, fetch it.
         cache: folder for fetched archives; default `$XDG_CACHE_HOME/recsys-distill`.
         min_user_interactions, min_item_interactions: k-core, iterated until nothing changes; 1 keeps everything.
-        protocol, every_prefix: see `recsys.data.splits`; `global_time` also drops items without a title.
+        protocol, every_prefix: see `recsys.data.splits`; `global_time` also drops items without a title. The k-core
+            filter above runs as well: the rule of the paper has none (`ray_jobs/configs/paper-toys.yaml`).
+        train_rows: under `global_time`, what is learned from: the rows of the `rule`; or every interaction that has one
+            before it, of what the rule's training rows and their histories hold (`seen`: another model of the same
+            data) or of all that happened before the first validation target (`all`). Validation and test rows are the
+            same in each.
         min_rating: drop interactions rated lower; None keeps all.
         max_history: longest history a model is shown (BIGRec and DLLM2Rec use 10).
-        max_bad_rows: how many unparsable rows are tolerated (they are counted and reported).
+        max_bad_rows: how many unreadable rows are tolerated (they are counted and reported).
     """
 
     source: Literal["ml-100k", "movielens-csv", "movielens-dat", "recbole", "table"] = "ml-100k"
-    path: str | None = None
-    items_path: str | None = None
+    path: NotInKey[str | None] = None
+    items_path: NotInKey[str | None] = None
     columns: ColumnsConfig = ColumnsConfig()
-    download: bool = True
-    cache: str | None = None
+    encoding: str = "auto"
+    time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    min_matched: float = Field(default=0.5, ge=0, le=1)
+    download: NotInKey[bool] = True
+    cache: NotInKey[str | None] = None
     protocol: Literal["leave_one_out", "global_time"] = "leave_one_out"
     every_prefix: bool = False
+    train_rows: Literal["rule", "seen", "all"] = "rule"
     min_user_interactions: int = Field(default=5, ge=1)
     min_item_interactions: int = Field(default=5, ge=1)
     min_rating: float | None = None
@@ -58,7 +73,24 @@ class DataConfig:
             raise ValueError(f"items_path belongs to source=table; {self.source} finds its items beside the log")
         if self.every_prefix and self.protocol != "global_time":
             raise ValueError("every_prefix belongs to protocol=global_time; leave it out")
+        if self.train_rows != "rule" and (self.protocol != "global_time" or self.every_prefix):
+            raise ValueError(
+                "train_rows belongs to protocol=global_time without every_prefix, which takes all; leave it out"
+            )
+        if self.encoding != "auto" and not _keeps_ascii(self.encoding):
+            raise ValueError(
+                f"encoding {self.encoding!r} cannot be read; give auto, utf-8, cp1252, latin-1 or the like"
+            )
         if self.columns != ColumnsConfig() and self.source not in ("table", "recbole"):
             raise ValueError(f"columns belong to source=table or recbole; those of {self.source} are fixed")
         if self.min_rating is not None and self.source == "table" and self.columns.rating is None:
             raise ValueError("min_rating needs columns.rating, the name of the column with ratings")
+
+
+def _keeps_ascii(encoding: str) -> bool:
+    """Whether line ends, quotes and delimiters are those of ASCII in it."""
+    marks = '\t\n\r",:;|0'
+    try:
+        return marks.encode(encoding) == marks.encode()
+    except (LookupError, UnicodeError):
+        return False

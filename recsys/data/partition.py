@@ -10,12 +10,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys.data.readers.times import FIRST_DATE
+
 SURVEY_SCHEMA = pa.schema(
     [
         ("item_id", pa.string()),
         ("count", pa.int64()),
         ("first_row", pa.int64()),
-        # One line carries no item but what went wrong: how many rows, the first of them, and why.
+        # Lines without an item tell what went wrong: how many rows, the first of them, and why.
         ("problem", pa.string()),
     ]
 )
@@ -25,7 +27,7 @@ ENCODED_SCHEMA = pa.schema(
         ("user_id", pa.string()),  # at the first interaction of a user, else null
         ("first_row", pa.int64()),  # of the user
         ("item", pa.int32()),  # 0..N-1
-        ("timestamp", pa.int64()),
+        ("timestamp", pa.int64()),  # nanoseconds since 1970
     ]
 )
 SEQUENCES_SCHEMA = pa.schema(
@@ -36,6 +38,7 @@ SEQUENCES_SCHEMA = pa.schema(
         ("timestamps", pa.large_list(pa.int64())),
     ]
 )
+UNDATED = "a time near 1970 among dates; data.time_unit=s takes it as it is"
 COUNTS_SCHEMA = pa.schema([("item", pa.int32()), ("count", pa.int64())])
 
 
@@ -48,7 +51,8 @@ def bucket_of(user_ids: pa.ChunkedArray, partitions: int) -> np.ndarray:
 
 
 def survey(log: pa.Table) -> pa.Table:
-    """Items of a partition with counts and first rows, and its unparsable rows: `SURVEY_SCHEMA`."""
+    """Items of a partition with counts and first rows, its unreadable rows, and those whose time is no date (which is
+    a fault only where others have dates): `SURVEY_SCHEMA`."""
     good = log.filter(pc.is_valid(log["user_id"]))
     items = good.group_by("item_id").aggregate([("row", "count"), ("row", "min")])
     tables = [
@@ -60,22 +64,35 @@ def survey(log: pa.Table) -> pa.Table:
     if len(good) < len(log):
         bad = log.filter(pc.is_null(log["user_id"]))
         first = pc.index(bad["row"], pc.min(bad["row"])).as_py()
-        line = {
-            "item_id": None,
-            "count": len(bad),
-            "first_row": bad["row"][first].as_py(),
-            "problem": bad["problem"][first].as_py(),
-        }
-        tables.append(pa.Table.from_pylist([line], schema=SURVEY_SCHEMA))
+        tables.append(_fault(len(bad), bad["row"][first].as_py(), bad["problem"][first].as_py()))
+    undated = good.filter(pa.array(~dated(good)))
+    if len(undated):
+        tables.append(_fault(len(undated), pc.min(undated["row"]).as_py(), UNDATED))
     return pa.concat_tables(tables)
 
 
-def encode(log: pa.Table, item_ids: pa.Array) -> pa.Table:
+def dated(log: pa.Table) -> np.ndarray:
+    """Which rows have a time that is a date and no small number, [rows] bool."""
+    return np.abs(log["timestamp"].to_numpy()) >= FIRST_DATE
+
+
+def _fault(count: int, first_row: int, problem: str) -> pa.Table:
+    line = {"item_id": None, "count": count, "first_row": first_row, "problem": problem}
+    return pa.Table.from_pylist([line], schema=SURVEY_SCHEMA)
+
+
+def encode(log: pa.Table, item_ids: pa.Array, *, only_dated: bool = False) -> pa.Table:
     """Sort a partition by (user, time, row) and replace ids by numbers: `ENCODED_SCHEMA`.
 
     Users are numbered by their first row. Memory: about 60 bytes an interaction of the partition, besides its ids.
+
+    Args:
+        only_dated: leave out rows whose time is no date.
     """
-    log = log.filter(pc.is_valid(log["user_id"])).combine_chunks()
+    log = log.filter(pc.is_valid(log["user_id"]))
+    if only_dated:
+        log = log.filter(pa.array(dated(log)))
+    log = log.combine_chunks()
     row = log["row"].to_numpy()
     codes, names = _codes(log["user_id"])
     first_row = np.full(len(names), np.iinfo(np.int64).max)

@@ -1,7 +1,7 @@
 """From an opened source to a PreparedDataset, written once for one process and for a cluster.
 
-`prepare` speaks to the log only through `Partitions`: here they are tables in this process, in `ray_jobs.prepare_data`
-blocks of a Ray dataset. Either way the same functions see the same rows, so the fingerprint is the same.
+`prepare` speaks to the log only through `Partitions`: here they are tables in this process, on a cluster blocks of a
+Ray dataset. Either way the same functions see the same rows, so the fingerprint is the same.
 
 Memory of the caller: 12 bytes an interaction for the finished sequences (briefly 40), the ids of users and items, and
 the titles; a partition takes about 100 bytes an interaction of its own where it lies.
@@ -16,19 +16,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.config import digest, to_dict
+from recsys.config import digest, key_values
 from recsys.data import partition
 from recsys.data.cleaning import clean_catalogue
 from recsys.data.config import DataConfig
 from recsys.data.download import GROUPLENS
-from recsys.data.prepared import SPLITS, Catalogue, PreparedDataset
+from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.data.readers import Source, describe_inputs, open_source
 from recsys.data.readers.log import LOG_SCHEMA, UNREADABLE, InteractionLog
-from recsys.data.splits import global_time, leave_one_out, seen_by_training
+from recsys.data.readers.times import SECOND
+from recsys.data.splits import SPLITS, every_interaction, global_time, leave_one_out, seen_by_training
 from recsys.errors import UserError
 
-_VERSION = 1  # of what preparation does: raise it when equal inputs would give another dataset
-_WHERE_ONLY = {"path", "items_path", "cache", "download"}
+_VERSION = 2  # of what preparation does: raise it when equal inputs would give another dataset
 
 Step = Callable[[pa.Table], pa.Table]
 
@@ -43,6 +43,10 @@ class Partitions(Protocol):
     def collect(self, step: Step) -> Iterator[pa.Table]:
         """What `step` makes of each partition, brought here."""
         ...
+
+
+Read = Callable[[InteractionLog], Partitions]
+"""Parses a log into partitions."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +69,17 @@ class LocalPartitions:
 
 def input_key(config: DataConfig, name: str) -> str:
     """Digest of the configuration and of what the input files hold, wherever they lie."""
-    values = {key: value for key, value in to_dict(config).items() if key not in _WHERE_ONLY}
     # Whatever way MovieLens 100K is fetched, its content is known beforehand.
     fetched = config.path is None and config.source == "ml-100k"
     inputs = [{"sha256": GROUPLENS.sha256}] if fetched else describe_inputs(config)
-    return digest({"version": _VERSION, "name": name, "config": values, "inputs": inputs})
+    return digest({"version": _VERSION, "name": name, "config": key_values(config), "inputs": inputs})
 
 
 def prepare(
     config: DataConfig,
     name: str,
     *,
-    read: Callable[[InteractionLog], Partitions] = LocalPartitions.read,
+    read: Read = LocalPartitions.read,
     report: Callable[[str], Any] = print,
 ) -> PreparedDataset:
     """Read, clean, filter, order and split.
@@ -90,35 +93,48 @@ def prepare(
         report: takes one line of progress.
 
     Raises:
-        UserError: missing file or column, too many unparsable rows, or nothing left to learn from.
+        UserError: missing file or column, too many unreadable rows, a catalogue of other ids than the log's, or not
+            enough left to learn from.
     """
     source = open_source(config)
     if config.protocol == "global_time" and config.columns.timestamp is None:
         raise UserError("data.protocol=global_time needs times; name their column in data.columns.timestamp")
     parsed = read(source.log)
-    items = _survey(parsed, source, config, report)
-    titles = _titles(items, source, report)
+    for remark in (*source.log.remarks(), *source.remarks):
+        report(remark)
+    items, only_dated = _survey(parsed, source, config, report)
+    titles = _titles(items, source, config, report)
     alive = np.ones(len(items), dtype=bool)
     if config.protocol == "global_time":
         alive = pc.greater(pc.utf8_length(titles), 1).to_numpy(zero_copy_only=False)
         report(f"global_time: {int((~alive).sum()):,} items with a title of at most one character dropped")
-    encoded = parsed.transform(partial(partition.encode, item_ids=items))
+    encoded = parsed.transform(partial(partition.encode, item_ids=items, only_dated=only_dated))
     alive = _k_core(encoded, alive, config, report)
     step = partial(partition.sequences, alive=alive, min_user=config.min_user_interactions)
     dataset = _assemble(_join(encoded.collect(step), partition.SEQUENCES_SCHEMA), items, titles, alive, config, name)
-    if not len(dataset.rows("train")) or not len(dataset.rows("test")):
+    train, valid, test = (len(dataset.rows(split)) for split in SPLITS)
+    if not (train and valid and test):
         raise UserError(
-            f"{len(dataset.items):,} interactions of {dataset.num_users:,} users are left, which gives "
-            f"{len(dataset.rows('train')):,} training and {len(dataset.rows('test')):,} test rows: lower "
+            f"{len(dataset.items):,} interactions of {dataset.num_users:,} users are left, which gives {train:,} "
+            f"training, {valid:,} validation and {test:,} test rows, and each needs some: lower "
             "data.min_user_interactions and data.min_item_interactions, or give more data"
         )
     return dataset
 
 
-def _survey(parsed: Partitions, source: Source, config: DataConfig, report: Callable[[str], Any]) -> pa.Array:
-    """Ids of the items of the log in the order of their first appearance; refuses too many unparsable rows."""
+def _survey(
+    parsed: Partitions, source: Source, config: DataConfig, report: Callable[[str], Any]
+) -> tuple[pa.Array, bool]:
+    """Ids of the items of the log in the order of their first appearance, and whether rows without a date are to be
+    left out; refuses too many unreadable rows."""
     found = _join(parsed.collect(partition.survey), partition.SURVEY_SCHEMA)
     bad = found.filter(pc.is_null(found["item_id"])).sort_by("first_row")
+    found = found.filter(pc.is_valid(found["item_id"]))
+    undated = pc.equal(bad["problem"], partition.UNDATED)
+    few = 0 < (pc.sum(bad.filter(undated)["count"]).as_py() or 0) < (pc.sum(found["count"]).as_py() or 0)
+    only_dated = few and config.time_unit == "auto"
+    if not only_dated:
+        bad = bad.filter(pc.invert(undated))
     count = source.bad_items[0] + (pc.sum(bad["count"]).as_py() or 0)
     if count:
         if len(bad) and bad["first_row"][0].as_py() == UNREADABLE:
@@ -134,10 +150,10 @@ def _survey(parsed: Partitions, source: Source, config: DataConfig, report: Call
                 f"(now {config.max_bad_rows})"
             )
         report(f"{rows} left out that cannot be parsed; the first is {first}")
-    items = found.filter(pc.is_valid(found["item_id"])).group_by("item_id").aggregate([("first_row", "min")])
+    items = found.group_by("item_id").aggregate([("first_row", "min")])
     if not len(items):
         raise UserError(f"{config.path} holds no interactions")
-    return items.sort_by("first_row_min")["item_id"].combine_chunks()
+    return items.sort_by("first_row_min")["item_id"].combine_chunks(), only_dated
 
 
 def _join(tables: Iterator[pa.Table], schema: pa.Schema) -> pa.Table:
@@ -145,15 +161,35 @@ def _join(tables: Iterator[pa.Table], schema: pa.Schema) -> pa.Table:
     return pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables if len(table))])
 
 
-def _titles(items: pa.Array, source: Source, report: Callable[[str], Any]) -> pa.Array:
-    """The title of each item, "" where there is none."""
+def _titles(items: pa.Array, source: Source, config: DataConfig, report: Callable[[str], Any]) -> pa.Array:
+    """The title of each item, "" where there is none; refuses a catalogue that holds too few of them."""
     if source.items is None:
         return pa.array([""] * len(items), pa.string())
     catalogue, repeats = clean_catalogue(source.items, source.placeholders)
     if repeats:
         report(f"{repeats:,} repeated catalogue rows left out")
-    at = pc.index_in(items, value_set=catalogue["item_id"].combine_chunks())
+    ids = catalogue["item_id"].combine_chunks()
+    at = pc.index_in(items, value_set=ids)
+    if at.null_count:
+        _require_matched(items, ids, at, config, report)
     return pc.fill_null(catalogue["title"].combine_chunks().take(at), "")
+
+
+def _require_matched(
+    items: pa.Array, ids: pa.Array, at: pa.Array, config: DataConfig, report: Callable[[str], Any]
+) -> None:
+    """Say how many items of the log the catalogue lacks; refuse where there are more than is asked for."""
+    missing = f"{at.null_count:,} of the log's {len(items):,} items are not in the catalogue"
+    lacking = items.filter(pc.is_null(at))[0].as_py()
+    if 1 - at.null_count / len(items) >= config.min_matched:
+        report(f"{missing}, such as {lacking!r}")
+        return
+    idle = ids.filter(pc.invert(pc.is_in(ids, value_set=items)))
+    other = f"while the catalogue has ids such as {idle[0].as_py()!r}" if len(idle) else "which has no others"
+    raise UserError(
+        f"{missing}, such as {lacking!r}, {other}: write ids alike in both, or lower data.min_matched (now "
+        f"{config.min_matched:g})"
+    )
 
 
 def _k_core(encoded: Partitions, alive: np.ndarray, config: DataConfig, report: Callable[[str], Any]) -> np.ndarray:
@@ -186,11 +222,14 @@ def _assemble(
     offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())]).astype(np.int64)
     number = np.cumsum(alive, dtype=np.int32)  # items are 1..N in the order of their first appearance
     items = number[lists.flatten().to_numpy()]
-    timestamps = table["timestamps"].combine_chunks().flatten().to_numpy().astype(np.int64)
+    instants = table["timestamps"].combine_chunks().flatten().to_numpy().astype(np.int64)
     if config.protocol == "leave_one_out":
         rows = leave_one_out(offsets)
     else:
-        rows = global_time(offsets, timestamps, every_prefix=config.every_prefix)
+        rows = global_time(offsets, instants, every_prefix=config.every_prefix)
+        if config.train_rows != "rule":
+            rows["train"] = every_interaction(offsets, instants, rows, unseen_users=config.train_rows == "all")
+    timestamps = instants // SECOND  # order is decided: what follows counts in seconds
     seen = seen_by_training(offsets, rows["train"])
     catalogue = Catalogue(
         item_ids=["", *item_ids.filter(pa.array(alive)).to_pylist()],

@@ -14,18 +14,16 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys import storage
-from recsys.data.splits import seen_by_training
+from recsys.data.ids import normal_id
+from recsys.data.splits import SPLITS, Split, seen_by_training
 from recsys.errors import UserError
-
-Split = Literal["train", "valid", "test"]
-SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 ITEMS_SCHEMA = pa.schema(
     [("item", pa.int32()), ("item_id", pa.string()), ("title", pa.string()), ("train_count", pa.int64())]
@@ -64,6 +62,11 @@ class Catalogue:
     def __len__(self) -> int:
         """N, padding not counted."""
         return len(self.item_ids) - 1
+
+    def number(self, item_id: str) -> int | None:
+        """The item (1..N) that an id of a request means, by the rule of `recsys.data.ids`; None where there is none."""
+        found = self.index.get(item_id)
+        return self.index.get(normal_id(item_id)) if found is None else found
 
     def popular(self) -> np.ndarray:
         """Item indices 1..N, most frequent in training first, ties by index: [N] int64."""

@@ -4,18 +4,18 @@ Legend: U users, T interactions (user u owns `offsets[u]:offsets[u+1]`, oldest f
 its target. Everything is vectorised; memory is a few int64 arrays of length T.
 """
 
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from recsys.data.prepared import Split
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 
 # The BIGRec rule: no target before this position, unless the sequence is shorter.
 FIRST_TARGET = 10
 
 
-def leave_one_out(offsets: np.ndarray) -> dict["Split", np.ndarray]:
+def leave_one_out(offsets: np.ndarray) -> dict[Split, np.ndarray]:
     """The last item of a user is the test target, the one before the validation target, every earlier one but the
     first a training target.
 
@@ -37,9 +37,7 @@ def leave_one_out(offsets: np.ndarray) -> dict["Split", np.ndarray]:
     }
 
 
-def global_time(
-    offsets: np.ndarray, timestamps: np.ndarray, *, every_prefix: bool = False
-) -> dict["Split", np.ndarray]:
+def global_time(offsets: np.ndarray, timestamps: np.ndarray, *, every_prefix: bool = False) -> dict[Split, np.ndarray]:
     """Rows sorted by the time of their target; the first 80 % train, the next 10 % validation, the last 10 % test.
 
     The rule of BIGRec (arXiv 2308.08434, its preprocessing notebook), by which DLLM2Rec was measured: a user with n
@@ -62,6 +60,31 @@ def global_time(
         "valid": np.sort(rows[train:valid]),
         "test": np.sort(rows[valid:]),
     }
+
+
+def every_interaction(
+    offsets: np.ndarray, timestamps: np.ndarray, rows: dict["Split", np.ndarray], *, unseen_users: bool
+) -> np.ndarray:
+    """Training rows of `global_time` beyond its rule: every interaction that has one before it and may be learned from.
+
+    Validation and test stay those of the rule, and nothing is learned that happens at or after the first validation
+    target, but for the rule's own training rows of the same instant.
+
+    Args:
+        offsets: [U+1] int64.
+        timestamps: [T] int64.
+        rows: of the rule.
+        unseen_users: False takes the interactions that `seen_by_training` tells: targets and histories of the rule's
+            rows, the data that training sees in any case. True takes all before the first validation target, those of
+            users too who have their only row in validation or test.
+    """
+    if unseen_users and len(rows["valid"]):
+        chosen = timestamps < timestamps[rows["valid"]].min()
+        chosen[rows["train"]] = True
+    else:
+        chosen = seen_by_training(offsets, rows["train"])
+    chosen[offsets[:-1][np.diff(offsets) > 0]] = False  # without a history
+    return np.flatnonzero(chosen)
 
 
 def seen_by_training(offsets: np.ndarray, train_rows: np.ndarray) -> np.ndarray:

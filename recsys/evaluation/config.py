@@ -1,6 +1,6 @@
 """What an evaluation measures."""
 
-from recsys.config import Field, configuration
+from recsys.config import Field, NotInKey, configuration
 
 
 @configuration
@@ -50,11 +50,11 @@ class EvaluationConfig:
     """
 
     mask_seen: bool = True
-    batch_size: int = Field(default=256, ge=1)
+    batch_size: NotInKey[int] = Field(default=256, ge=1)
     recent_days: float = Field(default=30.0, gt=0)
     cooccurrence: CoOccurrenceConfig = CoOccurrenceConfig()
     sampled: SampledConfig | None = None
     latency_requests: int = Field(default=200, ge=1)
     bootstrap_samples: int = Field(default=2000, ge=100)
-    cpus: float = Field(default=0.9, gt=0)
-    gpus: float = Field(default=0, ge=0)
+    cpus: NotInKey[float] = Field(default=0.9, gt=0)
+    gpus: NotInKey[float] = Field(default=0, ge=0)

@@ -132,7 +132,18 @@ def _sampled_table(ladder: Mapping[str, Any]) -> "Table":
 
 def _title(ladder: Mapping[str, Any]) -> str:
     seen = "items of the user's past left out" if ladder["mask_seen"] else "items of the user's past ranked as well"
-    return f"Quality ladder, {ladder['dataset']['name']}: {ladder['test_rows']:,} test rows, full ranking, {seen}"
+    return (
+        f"Quality ladder, {ladder['dataset']['name']}: {ladder['test_rows']:,} test rows, full ranking, {seen}"
+        f"{describe_seen_targets(ladder)}"
+    )
+
+
+def describe_seen_targets(ladder: Mapping[str, Any]) -> str:
+    """What the rule for seen items costs every row of the table, or nothing."""
+    share = ladder.get("seen_targets", 0.0)
+    if not share or not ladder["mask_seen"]:
+        return ""
+    return f"; {share:.1%} of the targets are items of the past and count as missed"
 
 
 def describe_difference(row: Mapping[str, Any], rule: str) -> str:

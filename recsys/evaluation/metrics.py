@@ -13,7 +13,7 @@ def metrics_from_ranks(ranks: np.ndarray) -> dict[str, float]:
     """HR@{1,5,10,20}, NDCG@{5,10,20} and MRR.
 
     Args:
-        ranks: [R] ranks of the targets, 1 is best.
+        ranks: [R] ranks of the targets, 1 is best; N + 1 for one that cannot be found.
 
     With one relevant item a row, HR@k = mean(rank ≤ k), NDCG@k = mean(1/log2(rank+1) where rank ≤ k),
     MRR = mean(1/rank).

@@ -4,6 +4,7 @@ Legend: B batch, L history, N items, R rows.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +32,7 @@ class _ModelScorer:
         return self._model.scores(items, lengths, self._vectors, times)
 
 
-def shown_to(
-    score: Scorer, dataset: PreparedDataset, rows: np.ndarray, device: torch.device | str
-) -> tuple[Tensor, ...]:
+def shown_to(score: Any, dataset: PreparedDataset, rows: np.ndarray, device: torch.device | str) -> tuple[Tensor, ...]:
     """What a scorer is called with for rows of a dataset."""
     arrays = [*dataset.histories(rows)]
     if getattr(score, "uses_times", False):
@@ -55,7 +54,8 @@ def rank_targets(
 
     Args:
         rows: [R] target offsets.
-        mask_seen: leave out every item of the user's past (not only the history shown), except the target itself.
+        mask_seen: leave out every item of the user's past (not only the history shown), as a recommender does. A target
+            of the past can then never be found: its rank is N + 1, a miss (`seen_targets` says where).
 
     Returns:
         [R] int64.
@@ -75,4 +75,14 @@ def rank_targets(
             ahead[torch.from_numpy(which).to(device), torch.from_numpy(seen).to(device)] = False
         ahead.scatter_(1, targets[:, None], True)  # the target itself counts once
         ranks[begin : begin + len(batch)] = ahead.sum(1).cpu().numpy()
+        if mask_seen:
+            ranks[begin : begin + len(batch)][seen_targets(dataset, batch)] = dataset.num_items + 1
     return ranks
+
+
+def seen_targets(dataset: PreparedDataset, rows: np.ndarray) -> np.ndarray:
+    """[R] bool: whether a row's target lies in the user's past."""
+    which, seen = dataset.past(rows)
+    again = np.zeros(len(rows), dtype=bool)
+    again[which[seen == dataset.targets(rows)[which]]] = True
+    return again

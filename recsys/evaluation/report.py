@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.evaluation import plots
-from recsys.evaluation.ladder import describe_difference, human_count, human_ms
+from recsys.evaluation.ladder import describe_difference, describe_seen_targets, human_count, human_ms
 from recsys.evaluation.page import facts, figure, page, paragraph, section, table
 from recsys.evaluation.results import Result
 
@@ -72,7 +72,7 @@ def _summary(ladder: Mapping[str, Any]) -> str:
     counts = ladder["dataset"]["counts"]
     return (
         f"{counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions; "
-        f"{ladder['test_rows']:,} test rows, each ranked against the whole catalogue. "
+        f"{ladder['test_rows']:,} test rows, each ranked against the whole catalogue{describe_seen_targets(ladder)}. "
         f"{ladder['conditions']['date'][:10]}."
     )
 

@@ -18,11 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys import environment, storage
-from recsys.data.prepared import PreparedDataset, Split
+from recsys.data.prepared import PreparedDataset
+from recsys.data.splits import Split
 from recsys.errors import UserError
 from recsys.evaluation.config import SampledConfig
 from recsys.evaluation.metrics import metrics_from_ranks
-from recsys.evaluation.ranking import Scorer, rank_targets
+from recsys.evaluation.ranking import Scorer, rank_targets, seen_targets
 from recsys.evaluation.sampled import sampled_metrics
 
 # The two rules for items of the user's past: left out of the candidates, or ranked like any other.
@@ -50,6 +51,7 @@ class Result:
         key: digest of everything that went into it.
         metrics: rule ("masked", "unmasked") → metric → mean over all rows.
         rows: number of rows, the denominator of every mean.
+        seen_targets: share of them whose target lies in the user's past; by the rule "masked" they are misses.
         split, protocol, dataset, fingerprint: what was ranked.
         seed: of the training, None for a baseline.
         checkpoint_hash: content hash, None for a baseline.
@@ -81,6 +83,7 @@ class Result:
     hardware: dict[str, Any]
     ranks_sha256: str = ""
     sampled: dict[str, float] | None = None
+    seen_targets: float = 0.0
 
 
 def evaluate(
@@ -127,6 +130,7 @@ def evaluate(
         versions=environment.versions(),
         hardware=environment.hardware(),
         sampled=among,
+        seen_targets=float(seen_targets(dataset, rows).mean()),
         **facts,
     )
     return result, Ranks(rows=rows, by_rule=by_rule)

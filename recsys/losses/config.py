@@ -1,8 +1,13 @@
 """Which losses a student is trained with."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from recsys.config import Field, configuration
+from pydantic import BeforeValidator
+
+from recsys.config import Field, NotInKey, configuration
+
+SET_NAME = r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$"
+"""What a set of teacher signals may be called; the one without a name is the usual one."""
 
 
 @configuration
@@ -23,25 +28,44 @@ class RecommendationLossConfig:
     beta: float = Field(default=1.0, gt=0)
 
 
+def _form(name: Any) -> Any:
+    """`sigmoid` is what `paper` was called at first."""
+    return "paper" if name == "sigmoid" else name
+
+
 @configuration
 class RankingDistillationConfig:
     """Importance-aware ranking distillation (DLLM2Rec, arXiv 2405.00338, eq. 4-11).
 
     Attributes:
-        weight: λ_d, the weight of the distillation loss beside the recommendation loss.
+        weight: λ_d, how much the teacher's list weighs beside the true item: the weights of its K candidates add up to
+            1 (`recsys.losses.ranking_distillation`). The loss is a mean over the rows that the signals hold, so that λ
+            means the same where they hold a sample of the training rows.
         k: the teacher's top-K that is taught.
-        position, confidence, consistency: γ_p, γ_c, γ_o.
+        position, confidence, consistency: γ_p, γ_c, γ_o, shares of the weights; their sum does not matter.
         beta: β, how fast the position weight falls with the rank.
-        form: `sigmoid` is the paper's −w log σ(y); `softmax` is −w log softmax(y) over the catalogue.
+        temperature: T of the confidence exp(−d/T), in medians of the training rows' distances; the smaller, the more it
+            tells rows apart. null chooses it on the validation rows that the signals hold: exp(−d/T) is then the
+            likeliest probability that the teacher's list holds the true item. Where they do not tell (imported signals
+            hold no such rows) it is the median. `code` takes it in the unit of the distances, null for 1.
+        form: `paper` is −w log σ(y); `softmax` is −w log softmax(y) over the catalogue; `code` is what the authors'
+            code computes instead of the paper: confidence in each candidate, a negative for each, β = 1.
     """
 
-    weight: float = Field(default=0.5, ge=0)
+    weight: float = Field(default=0.25, ge=0)
     k: int = Field(default=10, ge=1)
     position: float = Field(default=0.3, ge=0)
     confidence: float = Field(default=0.5, ge=0)
     consistency: float = Field(default=0.1, ge=0)
     beta: float = Field(default=1.0, gt=0)
-    form: Literal["sigmoid", "softmax"] = "sigmoid"
+    temperature: float | None = Field(default=None, gt=0)
+    form: Annotated[Literal["paper", "softmax", "code"], BeforeValidator(_form)] = "paper"
+
+    def __post_init__(self) -> None:
+        if not self.position + self.confidence + self.consistency:
+            raise ValueError("position, confidence and consistency are all 0; set one of them, or leave ranking out")
+        if self.form == "code" and self.beta != 1:
+            raise ValueError(f"beta is {self.beta:g}, but form=code has it fixed at 1; leave it out")
 
 
 @configuration
@@ -61,8 +85,14 @@ class EmbeddingDistillationConfig:
 
 @configuration
 class DistillationConfig:
-    """What a student takes from the teacher; either part may be left out."""
+    """What a student takes from the teacher; either part may be left out.
 
+    Attributes:
+        signals: the set of teacher signals that it learns from, by its `signals.name`; null is the set that this
+            configuration makes, and "" the one without a name.
+    """
+
+    signals: NotInKey[str | None] = Field(default=None, pattern=SET_NAME)
     ranking: RankingDistillationConfig | None = RankingDistillationConfig()
     embedding: EmbeddingDistillationConfig | None = EmbeddingDistillationConfig()
 
@@ -84,6 +114,7 @@ class AlignmentConfig:
         stored: take the frozen teacher's states from its signals (`signals.states`) instead of computing them at each
             step; histories longer than a window are then learned in the windows of the teacher's pass, the same in
             every epoch.
+        signals: the set of teacher signals that holds the stored states, as of `DistillationConfig`.
     """
 
     blocks: int = Field(default=4, ge=1)
@@ -94,8 +125,11 @@ class AlignmentConfig:
     form: Literal["paper", "code"] = "paper"
     online: bool = False
     stored: bool = False
+    signals: NotInKey[str | None] = Field(default=None, pattern=SET_NAME)
 
     def __post_init__(self) -> None:
+        if self.signals is not None and not self.stored:
+            raise ValueError("signals names a set of stored states, but stored is false; set it, or leave signals out")
         if self.stored and (self.online or not self.teaches):
             raise ValueError("stored reads a frozen teacher's states; set online=false and one of cosine, norm, logits")
         if self.online and not self.teaches:

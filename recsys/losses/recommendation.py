@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys.losses.catalogue_cross_entropy import catalogue_cross_entropy
 from recsys.losses.config import RecommendationLossConfig
 from recsys.losses.scores import CatalogueScores
 
@@ -51,6 +52,19 @@ def dros_term(scores: CatalogueScores, targets: Tensor, propensity: Tensor, beta
     return exponent.scatter(1, column, replaced).logsumexp(1).sum()
 
 
+def dros_terms(scores: CatalogueScores, items_PM: Tensor, propensity: Tensor, beta: float) -> Tensor:
+    """The same term with each of some items in the place of the target, [P, M]; the catalogue is summed up once.
+
+    Args:
+        items_PM: [P, M] in 1..N.
+    """
+    column, logits_PN = items_PM - 1, scores.logits_PN
+    whole = (propensity * logits_PN.square() / beta).logsumexp(1, keepdim=True)
+    chosen, share = logits_PN.gather(1, column), propensity[column] / beta
+    others = -torch.expm1((share * chosen.square() - whole).clamp_max(0))
+    return whole + torch.log(others + torch.exp(share * (chosen - 1).square() - whole))
+
+
 def propensities(train_counts: Tensor) -> Tensor:
     """p_i = ((count_i + 1) / Σ_j (count_j + 1))^0.05 over items 1..N: [N] float32 from [N+1] counts."""
     counts = train_counts[1:].double() + 1
@@ -73,14 +87,35 @@ class RecommendationLoss(nn.Module):
 
     @property
     def needs_scores(self) -> bool:
-        """Whether the scores of the whole catalogue are used."""
-        return self.config.kind != "bce"
+        """Whether it has to be given the scores of the whole catalogue."""
+        return self.config.kind == "dros"
 
-    def forward(self, hidden_PD: Tensor, vectors_ND: Tensor, targets: Tensor, scores: CatalogueScores | None) -> Tensor:
+    def robust_terms(self, scores: CatalogueScores, items_PM: Tensor) -> Tensor | None:
+        """α times the robust term with each of some items in the place of the target, [P, M]; None without DROS."""
+        if self.config.kind != "dros":
+            return None
+        return self.config.alpha * dros_terms(scores, items_PM, self.propensity, self.config.beta)
+
+    def forward(
+        self,
+        hidden_PD: Tensor,
+        vectors_ND: Tensor,
+        targets: Tensor,
+        scores: CatalogueScores | None,
+        negatives: Tensor | None = None,
+    ) -> Tensor:
+        """
+        Args:
+            negatives: [P, M], where they have been drawn (`negatives`).
+        """
         if self.config.kind == "softmax":
-            assert scores is not None
-            return softmax_loss(scores, targets, self.config.label_smoothing)
-        negatives = self._negatives(targets, len(vectors_ND) - 1)
+            if scores is not None:
+                return softmax_loss(scores, targets, self.config.label_smoothing)
+            smoothing = self.config.label_smoothing
+            mass = torch.full_like(targets, 1 - smoothing, dtype=hidden_PD.dtype)[:, None]
+            return catalogue_cross_entropy(hidden_PD, vectors_ND[1:], targets[:, None] - 1, mass, uniform=smoothing)
+        if negatives is None:
+            negatives = self.negatives(targets, len(vectors_ND) - 1)
         positive = (hidden_PD * vectors_ND[targets]).sum(-1)
         negative_PM = torch.einsum("pd,pmd->pm", hidden_PD, vectors_ND[negatives])
         loss = bce_loss(positive, negative_PM)
@@ -89,7 +124,7 @@ class RecommendationLoss(nn.Module):
             loss = loss + self.config.alpha * dros_term(scores, targets, self.propensity, self.config.beta)
         return loss
 
-    def _negatives(self, targets: Tensor, num_items: int) -> Tensor:
+    def negatives(self, targets: Tensor, num_items: int) -> Tensor:
         """[P, M] uniform over the items that are not the target."""
         shape = (len(targets), self.config.negatives)
         offsets = (

@@ -43,7 +43,7 @@ class Recommender:
         self.checkpoint = checkpoint
         self.catalogue = checkpoint.catalogue
         self._model = checkpoint.model
-        self._device = next(checkpoint.model.parameters()).device
+        self._device = next(iter(checkpoint.model.state_dict().values())).device  # rules have no parameters
         self._popular = self.catalogue.popular()
         with torch.inference_mode():
             # Once for all requests: a teacher computes them from its texts.
@@ -78,12 +78,14 @@ class Recommender:
                 catalogue has fewer left.
 
         Raises:
-            UserError: k is not within 1..N, a history is empty, or has another number of times than of items.
+            UserError: k is not within 1..N, a history is empty, no list of ids, or has another number of times than of
+                items.
         """
+        check_histories(histories)
         if not 1 <= k <= len(self.catalogue):
             raise UserError(f"k must be between 1 and {len(self.catalogue)}, the size of the catalogue (got {k})")
-        index = self.catalogue.index
-        known = [[index[i] for i in history if i in index] for history in histories]
+        number = self.catalogue.number
+        known = [[item for i in history if (item := number(i)) is not None] for history in histories]
         for history in histories:
             if not history:
                 raise UserError("a history is empty; give at least one item id")
@@ -96,7 +98,7 @@ class Recommender:
         )
         results = []
         for row, history in enumerate(histories):
-            unknown = [i for i in history if i not in index]
+            unknown = [i for i in history if number(i) is None]
             fallback = row not in answers
             if fallback:
                 items = self._popular[:k].tolist()
@@ -119,7 +121,7 @@ class Recommender:
             if own is not None and len(own) != len(history):
                 raise UserError(f"a history of {len(history)} items has {len(own)} times; give one for each item")
             seconds = [UNKNOWN_TIME] * len(history) if own is None else own
-            met.append([t for item, t in zip(history, seconds, strict=True) if item in self.catalogue.index])
+            met.append([t for i, t in zip(history, seconds, strict=True) if self.catalogue.number(i) is not None])
         return met
 
     @torch.inference_mode()
@@ -149,3 +151,19 @@ class Recommender:
         for row, values in enumerate(rows):
             padded[row, : len(values)] = torch.tensor(values)
         return padded.to(self._device)
+
+
+def check_histories(histories: Sequence[Sequence[str]]) -> None:
+    """Refuse what is no list of lists of ids: a lone history, whose ids would be read letter by letter, or numbers.
+
+    Raises:
+        UserError: with what to write instead.
+    """
+    if isinstance(histories, str):
+        raise UserError(f"histories is the text {histories!r}; give a list of histories, such as [[{histories!r}]]")
+    for history in histories:
+        if isinstance(history, str):
+            raise UserError(f"a history is the text {history!r}; give a list of histories, such as [[{history!r}]]")
+        for item in history:
+            if not isinstance(item, str):
+                raise UserError(f"an item id is {item!r}, but ids are text; give {str(item)!r}")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from recsys import storage
+from recsys.data.ids import normal_id
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.serving.assignment import Arm, assign
@@ -121,17 +122,18 @@ class Service:
             raise UserError(f"history has {len(request.history)} items; at most {self._max_history} are accepted")
         if request.arm is not None and request.arm not in self.arms:
             raise UserError(f"arm {request.arm!r} is not served here; served: {', '.join(self.arms)}")
-        user = self._users.get(request.user_id) if request.user_id is not None else None
+        user = self._users.get(normal_id(request.user_id)) if request.user_id is not None else None
         history = request.history
         if history is None:
             history = [] if user is None else self.stored_history(user)
-        index = self.dataset.catalogue.index
+        catalogue = self.dataset.catalogue
+        numbers = [catalogue.number(item) for item in history]
         arm, assigned_by = self._arm(request)
         return Task(
             arm=arm,
             assigned_by=assigned_by,
-            history=[item for item in history if item in index],
-            unknown=[item for item in history if item not in index],
+            history=[catalogue.item_ids[number] for number in numbers if number is not None],
+            unknown=[item for item, number in zip(history, numbers, strict=True) if number is None],
             unknown_user=request.user_id is not None and user is None,
             k=request.k,
             mask_seen=request.mask_seen,
@@ -160,7 +162,7 @@ class Service:
         if request.arm is not None:
             return request.arm, "request"
         if request.user_id is not None:
-            return assign(request.user_id, self._split, self._salt), "user"
+            return assign(normal_id(request.user_id), self._split, self._salt), "user"
         return self._default_arm, "default"
 
     @staticmethod

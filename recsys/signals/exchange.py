@@ -46,11 +46,14 @@ def export_signals(signals: TeacherSignals, dataset: PreparedDataset, folder: Pa
         The number of rows written.
 
     Raises:
-        UserError: a training row has no signals (the other code expects a line for each), or `folder` is not empty.
+        UserError: a training row has no signals (the other code expects a line for each), an id holds a line break, or
+            `folder` is not empty.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
+    if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty; name a new folder")
+    for what, ids in (("user", dataset.user_ids), ("item", dataset.catalogue.item_ids)):
+        if broken := [each for each in ids if "\n" in each]:
+            raise UserError(f"{what} id {broken[0]!r} holds a line break, but the files have a line for each id")
     rows = training_rows(dataset)
     index = signals.lookup(len(dataset.items))[rows]
     if (index < 0).any():
@@ -60,14 +63,15 @@ def export_signals(signals: TeacherSignals, dataset: PreparedDataset, folder: Pa
         )
     scores = signals.scores[index]
     distance = scores.max(axis=1, keepdims=True) - scores if signals.meta.higher_is_better else scores
+    folder.mkdir(parents=True, exist_ok=True)
     np.savetxt(folder / RANKING, signals.items[index] - 1, fmt="%d")
     np.savetxt(folder / CONFIDENCE, distance, fmt="%.7g")
     torch.save(signals.item_embeddings[1:].clone(), folder / EMBEDDINGS)
     users = dataset.users_of(rows)
     positions = rows - dataset.offsets[users]
     lines = [f"{dataset.user_ids[user]}\t{position}" for user, position in zip(users, positions, strict=True)]
-    (folder / ROWS).write_text("\n".join(lines) + "\n")
-    (folder / ITEMS).write_text("\n".join(dataset.catalogue.item_ids[1:]) + "\n")
+    _write_lines(folder / ROWS, lines)
+    _write_lines(folder / ITEMS, dataset.catalogue.item_ids[1:])
     return len(rows)
 
 
@@ -196,10 +200,18 @@ def _embeddings(path: Path, item_of: np.ndarray, dataset: PreparedDataset) -> to
     return embeddings
 
 
+def _write_lines(path: Path, lines: list[str]) -> None:
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode())
+
+
 def _lines(path: Path) -> list[str]:
+    """Parted at line feeds alone: ids may hold whatever else Unicode calls a line break. Files whose lines all end in
+    CR LF are read as well."""
     try:
-        return path.read_text().splitlines()
+        lines = path.read_bytes().decode().split("\n")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except UnicodeDecodeError:
-        raise UserError(f"{path.name} is not a text file") from None
+        raise UserError(f"{path.name} is not a text file in UTF-8") from None
+    lines = lines if lines[-1] else lines[:-1]
+    return [line.removesuffix("\r") for line in lines] if all(line.endswith("\r") for line in lines) else lines

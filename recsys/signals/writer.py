@@ -3,14 +3,16 @@
 The rows of the chosen splits, ascending, are cut into shards of equal size. Every writer writes a shard whole or not
 at all, into a work directory beside the signals whose name carries the key of the pass: shards of another checkpoint,
 dataset or setting are never taken for its own. When no shard is missing, the rows are checked against the plan, the
-embeddings and `signals.json` are added, the directory is sealed and takes the place of the signals.
+embeddings and `signals.json` are added, the directory is sealed and takes the place of the signals: those that were
+there before stay until then.
 
 Legend: S rows, K candidates, N items, D width.
 """
 
 import io
 import re
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +24,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from recsys import storage
-from recsys.data.prepared import PreparedDataset, Split
+from recsys.data.prepared import PreparedDataset
+from recsys.data.splits import Split
 from recsys.errors import UserError
 from recsys.signals.signals import SignalsMeta, rankings_table
 from recsys.signals.states import part_uri, write_part
@@ -56,6 +59,10 @@ class ShardPlan:
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.rows_per_shard)
+
+    def count(self, shards: Iterable[int]) -> int:
+        """Rows of some shards."""
+        return sum(len(self.shard(number)) for number in shards)
 
     def shard(self, number: int) -> np.ndarray:
         """The rows of a shard, contiguous in `rows`."""
@@ -96,7 +103,7 @@ class SignalsWriter:
         Args:
             rows [S], items [S, K], scores [S, K], target_distance [S], log_mass [S]: see `rankings_schema`.
             seconds: how long the teacher took; summed up in the cost of the pass, as are
-            tokens: what it read and wrote (`recsys.teachers.teacher.Rankings`).
+            tokens: what it read and wrote (`recsys.signals.rankings.Rankings`).
             aside: planned rows of the shard that the teacher has no ranking for.
             states: rows of the shard and the teacher's states of them (`recsys.signals.states`).
         """
@@ -220,10 +227,13 @@ class SignalsWriter:
         """Put the sealed work directory in the place of the signals; killed on the way, a second call finishes."""
         system, source = storage.filesystem(self.work)
         _, target = storage.filesystem(self.uri)
-        storage.delete(self.uri)
+        _, parent = storage.filesystem(self._parent)
         if isinstance(system, fs.LocalFileSystem):
+            if storage.exists(self.uri):
+                Path(target).rename(f"{parent}/{self._prefix}old.{uuid.uuid4().hex[:8]}")
             Path(source).rename(target)
-        else:
+        else:  # no rename there: in between readers find none, and the sealed work directory has them
+            storage.delete(self.uri)
             manifest = storage.read_bytes(storage.join(self.work, storage.MANIFEST))
             for info in system.get_file_info(fs.FileSelector(source, recursive=True)):
                 if info.type == fs.FileType.File and info.base_name != storage.MANIFEST:
@@ -232,7 +242,9 @@ class SignalsWriter:
         self._remove_other_passes()
 
     def _remove_other_passes(self) -> None:
+        """Of these signals, and what they replaced; those of other sets have a name before the key."""
         system, parent = storage.filesystem(self._parent)
         for info in system.get_file_info(fs.FileSelector(parent)):
-            if info.type == fs.FileType.Directory and info.base_name.startswith(self._prefix):
+            found = info.base_name.startswith(self._prefix) and "-" not in info.base_name[len(self._prefix) :]
+            if info.type == fs.FileType.Directory and found:
                 system.delete_dir(info.path)

@@ -5,7 +5,7 @@ import torch
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.losses.config import DistillationConfig, RecommendationLossConfig
-from recsys.model import SequentialRecommender, model_class
+from recsys.model import CausalRecommender, model_class
 from recsys.signals.signals import TeacherSignals
 from recsys.students.config import SmallModelConfig
 from recsys.students.items import DistilledItemTable
@@ -36,7 +36,8 @@ def build_student(
             f"model.max_positions is {positions}, but histories of this dataset have up to {dataset.max_history} "
             f"items; set it to {dataset.max_history}"
         )
-    student: SequentialRecommender = model_class(model.kind)(model, num_items=dataset.num_items)
+    student = model_class(model.kind)(model, num_items=dataset.num_items)
+    assert isinstance(student, CausalRecommender)
     teacher = None
     if distillation is not None:
         assert signals is not None, "distillation needs signals"

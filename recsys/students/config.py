@@ -3,13 +3,18 @@
 from typing import Annotated, Literal
 
 from recsys.config import Field, configuration
-from recsys.teachers.config import CompressionConfig
-from recsys.teachers.lora_config import LoRAConfig
+from recsys.decoders.config import CompressionConfig, LoRAConfig
+
+Similarity = Literal["dot", "cosine"]
 
 
 @configuration
 class SASRecConfig:
-    """Self-attentive sequential recommendation (Kang and McAuley, ICDM 2018), pre-norm."""
+    """Self-attentive sequential recommendation (Kang and McAuley, ICDM 2018), pre-norm.
+
+    Attributes:
+        similarity: of what is expected and an item: their dot product, or their cosine divided by `temperature`.
+    """
 
     kind: Literal["sasrec"] = "sasrec"
     width: int = Field(default=64, ge=1)
@@ -17,6 +22,8 @@ class SASRecConfig:
     heads: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     max_positions: int = Field(default=50, ge=1)
+    similarity: Similarity = "dot"
+    temperature: float = Field(default=0.07, gt=0)
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -25,12 +32,18 @@ class SASRecConfig:
 
 @configuration
 class GRU4RecConfig:
-    """Gated recurrent units (Hidasi et al., ICLR 2016)."""
+    """Gated recurrent units (Hidasi et al., ICLR 2016).
+
+    Attributes:
+        similarity: as of `SASRecConfig`.
+    """
 
     kind: Literal["gru4rec"] = "gru4rec"
     width: int = Field(default=64, ge=1)
     layers: int = Field(default=1, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
+    similarity: Similarity = "dot"
+    temperature: float = Field(default=0.07, gt=0)
 
 
 @configuration

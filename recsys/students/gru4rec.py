@@ -6,12 +6,12 @@ Legend: B batch, L history, N items, D width.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsys.model import SequentialRecommender
+from recsys.model import CausalRecommender
 from recsys.students.config import GRU4RecConfig
-from recsys.students.items import ItemTable, folded
+from recsys.students.items import ItemTable, comparable, compared, folded
 
 
-class GRU4Rec(SequentialRecommender):
+class GRU4Rec(CausalRecommender):
     """Item vectors through a GRU; item vectors are shared by input and output."""
 
     kind = "gru4rec"
@@ -30,14 +30,19 @@ class GRU4Rec(SequentialRecommender):
         )
         self.out = nn.Linear(config.width, config.width)
 
-    def hidden(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:
-        table = self.items() if vectors is None else vectors
+    def hidden(
+        self,
+        items: Tensor,
+        vectors: Tensor | None = None,
+        times: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        table = self.item_vectors() if vectors is None else vectors
         x_BLD = F.embedding(items, table) * self.config.width**0.5
         x_BLD, _ = self.gru(F.dropout(x_BLD, self.config.dropout, self.training))
-        return self.out(F.dropout(x_BLD, self.config.dropout, self.training))
+        return compared(self.out(F.dropout(x_BLD, self.config.dropout, self.training)), self.config)
 
     def item_vectors(self) -> Tensor:
-        return self.items()
+        return comparable(self.items(), self.config)
 
     def export_state(self) -> dict[str, Tensor]:
         return folded(self.state_dict(), self.items)

@@ -1,7 +1,13 @@
 """The item table of a student, plain or enriched by the teacher's embeddings."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from recsys.students.config import GRU4RecConfig, SASRecConfig
 
 
 class ItemTable(nn.Module):
@@ -59,6 +65,16 @@ class DistilledItemTable(ItemTable):
 
     def forward(self) -> Tensor:
         return self.weight + self.mix * self.projector(self.teacher)
+
+
+def compared(hidden: Tensor, config: "SASRecConfig | GRU4RecConfig") -> Tensor:
+    """What the item vectors are multiplied with, so that the products are the scores that `similarity` names."""
+    return F.normalize(hidden, dim=-1) / config.temperature if config.similarity == "cosine" else hidden
+
+
+def comparable(vectors_ND: Tensor, config: "SASRecConfig | GRU4RecConfig") -> Tensor:
+    """The item vectors that they are multiplied with."""
+    return F.normalize(vectors_ND, dim=-1) if config.similarity == "cosine" else vectors_ND
 
 
 def with_plain_items(model: nn.Module) -> None:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsys.model import SequentialRecommender
+from recsys.model import CausalRecommender
 from recsys.students.config import SASRecConfig
-from recsys.students.items import ItemTable, folded
+from recsys.students.items import ItemTable, comparable, compared, folded
 
 
 class Block(nn.Module):
@@ -42,7 +42,7 @@ class Block(nn.Module):
         return x_BLD + self.feed_forward(x_BLD)
 
 
-class SASRec(SequentialRecommender):
+class SASRec(CausalRecommender):
     """Item vectors plus positions, through causal blocks; item vectors are shared by input and output."""
 
     kind = "sasrec"
@@ -56,16 +56,21 @@ class SASRec(SequentialRecommender):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.width)
 
-    def hidden(self, items: Tensor, vectors: Tensor | None = None) -> Tensor:
-        table = self.items() if vectors is None else vectors
+    def hidden(
+        self,
+        items: Tensor,
+        vectors: Tensor | None = None,
+        times: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        table = self.item_vectors() if vectors is None else vectors
         x_BLD = F.embedding(items, table) * self.config.width**0.5 + self.positions[: items.shape[1]]
         x_BLD = F.dropout(x_BLD, self.config.dropout, self.training)
         for block in self.blocks:
             x_BLD = block(x_BLD)
-        return self.norm(x_BLD)
+        return compared(self.norm(x_BLD), self.config)
 
     def item_vectors(self) -> Tensor:
-        return self.items()
+        return comparable(self.items(), self.config)
 
     def export_state(self) -> dict[str, Tensor]:
         return folded(self.state_dict(), self.items)

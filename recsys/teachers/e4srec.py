@@ -23,15 +23,16 @@ from torch.nn import functional
 
 from recsys.config import changed
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.config import LoRAConfig
+from recsys.decoders.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder, pretrained_config
+from recsys.decoders.item_encoder import Progress
+from recsys.decoders.loading import load_tokenizer
+from recsys.inference.ranking import WindowPass
 from recsys.losses.config import RecommendationLossConfig
-from recsys.teachers.config import E4SRecConfig, SignalsConfig
-from recsys.teachers.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder, pretrained_config
+from recsys.signals.config import SignalsConfig
+from recsys.teachers.config import E4SRecConfig
 from recsys.teachers.from_student import load_student, require_student
-from recsys.teachers.item_encoder import load_tokenizer
 from recsys.teachers.layered import LayeredTeacher, check_same_size
-from recsys.teachers.lora_config import LoRAConfig
-from recsys.teachers.ranking import WindowPass
-from recsys.teachers.teacher import Progress
 from recsys.training.objective import NextItemObjective
 
 

@@ -13,7 +13,7 @@ of the decoder.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,32 +22,29 @@ from torch.nn import functional
 from recsys import storage
 from recsys.config import changed
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.config import LoRAConfig
+from recsys.decoders.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder, pretrained_config
+from recsys.decoders.item_encoder import Progress, TextEmbeddings, embed_titles
+from recsys.decoders.time_gaps import TimeGaps
+from recsys.decoders.title_encoder import TitleEncoder
 from recsys.errors import UserError
-from recsys.model import last_of
-from recsys.teachers.config import HLLMConfig, SignalsConfig
-from recsys.teachers.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder, pretrained_config
-from recsys.teachers.item_encoder import TextEmbeddings, embed_titles
-from recsys.teachers.layered import LayeredTeacher, check_same_size
-from recsys.teachers.lora_config import LoRAConfig
-from recsys.teachers.ranking import WindowPass
-from recsys.teachers.teacher import Progress
-from recsys.teachers.time_gaps import TimeGaps
-from recsys.teachers.title_encoder import TitleEncoder
-
-if TYPE_CHECKING:
-    from recsys.training.objective import Objective
+from recsys.inference.ranking import WindowPass
+from recsys.signals.config import SignalsConfig
+from recsys.teachers.config import HLLMConfig
+from recsys.teachers.hllm_training import TitleReader, hllm_objective
+from recsys.teachers.layered import check_same_size
+from recsys.training.objective import Objective
 
 _INITIAL_SCALE = math.log(1 / 0.07)
 _LARGEST_SCALE = math.log(100)
 _ITEMS = 65536  # whose vectors are computed at a time
 
 
-class HLLM(LayeredTeacher):
+class HLLM(TitleReader):
     """Scores are cosines times exp(logit scale), a learnable temperature (initially 1/0.07, at most 100)."""
 
     kind: ClassVar[str] = "hllm"
     Config: ClassVar[type] = HLLMConfig
-    config: HLLMConfig
     text: Tensor
 
     def __init__(self, config: HLLMConfig, *, num_items: int) -> None:
@@ -100,9 +97,7 @@ class HLLM(LayeredTeacher):
     @classmethod
     def objective(
         cls, config: HLLMConfig, dataset: PreparedDataset, inputs: Mapping[str, str], *, seed: int
-    ) -> "Objective":
-        from recsys.teachers.hllm_training import hllm_objective
-
+    ) -> Objective:
         torch.manual_seed(seed)
         return hllm_objective(cls.build(config, dataset, TextEmbeddings.load(inputs["text"])), dataset)
 
@@ -149,11 +144,6 @@ class HLLM(LayeredTeacher):
     @property
     def lora(self) -> LoRAConfig | None:
         return self.config.user_lora
-
-    def query(
-        self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None, times: Tensor | None = None
-    ) -> Tensor:
-        return last_of(self.hidden(items, vectors, times), lengths)
 
     def run(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
         vectors = self.item_vectors() if vectors is None else vectors
@@ -211,8 +201,6 @@ class HLLM(LayeredTeacher):
         return vectors
 
     def vectors_of(self, items: Tensor) -> Tensor:
-        """[U, D] rows of `item_vectors` for items [U], the first of which is padding; the gradient of a trained item
-        language model flows through them."""
         if self.titles is None:
             return _padded(self._fit(self.text[items[1:]], items[1:]))
         self._stale |= self.training
@@ -238,6 +226,9 @@ class HLLM(LayeredTeacher):
         """Without the item language model: what it says of the titles is in the table."""
         self._read_catalogue()
         return {name: tensor for name, tensor in super().export_state().items() if not name.startswith("titles.")}
+
+    def text_embeddings(self) -> Tensor:
+        return self.text
 
     @property
     def computed_buffers(self) -> frozenset[str]:

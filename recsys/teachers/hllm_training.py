@@ -7,13 +7,32 @@ import torch
 from torch import Tensor
 
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.title_encoder import TitleEncoder
 from recsys.losses.config import RecommendationLossConfig
 from recsys.losses.info_nce import info_nce
-from recsys.teachers.hllm import HLLM
-from recsys.training.objective import Batch, NextItemObjective, Objective
+from recsys.teachers.config import HLLMConfig
+from recsys.teachers.layered import LayeredTeacher
+from recsys.training.batches import Batch
+from recsys.training.objective import NextItemObjective, Objective
 
 
-def hllm_objective(model: HLLM, dataset: PreparedDataset) -> Objective:
+class TitleReader(LayeredTeacher):
+    """What is asked here of a model.
+
+    Attributes:
+        titles: the item language model while it is trained, otherwise None.
+    """
+
+    config: HLLMConfig
+    titles: TitleEncoder | None
+
+    def vectors_of(self, items: Tensor) -> Tensor:
+        """[U, D] rows of `item_vectors` for items [U], the first of which is padding; the gradient of a trained item
+        language model flows through them."""
+        raise NotImplementedError
+
+
+def hllm_objective(model: TitleReader, dataset: PreparedDataset) -> Objective:
     """The loss that belongs to a teacher."""
     config = model.config
     if config.item_training == "frozen" and config.duplicate_similarity is None and not config.time_gaps:
@@ -34,9 +53,9 @@ class InfoNCE(Objective):
     A process draws its own negatives, so that several processes see more of them; they are not exchanged.
     """
 
-    def __init__(self, model: HLLM) -> None:
+    def __init__(self, model: TitleReader) -> None:
         super().__init__()
-        self.model: HLLM = model
+        self.model: TitleReader = model
 
     def tokens(self, batch: Batch) -> int:
         """Items of histories, and the tokens of titles that were read for the step."""

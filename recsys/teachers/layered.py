@@ -7,31 +7,33 @@ Legend: B batch, L history, S positions of the decoder, H width of the decoder, 
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from torch import Tensor
 
+from recsys.config import from_dict, to_dict
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.compression import lay_out
+from recsys.decoders.config import CompressionConfig, LoRAConfig
+from recsys.decoders.decoder import chosen_layers, only_layers, outputs_of, save_decoder
+from recsys.decoders.lora import adapters, add_adapters, merged, save_adapters
 from recsys.errors import UserError
-from recsys.teachers.config import CompressionConfig
-from recsys.teachers.decoder import chosen_layers, only_layers, outputs_of, save_decoder
-from recsys.teachers.lora import adapters, add_adapters, merged, save_adapters
-from recsys.teachers.lora_config import LoRAConfig
-from recsys.teachers.teacher import Teacher
+from recsys.model import CausalRecommender
+from recsys.teacher import Teacher
 
 _TRAINED = "adapters/"
 
 
-class LayeredTeacher(Teacher):
-    """A teacher that reads a history by a causal decoder (`recsys.teachers.decoder`).
+class LayeredTeacher(Teacher, CausalRecommender):
+    """A teacher that reads a history by a causal decoder (`recsys.decoders.decoder`).
 
     Predicting is three steps, so that each can be had alone: `run` the decoder, pick the states that stand for items
     (`at_items`), `read_out` what is expected next.
 
     Attributes:
-        compression: how its weights were made smaller (`recsys.teachers.compression`), None for not at all.
+        compression: how its weights were made smaller (`recsys.decoders.compression`), None for not at all.
     """
 
     compression: CompressionConfig | None = None
@@ -114,6 +116,13 @@ class LayeredTeacher(Teacher):
     def save_files(self, directory: Path) -> None:
         if self._adapted is not None and self._adapters is not None:
             save_adapters(self._adapters, *self._adapted, directory / "adapter")
+
+    def layout(self) -> dict[str, Any]:
+        return {} if self.compression is None else {"compression": to_dict(self.compression)}
+
+    def lay_out(self, said: Mapping[str, Any]) -> None:
+        if "compression" in said:
+            lay_out(self, from_dict(CompressionConfig, said["compression"]))
 
     @property
     def depth(self) -> int:

@@ -39,6 +39,10 @@ class TrainingConfig:
         patience: epochs without a better validation metric before training stops; 0 never stops early.
         metric: validation metric that selects the checkpoint, by full ranking.
         mask_seen: whether validation masks the items of the history.
+        histories: what of its past a row is learned with. `windows` cuts a sequence into windows that do not overlap,
+            at another place in each epoch, and learns every position of them: an epoch reads every interaction once.
+            `exact` shows every row all of its past that evaluation would show it, as long as the longest history;
+            where users have more, an epoch reads a window for each such row.
         accumulation: parts that each process's share of a batch is computed in, one after the other: memory falls, the
             result stays the same.
         checkpointing: keep only the input of each layer of a language model and compute the rest again in the backward
@@ -49,6 +53,7 @@ class TrainingConfig:
 
     epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=128, ge=1)
+    histories: Literal["windows", "exact"] = "windows"
     accumulation: int = Field(default=1, ge=1)
     checkpointing: bool = False
     learning_rate: float = Field(default=1e-3, gt=0)

@@ -18,8 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from recsys.errors import UserError
 from recsys.model import SequentialRecommender
+from recsys.processes import free_port, import_deepspeed, world
+from recsys.training.batches import Batch
 from recsys.training.config import TrainingConfig
-from recsys.training.objective import Batch, Objective
+from recsys.training.objective import Objective
 
 
 class Engine(Protocol):
@@ -38,11 +40,6 @@ class Engine(Protocol):
 
     def load(self, directory: Path) -> None:
         """Restore what `save` wrote. Every process calls it."""
-
-
-def world() -> tuple[int, int]:
-    """This process's rank and the number of processes."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def build_engine(objective: Objective, config: TrainingConfig, device: torch.device) -> Engine:
@@ -255,25 +252,3 @@ class DeepSpeedEngine:
     def load(self, directory: Path) -> None:
         with _own_weight_decay(self._optimizer):
             self._engine.load_checkpoint(str(directory), tag="deepspeed")
-
-
-def import_deepspeed(device: torch.device) -> Any:
-    """DeepSpeed, kept from compiling its shared-memory collectives on CPU (they need a compiler and crash without
-    `LOCAL_SIZE`); gloo does their work."""
-    if device.type == "cpu":
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "ERROR")
-    import deepspeed
-
-    if device.type == "cpu":
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

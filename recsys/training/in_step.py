@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from recsys.training.engine import world
+from recsys.processes import world
 
 
 @contextmanager

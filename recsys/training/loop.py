@@ -25,9 +25,11 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation.metrics import metrics_from_ranks
 from recsys.evaluation.ranking import model_scorer, rank_targets
+from recsys.processes import world
+from recsys.training.batches import Batches
 from recsys.training.config import TrainingConfig
-from recsys.training.engine import Engine, build_engine, world
-from recsys.training.objective import Batches, Objective
+from recsys.training.engine import Engine, build_engine
+from recsys.training.objective import Objective
 from recsys.training.throughput import Meter
 
 
@@ -47,6 +49,10 @@ class Progress:
     best: dict[str, float] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
     finished: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint says of its training."""
+        return {"best_epoch": self.best_epoch, "epochs": self.epoch, "valid": self.best, "curve": self.curve}
 
 
 @dataclass

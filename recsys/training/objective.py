@@ -3,8 +3,7 @@
 Legend: B batch, L history, P positions with a target, N items, D width, K teacher candidates.
 """
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,25 +12,21 @@ from torch import Tensor, nn
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.losses.config import RankingDistillationConfig, RecommendationLossConfig
-from recsys.losses.ranking_distillation import ranking_distillation_loss
+from recsys.losses.ranking_distillation import (
+    code_distillation_loss,
+    code_weights,
+    confidence_weights,
+    likeliest_temperature,
+    paper_weights,
+    ranking_distillation_loss,
+)
 from recsys.losses.recommendation import RecommendationLoss
 from recsys.losses.scores import CatalogueScores
-from recsys.model import SequentialRecommender
+from recsys.model import CausalRecommender, SequentialRecommender
 from recsys.signals.signals import TeacherSignals
-
-if TYPE_CHECKING:
-    from recsys.training.config import TrainingConfig
-
-Batch = dict[str, Tensor]
-"""What an objective's `batches` yield; those of `Windows`: items [B, L], targets [B, L] (0: no loss here), rows [B, L]
-(offset of the target, -1: none) and, for a model that uses them, times [B, L] of the items, all int64."""
-
-
-class Batches(Protocol):
-    """Seeded batches; every process cuts the same ones and takes its share of each."""
-
-    def epoch(self, epoch: int) -> Iterator[tuple[Batch, int]]:
-        """This process's part of each batch, and the number of targets in the whole batch over all processes."""
+from recsys.training.batches import Batch, Batches
+from recsys.training.config import TrainingConfig
+from recsys.training.windows import Windows
 
 
 class Objective(nn.Module):
@@ -45,10 +40,8 @@ class Objective(nn.Module):
     model: SequentialRecommender
     one_a_user: bool = False  # see `Windows`
 
-    def batches(self, dataset: PreparedDataset, config: "TrainingConfig", *, rank: int, world: int) -> Batches:
+    def batches(self, dataset: PreparedDataset, config: TrainingConfig, *, rank: int, world: int) -> Batches:
         """By default windows over the training sequences, every position a target."""
-        from recsys.training.windows import Windows
-
         return Windows(
             dataset,
             max_history=dataset.max_history,
@@ -58,7 +51,7 @@ class Objective(nn.Module):
             world=world,
             one_a_user=self.one_a_user,
             times=self.model.uses_times,
-            starts=self.window_starts(dataset),
+            starts=whole_histories(dataset) if config.histories == "exact" else self.window_starts(dataset),
         )
 
     def window_starts(self, dataset: PreparedDataset) -> np.ndarray | None:  # noqa: ARG002
@@ -78,12 +71,24 @@ class Objective(nn.Module):
         return dataset.rows("valid")
 
 
+def whole_histories(dataset: PreparedDataset) -> np.ndarray:
+    """[S] where the history begins that evaluation would show each training row."""
+    rows = dataset.rows("train")
+    return np.maximum(dataset.offsets[dataset.users_of(rows)], rows - dataset.max_history)
+
+
 class RankingTeacher(nn.Module):
-    """The teacher's rankings in memory, looked up by row; K = the configured k."""
+    """The teacher's rankings in memory, looked up by row; K = the configured k.
+
+    Attributes:
+        temperature: T of the confidence, in the unit of the distances; `median` is theirs over the training rows.
+        coverage: share of the training rows that the signals hold.
+    """
 
     index: Tensor
     items: Tensor
     distance: Tensor
+    scores: Tensor
 
     def __init__(self, signals: TeacherSignals, dataset: PreparedDataset, config: RankingDistillationConfig) -> None:
         super().__init__()
@@ -93,33 +98,91 @@ class RankingTeacher(nn.Module):
                 f"lower it, or run infer_teacher with signals.k={config.k}"
             )
         self.config = config
+        self._higher_is_better = signals.meta.higher_is_better
         train = np.isin(signals.rows, dataset.rows("train"))
-        distances = signals.target_distance[train]
+        if not train.any():
+            raise UserError(
+                "the teacher signals hold no training row of this dataset; run infer_teacher with train among "
+                "signals.splits, or set distillation.ranking=null"
+            )
+        self.coverage = float(train.sum()) / len(dataset.rows("train"))
+        self.temperature, self.median, self._mean = 1.0, 1.0, 1.0
+        if config.form != "code" and config.confidence:
+            self._read_distances(signals, dataset, signals.target_distance[train])
+        self.register_buffer("index", torch.from_numpy(signals.lookup(len(dataset.items))), persistent=False)
+        # Views: signals may lie in memory that several processes share.
+        self.register_buffer("items", torch.from_numpy(signals.items[:, : config.k]), persistent=False)
+        self.register_buffer("distance", torch.from_numpy(signals.target_distance), persistent=False)
+        if config.form == "code":
+            self.register_buffer("scores", torch.from_numpy(signals.scores[:, : config.k]), persistent=False)
+
+    def _read_distances(self, signals: TeacherSignals, dataset: PreparedDataset, distances: np.ndarray) -> None:
+        """What the confidence is measured by: training rows alone, and for the temperature validation rows."""
         distances = distances[np.isfinite(distances)]
-        self.scale = float(np.median(distances)) if len(distances) else 1.0
-        if config.confidence and not len(distances):
+        if not len(distances):
             raise UserError(
                 "the teacher signals hold no target distances for training rows; set distillation.ranking.confidence=0"
             )
-        self.register_buffer("index", torch.from_numpy(signals.lookup(len(dataset.items))), persistent=False)
-        # A view: signals may lie in memory that several processes share.
-        self.register_buffer("items", torch.from_numpy(signals.items[:, : config.k]), persistent=False)
-        self.register_buffer("distance", torch.from_numpy(signals.target_distance), persistent=False)
+        # Texts that name the true item have distance 0, and may be most of them.
+        self.median = float(np.median(distances)) or float(np.mean(distances)) or 1.0
+        chosen = None
+        if self.config.temperature is None:
+            valid = np.isin(signals.rows, dataset.rows("valid"))
+            targets = dataset.targets(signals.rows[valid])
+            held = (signals.items[valid, : self.config.k] == targets[:, None]).any(axis=1)
+            chosen = likeliest_temperature(signals.target_distance[valid], held)
+        self.temperature = chosen or (self.config.temperature or 1.0) * self.median
+        weights = confidence_weights(torch.from_numpy(distances).double(), self.temperature)
+        self._mean = max(float(weights.mean()), torch.finfo(torch.float32).tiny)
 
-    def forward(self, scores: CatalogueScores, rows: Tensor) -> Tensor:
-        """The distillation loss, summed over the positions that have signals; the others count nothing."""
+    def describe(self) -> dict[str, float]:
+        """What was found in the signals, for the record; the temperature in medians, as it is configured."""
+        if self.config.form == "code":
+            return {"coverage": self.coverage}
+        return {"coverage": self.coverage, "temperature": self.temperature / self.median}
+
+    def forward(
+        self,
+        scores: CatalogueScores,
+        rows: Tensor,
+        *,
+        negatives: Tensor | None = None,
+        robust: Callable[[CatalogueScores, Tensor], Tensor | None] | None = None,
+    ) -> Tensor:
+        """The distillation loss, summed over the positions that have signals and divided by `coverage`: over the
+        number of all positions it is, on average, the mean over those that have signals. The others count nothing.
+
+        Args:
+            negatives: [P], needed where form is `code`; robust: `RecommendationLoss.robust_terms`.
+        """
         index = self.index[rows]
         have = index >= 0
         teacher_PK = self.items[index].long() * have[:, None]
-        return ranking_distillation_loss(scores, teacher_PK, self.distance[index], self.scale, self.config)
+        if self.config.form == "code":
+            assert negatives is not None
+            scores_PK = self.scores[index]
+            distance_PK = scores_PK.amax(dim=1, keepdim=True) - scores_PK if self._higher_is_better else scores_PK
+            weights = code_weights(teacher_PK, distance_PK, scores.logits_PN, self.config)
+            terms = robust(scores, teacher_PK.clamp_min(1)) if robust else None
+            loss = code_distillation_loss(scores, teacher_PK, weights, negatives, terms)
+        else:
+            confidence = confidence_weights(self.distance[index], self.temperature) / self._mean
+            weights = paper_weights(teacher_PK, confidence, scores.logits_PN, self.config)
+            loss = ranking_distillation_loss(scores, teacher_PK, weights, softmax=self.config.form == "softmax")
+        return loss / self.coverage
 
 
 class NextItemObjective(Objective):
-    """Recommendation loss plus λ_d times ranking distillation (DLLM2Rec eq. 11), as a sum over positions."""
+    """Recommendation loss plus λ_d times ranking distillation (DLLM2Rec eq. 11), as a sum over positions.
+
+    Over the number of positions, the first is a mean over all of them, the second over those with teacher signals.
+    """
+
+    model: CausalRecommender
 
     def __init__(
         self,
-        model: SequentialRecommender,
+        model: CausalRecommender,
         loss: RecommendationLossConfig,
         dataset: PreparedDataset,
         teacher: RankingTeacher | None = None,
@@ -132,8 +195,7 @@ class NextItemObjective(Objective):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to differentiate, and its parts (detached sums) for the record."""
         vectors_ND = self.model.item_vectors()
-        times = [batch["times"]] if "times" in batch else []  # of models that use them alone
-        hidden_BLD = self.model.hidden(batch["items"], vectors_ND, *times)
+        hidden_BLD = self.model.hidden(batch["items"], vectors_ND, batch.get("times"))
         chosen = batch["targets"] > 0
         return self.next_item(hidden_BLD[chosen], vectors_ND, batch["targets"][chosen], batch["rows"][chosen])
 
@@ -148,11 +210,15 @@ class NextItemObjective(Objective):
         """The same from what the model expects at the positions with a target, and from its scores where known."""
         if scores is None and (self.loss.needs_scores or self.teacher is not None):
             scores = CatalogueScores((hidden_PD @ vectors_ND[1:].T).float())
-        loss = self.loss(hidden_PD, vectors_ND, targets, scores)
+        negatives = None
+        if self.teacher is not None and self.teacher.config.form == "code":
+            negatives = self.loss.negatives(targets, len(vectors_ND) - 1)  # shared with the loss, where it has some
+        loss = self.loss(hidden_PD, vectors_ND, targets, scores, negatives)
         parts = {"recommendation_loss": loss.detach()}
         if self.teacher is not None:
             assert scores is not None
-            distillation = self.teacher(scores, rows)
+            shared = None if negatives is None else negatives[:, 0]
+            distillation = self.teacher(scores, rows, negatives=shared, robust=self.loss.robust_terms)
             parts["ranking_distillation_loss"] = distillation.detach()
             loss = loss + self.teacher.config.weight * distillation
         return loss, parts

@@ -5,7 +5,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from recsys.training.objective import Batch, Objective
+from recsys.training.batches import Batch
+from recsys.training.objective import Objective
 
 # Dense bf16 products a second by the vendor's data sheets; the longest name that a card's name holds counts.
 PEAKS = {

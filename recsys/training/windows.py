@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from recsys.data.prepared import PreparedDataset
-from recsys.training.objective import Batch
+from recsys.training.batches import Batch
 
 _POOL = 16  # batches whose windows are grouped by length, so that little padding is computed
 

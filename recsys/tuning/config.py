@@ -17,26 +17,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from recsys.config import Field, configuration, from_dict, set_value, to_dict
+from recsys.config import Field, NotInKey, configuration, from_dict, set_value, to_dict
 from recsys.errors import UserError
 
 T = TypeVar("T")
 Value = bool | int | float | str | None
 Objective = Literal["quality", "parameters", "latency"]
 
-WITHOUT_EFFECT = frozenset(  # on what a sweep finds: how it runs, and what becomes of its winner
-    (
-        "minutes",
-        "concurrent",
-        "workers",
-        "cpus",
-        "gpus",
-        "restarts",
-        "keep_checkpoints",
-        "retrain",
-        "retrain_epochs",
-    )
-)
 _ALL = 32  # values of a whole range that are all checked; of a longer one its ends
 _INSIDE = 0.381966  # a place in a range that is no whole number where its ends are
 
@@ -204,15 +191,15 @@ class SweepConfig:
     epochs: int | None = Field(default=None, ge=1)
     defaults: bool = True
     seed: int = 0
-    minutes: float | None = Field(default=None, gt=0)
-    concurrent: int | None = Field(default=None, ge=1)
-    workers: int = Field(default=1, ge=1)
-    cpus: float = Field(default=1, gt=0)
-    gpus: float = Field(default=0, ge=0)
-    restarts: int = Field(default=1, ge=0)
-    keep_checkpoints: bool = True
-    retrain: int = Field(default=0, ge=0)
-    retrain_epochs: int | None = Field(default=None, ge=1)
+    minutes: NotInKey[float | None] = Field(default=None, gt=0)
+    concurrent: NotInKey[int | None] = Field(default=None, ge=1)
+    workers: NotInKey[int] = Field(default=1, ge=1)
+    cpus: NotInKey[float] = Field(default=1, gt=0)
+    gpus: NotInKey[float] = Field(default=0, ge=0)
+    restarts: NotInKey[int] = Field(default=1, ge=0)
+    keep_checkpoints: NotInKey[bool] = True
+    retrain: NotInKey[int] = Field(default=0, ge=0)
+    retrain_epochs: NotInKey[int | None] = Field(default=None, ge=1)
 
     def __post_init__(self) -> None:
         if "quality" not in self.objectives or len(set(self.objectives)) < len(self.objectives):

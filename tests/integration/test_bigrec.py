@@ -5,13 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ray_jobs import infer_teacher, train_teacher
-from ray_jobs.settings import Settings
+from ray_jobs.on_ray import OnRay
 from recsys.config import load_config
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
 from recsys.serving.recommender import Recommender
+from recsys.settings import Settings
 from recsys.signals.signals import TeacherSignals
+from recsys.stages import signals as signals_stage
+from recsys.stages import teacher as teacher_stage
 
 pytestmark = pytest.mark.ray
 
@@ -29,12 +31,12 @@ def test_train_infer_and_load(fixture_data: Path, tmp_path: Path, ray_session: N
     dataset = prepare(DataConfig(path=str(fixture_data), max_history=10), "p", report=lambda _: None)
     dataset.write(settings.layout.dataset)
 
-    train_teacher.run(settings)
+    teacher_stage.make(settings, executor=OnRay())
     recommender = Recommender.load(settings.layout.teacher)
     known = dataset.catalogue.item_ids[1]
     assert len(recommender.recommend([[known]], k=5)[0]) == 5
 
-    infer_teacher.run(settings)
+    signals_stage.make(settings, executor=OnRay())
     signals = TeacherSignals.load(settings.layout.signals, dataset)
     counts = {"train": 40, "valid": len(dataset.rows("valid")), "test": len(dataset.rows("test"))}
     assert signals.meta.rows == counts

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from ray_jobs.settings import Settings
 from recsys.config import load_config
+from recsys.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "ray_jobs" / "configs").glob("*.yaml"))

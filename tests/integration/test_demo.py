@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs.demo import submit
-from ray_jobs.local_ray import MARKER as RAY_MARKER
-from ray_jobs.local_ray import LocalRay, local_ray
+from ray_jobs.cluster.local_ray import MARKER as RAY_MARKER
+from ray_jobs.cluster.local_ray import LocalRay, local_ray
+from ray_jobs.cluster.submission import submit
 from tests.integration.commands import DemoRuns, Make, free_port, processes
 
 MARKER = "RECSYS_TEST_SESSION"  # in the environment of whatever this session starts (tests/conftest.py)

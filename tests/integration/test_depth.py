@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ray_jobs import depth, distill, pipeline, train_teacher
-from ray_jobs.settings import Settings
+from ray_jobs.on_ray import OnRay
 from recsys import storage
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import digest, from_dict, to_dict
@@ -17,6 +16,11 @@ from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
 from recsys.errors import UserError
 from recsys.serving.recommender import Recommender
+from recsys.settings import Settings
+from recsys.stages import depth, pipeline
+from recsys.stages import student as student_stage
+from recsys.stages import teacher as teacher_stage
+from recsys.stages.executor import InProcess
 from recsys.students.config import SASRecConfig
 from recsys.students.sasrec import SASRec
 from recsys.teachers.config import E4SRecConfig
@@ -69,7 +73,7 @@ def settings(fixture_data: Path, tmp_path: Path) -> Settings:
 @pytest.mark.ray
 @pytest.mark.full
 def test_study(ray_session: None, settings: Settings, fixture_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study = depth.run(settings)
+    study = depth.make(settings, executor=OnRay())
     printed = capsys.readouterr().out
     assert [(row["depth"], row["way"]) for row in study["rows"] if not row["compressed"]] == [
         (8, "full"), (4, "read-out"), (4, "distilled")
@@ -93,37 +97,37 @@ def test_study(ray_session: None, settings: Settings, fixture_data: Path, capsys
     parts = {"recommendation_loss", "cosine_alignment_loss", "norm_alignment_loss", "supervision_loss"}
     assert len(curve) == 2 and parts <= curve[0].keys()
 
-    assert depth.run(settings) == study
+    assert depth.make(settings, executor=OnRay()) == study
     assert "unchanged, kept" in capsys.readouterr().out
     prepare_other_data(settings, fixture_data)
     with pytest.raises(UserError, match=r"was trained on dataset .*; run train_teacher on this dataset"):
-        depth.run(settings)
+        depth.make(settings, executor=OnRay())
 
 
 @pytest.mark.ray
 @pytest.mark.full
 def test_a_teacher_is_trained_on_the_ids(ray_session: None, settings: Settings) -> None:
-    assert train_teacher.run(settings)["epochs"] == 2
+    assert teacher_stage.make(settings, executor=OnRay())["epochs"] == 2
     teacher = load_checkpoint(settings.layout.teacher).model
     ids = load_checkpoint(settings.layout.student("ids")).model
     assert torch.equal(teacher.item_vectors(), ids.item_vectors())
-    assert train_teacher.run(settings) == {}, "unchanged, kept"
+    assert teacher_stage.make(settings, executor=OnRay()) == {}, "unchanged, kept"
 
 
 def test_what_a_student_is_made_from_is_in_its_key(settings: Settings) -> None:
     with pytest.raises(
         UserError, match=r"there is no teacher of student small in .*; run distill --student middle first"
     ):
-        distill.key(settings, "small")
-    assert distill.ordered(settings) == ["ids", "middle", "small"]
-    before = distill.key(settings, "middle"), train_teacher.key(settings)
-    dataset = distill.PreparedDataset.load(settings.layout.dataset)
+        student_stage.key(settings, "small")
+    assert student_stage.ordered(settings) == ["ids", "middle", "small"]
+    before = student_stage.key(settings, "middle"), teacher_stage.key(settings)
+    dataset = student_stage.PreparedDataset.load(settings.layout.dataset)
     ids = SASRec(SASRecConfig(width=8, heads=1, max_positions=10), num_items=dataset.num_items)
     save_checkpoint(settings.layout.student("ids"), ids, dataset)
-    assert train_teacher.key(settings) != before[1], "other ids are another teacher"
+    assert teacher_stage.key(settings) != before[1], "other ids are another teacher"
     model: Any = settings.teacher.model
     save_checkpoint(settings.layout.teacher, E4SRec.build(model, ids.item_vectors().detach()), dataset)
-    assert distill.key(settings, "middle") != before[0], "another teacher is another student"
+    assert student_stage.key(settings, "middle") != before[0], "another teacher is another student"
 
 
 def test_options_left_out_leave_a_teacher_s_key_alone(settings: Settings) -> None:
@@ -134,10 +138,10 @@ def test_options_left_out_leave_a_teacher_s_key_alone(settings: Settings) -> Non
     manifests = [storage.read_manifest(uri) for uri in (settings.layout.dataset, settings.layout.student("ids"))]
     inputs = [manifests[0].attributes["fingerprint"], manifests[0].files["items.parquet"]["sha256"]]
     plain = digest({"teacher": {**said, "scaling": None}, "inputs": [*inputs, manifests[1].content_hash]})
-    assert train_teacher.key(settings) == plain
+    assert teacher_stage.key(settings) == plain
     model: Any = dataclasses.replace(settings.teacher.model, rows="one-a-user")
     changed = dataclasses.replace(settings, teacher=dataclasses.replace(settings.teacher, model=model))
-    assert train_teacher.key(changed) != plain
+    assert teacher_stage.key(changed) != plain
 
 
 @pytest.mark.parametrize(
@@ -153,7 +157,7 @@ def test_a_teacher_needs_a_student_that_is_trained_alone(
     students = {name: changes.get(name, {"model": {"kind": "slmrec", "layers": 1}}) for name in settings.students}
     made = from_dict(Settings, {"students": {name: value for name, value in students.items() if value is not None}})
     with pytest.raises(UserError, match=message):
-        train_teacher.key(dataclasses.replace(settings, students=made.students))
+        teacher_stage.key(dataclasses.replace(settings, students=made.students))
 
 
 def test_a_compressed_student_is_made_without_training(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,22 +166,22 @@ def test_a_compressed_student_is_made_without_training(settings: Settings, capsy
         return dataclasses.replace(settings, students={**settings.students, **made.students})
 
     small = student(compression={"weights": "int4", "heads": 0.5, "neurons": 0.5})
-    distill.run(small, "small")
+    student_stage.make(small, "small", executor=OnRay())
     assert "MB made 0.0" in capsys.readouterr().out
     path = Path(settings.layout.student("small"))
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (path, Path(settings.layout.teacher))]
     assert sizes[0] < sizes[1]
     served = Recommender.load(path)
     assert len(served.recommend([[served.catalogue.item_ids[3]]], k=5)[0]) == 5
-    distill.run(small, "small")
+    student_stage.make(small, "small", executor=OnRay())
     assert "student small: unchanged, kept" in capsys.readouterr().out
-    assert distill.key(student(compression={"weights": "int8"}), "small") != distill.key(small, "small")
+    assert student_stage.key(student(compression={"weights": "int8"}), "small") != student_stage.key(small, "small")
     with pytest.raises(
         UserError, match=r"there is no teacher of student small in .*; run distill --student middle first"
     ):
-        distill.run(student(teacher="middle", compression={"weights": "int8"}), "small")
+        student_stage.make(student(teacher="middle", compression={"weights": "int8"}), "small", executor=OnRay())
     with pytest.raises(UserError, match=r"students.small: only language-model recommenders .* is of kind sasrec"):
-        distill.run(student(teacher="ids", compression={"weights": "int8"}), "small")
+        student_stage.make(student(teacher="ids", compression={"weights": "int8"}), "small", executor=OnRay())
     with pytest.raises(UserError, match="nothing is made smaller; set weights, low_rank, heads or neurons"):
         student(compression={})
 
@@ -191,7 +195,7 @@ def test_depths_that_cannot_be(settings: Settings) -> None:
     assert blocks == {"depth-3-distilled": 1, "depth-4-distilled": 4}
     save_checkpoint(settings.layout.teacher, *_small(settings))
     with pytest.raises(UserError, match=r"needs a teacher of kind e4srec or hllm, .* is of kind sasrec"):
-        depth.run(settings)
+        depth.make(settings, executor=OnRay())
 
 
 def prepare_other_data(settings: Settings, fixture_data: Path) -> None:
@@ -204,7 +208,7 @@ def test_a_teacher_of_other_data_is_not_studied(settings: Settings, fixture_data
     before = depth.key(settings, cells)
     prepare_other_data(settings, fixture_data)
     with pytest.raises(UserError, match=r"teacher .* was trained on dataset .*; run train_teacher on this dataset"):
-        depth.run(dataclasses.replace(settings, depth=depth_of(depths=[4], ways=["read-out"])))
+        depth.make(dataclasses.replace(settings, depth=depth_of(depths=[4], ways=["read-out"])), executor=OnRay())
     assert depth.key(settings, cells) != before
 
 
@@ -223,21 +227,22 @@ def depth_of(**values: Any) -> Any:
 
 
 def _small(settings: Settings) -> tuple[SASRec, Any]:
-    dataset = distill.PreparedDataset.load(settings.layout.dataset)
+    dataset = student_stage.PreparedDataset.load(settings.layout.dataset)
     return SASRec(SASRecConfig(width=8, heads=1, max_positions=10), num_items=dataset.num_items), dataset
 
 
 def test_a_cycle_of_teachers_is_named() -> None:
     cycle = {name: {"model": {"kind": "slmrec", "layers": 1, "teacher": other}} for name, other in ("ab", "ba")}
     with pytest.raises(UserError, match="in the end it is its own teacher"):
-        distill.ordered(from_dict(Settings, {"students": cycle}))
+        student_stage.ordered(from_dict(Settings, {"students": cycle}))
 
 
 def test_the_pipeline_trains_the_ids_once_and_before_the_teacher(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[tuple[str, bool]] = []
-    monkeypatch.setattr(distill, "run", lambda settings, name, force: done.append((name, force)))
-    monkeypatch.setattr(train_teacher, "run", lambda settings, force: done.append(("teacher", force)))
-    pipeline.run(settings, ("train_teacher", "distill"), force=True)
+    monkeypatch.setattr(student_stage, "make", lambda settings, name, executor, force: done.append((name, force)))
+    monkeypatch.setattr(teacher_stage, "make", lambda settings, executor, force: done.append(("teacher", force)))
+    steps = {name: pipeline.STEPS[name] for name in ("train_teacher", "distill")}
+    pipeline.run(settings, InProcess(), steps, force=True)
     assert done == [("ids", True), ("teacher", True), ("ids", False), ("middle", True), ("small", True)]

@@ -14,19 +14,22 @@ import pytest
 import ray.cloudpickle
 import torch
 
-from ray_jobs import distill, train_runs
-from ray_jobs.settings import Settings, StudentSettings, WorkersConfig
+from ray_jobs.on_ray import OnRay
+from ray_jobs.training import train_runs
 from recsys.config import from_dict
 from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.errors import UserError
 from recsys.losses.config import RecommendationLossConfig
 from recsys.serving.recommender import Recommender
+from recsys.settings import Settings, StudentSettings, WorkersConfig
+from recsys.stages import student as student_stage
 from recsys.students.build import build_student
 from recsys.students.config import SASRecConfig
 from recsys.tracking import Run
+from recsys.training.batches import Batch
 from recsys.training.config import DeepSpeedConfig, TrainingConfig
 from recsys.training.loop import train
-from recsys.training.objective import Batch, NextItemObjective, Objective
+from recsys.training.objective import NextItemObjective, Objective
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -110,7 +113,7 @@ def test_two_workers_one_of_them_killed_learn_what_one_process_learns(
     """With ZeRO each worker writes a part of the state, and reads it again."""
     marker = tmp_path / "killed"
     training = replace(TRAINING, deepspeed=DeepSpeedConfig(zero_stage=stage) if stage else None)
-    result = train_runs.fit(
+    checkpoint = train_runs.fit(
         "mortal",
         partial(build, dataset, marker, training),
         training=training,
@@ -119,6 +122,7 @@ def test_two_workers_one_of_them_killed_learn_what_one_process_learns(
         key="k" * 64,
         run=Run(),
     )
+    result = train_runs.load(checkpoint)
     assert marker.exists()
     objective, data, _ = build(dataset, None)
     alone = train(objective, data, TRAINING, report=lambda epoch: None)
@@ -150,14 +154,14 @@ def test_the_job_leaves_a_checkpoint_that_recommends_and_is_kept(
     ray_session: None, dataset: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = settings(dataset)
-    training = distill.run(config, "small")
+    training = student_stage.make(config, "small", executor=OnRay())
     assert training["epochs"] == 2
     answer = Recommender.load(config.layout.student("small")).recommend([["3", "4", "5"]], k=4)
     assert len(answer[0]) == 4 and not {"3", "4", "5"} & set(answer[0])
-    assert distill.run(config, "small") == {}
+    assert student_stage.make(config, "small", executor=OnRay()) == {}
     assert "unchanged, kept" in capfd.readouterr().out
-    assert distill.key(config, "small") != distill.key(settings(dataset, training={"epochs": 3}), "small")
-    assert distill.key(config, "small") == distill.key(settings(dataset, scaling={"workers": 2}), "small")
+    assert student_stage.key(config, "small") != student_stage.key(settings(dataset, training={"epochs": 3}), "small")
+    assert student_stage.key(config, "small") == student_stage.key(settings(dataset, scaling={"workers": 2}), "small")
 
 
 @pytest.mark.parametrize(
@@ -173,10 +177,10 @@ def test_the_job_leaves_a_checkpoint_that_recommends_and_is_kept(
 @pytest.mark.ray
 def test_what_cannot_be_is_said_in_one_line(ray_session: None, dataset: str, student: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        distill.run(settings(dataset, **student), "small")
+        student_stage.make(settings(dataset, **student), "small", executor=OnRay())
 
 
 def test_an_unknown_student_is_named_with_those_there_are(dataset: str) -> None:
     with pytest.raises(UserError, match="no student 'big'; it has: small"):
-        distill.key(settings(dataset), "big")
+        student_stage.key(settings(dataset), "big")
     assert isinstance(settings(dataset).students["small"], StudentSettings)

@@ -1,13 +1,11 @@
 """Evaluation on Ray: the ladder from checkpoints of random initial weights, kept, redone in part, and refused."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from ray_jobs import evaluate, report
-from ray_jobs.settings import Settings
+from ray_jobs.on_ray import OnRay
 from recsys import storage
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import from_dict, to_dict
@@ -18,6 +16,8 @@ from recsys.errors import UserError
 from recsys.evaluation.metrics import metrics_from_ranks
 from recsys.evaluation.ranking import model_scorer, rank_targets
 from recsys.evaluation.results import read_ranks, read_result
+from recsys.settings import Settings
+from recsys.stages import evaluation, report
 from recsys.students.config import SASRecConfig
 from recsys.students.sasrec import SASRec
 
@@ -57,7 +57,7 @@ def settings(dataset: PreparedDataset, tmp_path: Path) -> Settings:
 def test_ladder(
     ray_session: None, settings: Settings, dataset: PreparedDataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = evaluate.run(settings)
+    rows = evaluation.make(settings, executor=OnRay())
     printed = capsys.readouterr().out
     assert "not-yet has no checkpoint" in printed and "teacher has no checkpoint" in printed
     assert "Quality ladder, random-students" in printed
@@ -80,7 +80,7 @@ def test_ladder(
     assert distilled["difference"]["masked"]["difference"] == pytest.approx(difference)
 
     # Unchanged: the same table again, and nothing computed.
-    assert evaluate.run(settings) == rows
+    assert evaluation.make(settings, executor=OnRay()) == rows
     again = capsys.readouterr().out
     assert "evaluation: unchanged, kept" in again
     assert printed[printed.index("Quality ladder") :] == again[again.index("Quality ladder") :]
@@ -88,16 +88,16 @@ def test_ladder(
     # One student changed: that one alone is evaluated.
     dates = {name: read_result(settings.layout.results, name) for name in ("co-occurrence", *STUDENTS)}
     save_random_student(settings, "sasrec-distilled", dataset, seed=9)
-    evaluate.run(settings)
+    evaluation.make(settings, executor=OnRay())
     assert "evaluate: sasrec-distilled  NDCG@10" in (printed := capsys.readouterr().out)
     assert "evaluate: sasrec  NDCG@10" not in printed
     for name in ("co-occurrence", "sasrec"):
         assert read_result(settings.layout.results, name) == dates[name]
 
-    page = Path(report.run(settings))
+    page = Path(report.make(settings))
     assert "random-students: quality and latency" in page.read_text()
     before = page.stat().st_mtime_ns
-    assert report.run(settings) == str(page)
+    assert report.make(settings) == str(page)
     assert page.stat().st_mtime_ns == before
 
 
@@ -107,21 +107,18 @@ def test_a_student_of_another_dataset_is_refused(
     other = prepare(DataConfig(path=str(fixture_data), max_history=7), "random-students")
     save_random_student(settings, "sasrec", other, seed=0)
     with pytest.raises(UserError, match=r"^sasrec was trained on dataset .* train it again$"):
-        evaluate.run(settings)
+        evaluation.make(settings, executor=OnRay())
     assert not storage.exists(storage.join(settings.layout.results, "ladder.json"))
 
 
 def test_what_is_missing_is_said(settings: Settings, tmp_path: Path) -> None:
     nowhere = from_dict(Settings, {"storage": str(tmp_path / "nowhere")})
     with pytest.raises(UserError, match="run prepare_data first"):
-        evaluate.run(nowhere)
+        evaluation.make(nowhere, executor=OnRay())
     with pytest.raises(UserError, match="run evaluate first"):
-        report.run(settings)
-    reserved = from_dict(
-        Settings, {**json.loads(json.dumps(to_dict(settings))), "students": {"teacher": {"model": {"kind": "sasrec"}}}}
-    )
+        report.make(settings)
     with pytest.raises(UserError, match="cannot be called 'teacher'"):
-        evaluate.run(reserved)
+        from_dict(Settings, {**to_dict(settings), "students": {"teacher": {"model": {"kind": "sasrec"}}}})
 
 
 def test_twins() -> None:
@@ -140,4 +137,4 @@ def test_twins() -> None:
             }
         },
     )
-    assert evaluate.twins(settings) == {"distilled": "softmax", "distilled-wide": "wide", "distilled-bce": "bce"}
+    assert evaluation.twins(settings) == {"distilled": "softmax", "distilled-wide": "wide", "distilled-bce": "bce"}

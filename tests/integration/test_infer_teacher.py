@@ -17,24 +17,29 @@ import pytest
 import ray
 import torch
 
-from ray_jobs import distill, infer_teacher, train_teacher
-from ray_jobs.settings import Settings, WorkersConfig
-from ray_jobs.shard_ranking import teacher_uris
+from ray_jobs.on_ray import OnRay
 from recsys import storage
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import load_config
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
-from recsys.data.prepared import SPLITS, PreparedDataset
+from recsys.data.prepared import PreparedDataset
+from recsys.data.splits import SPLITS
 from recsys.errors import UserError
+from recsys.inference.engine import TeacherEngine
+from recsys.inference.ranking import rank_rows, window_starts
+from recsys.settings import Settings, WorkersConfig
+from recsys.signals.config import StatesConfig
 from recsys.signals.signals import TeacherSignals
 from recsys.signals.states import StoredStates
 from recsys.signals.writer import ShardPlan, SignalsWriter
-from recsys.teachers.config import HLLMConfig, StatesConfig
-from recsys.teachers.engine import TeacherEngine
+from recsys.stages import signals as signals_stage
+from recsys.stages import student as student_stage
+from recsys.stages import teacher as teacher_stage
+from recsys.stages.shards import teacher_uris
+from recsys.teacher import teacher_class
+from recsys.teachers.config import HLLMConfig
 from recsys.teachers.hllm import HLLM
-from recsys.teachers.ranking import rank_rows, window_starts
-from recsys.teachers.teacher import teacher_class
 from recsys.training.config import TrainingConfig
 
 pytestmark = pytest.mark.ray
@@ -91,7 +96,7 @@ def check(settings: Settings, dataset: PreparedDataset) -> None:
 
 def parts(settings: Settings) -> dict[str, int]:
     """Finished shards of an unfinished pass, with the time each was written."""
-    work = SignalsWriter(settings.layout.signals, key=infer_teacher.key(settings), k=5).work
+    work = SignalsWriter(settings.layout.signals, key=signals_stage.key(settings), k=5).work
     return {path.name: path.stat().st_mtime_ns for path in Path(work).glob("rankings/part-*.parquet")}
 
 
@@ -103,14 +108,14 @@ def wait_until(condition: Callable[[], object]) -> None:
 def test_a_pass_is_done_once_and_again_when_the_teacher_changes(
     settings: Settings, dataset: PreparedDataset, ray_session: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    infer_teacher.run(settings)
+    signals_stage.make(settings, executor=OnRay())
     check(settings, dataset)
     first = storage.read_manifest(settings.layout.signals)
-    infer_teacher.run(settings)
+    signals_stage.make(settings, executor=OnRay())
     told = capfd.readouterr().out
     assert "up to date" in told
     assert f"states after layers 1, 2 of {len(dataset.rows('train')):,} training rows take 0.1 MB in fp32" in told
-    student, _, _ = distill.build(settings.students["cut"], settings.layout)
+    student, _, _ = student_stage.build(settings.students["cut"], settings.layout)
     batch, _ = next(iter(student.batches(dataset, TrainingConfig(batch_size=4), rank=0, world=1).epoch(0)))
     assert student(batch)[1]["cosine_alignment_loss"] >= 0
     assert storage.read_manifest(settings.layout.signals) == first
@@ -118,13 +123,13 @@ def test_a_pass_is_done_once_and_again_when_the_teacher_changes(
     other = load_checkpoint(settings.layout.teacher).model
     save_checkpoint(settings.layout.teacher, other, dataset, info={"revision": 2})
     with pytest.raises(UserError, match=r"stored states are of teacher revision .*; run infer_teacher again"):
-        distill.build(settings.students["cut"], settings.layout)
+        student_stage.build(settings.students["cut"], settings.layout)
     poisoned = load_checkpoint(settings.layout.teacher).model
     with torch.no_grad():
         poisoned.leave.bias.fill_(torch.nan)
     save_checkpoint(settings.layout.teacher, poisoned, dataset)
     with pytest.raises(UserError, match=r"prediction is not finite for all of the first 1,\d+ rows"):
-        infer_teacher.run(settings)
+        signals_stage.make(settings, executor=OnRay())
     assert storage.read_manifest(settings.layout.signals) == first
 
 
@@ -139,7 +144,7 @@ def test_each_fold_is_ranked_by_the_teacher_that_did_not_learn_it(
         model = HLLM(HLLMConfig(width=16, heads=2, hidden=16, item_width=8), num_items=dataset.num_items)
         model.text.normal_()
         save_checkpoint(settings.layout.teacher_of_fold(fold), model, dataset)
-    infer_teacher.run(settings)
+    signals_stage.make(settings, executor=OnRay())
     signals = TeacherSignals.load(settings.layout.signals, dataset)
     assert signals.meta.trained_on == []
     train, fold_of = set(dataset.rows("train").tolist()), dataset.folds(2)
@@ -172,7 +177,7 @@ def test_a_teacher_split_over_two_processes(settings: Settings, dataset: Prepare
 
     killer = threading.Thread(target=kill)
     killer.start()
-    infer_teacher.run(settings)
+    signals_stage.make(settings, executor=OnRay())
     killer.join()
     assert len(killed) == 2
     check(settings, dataset)
@@ -183,7 +188,7 @@ def children_of(pid: int) -> list[str]:
 
 
 def test_an_estimate_writes_nothing(settings: Settings, ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:
-    infer_teacher.estimate(settings)
+    signals_stage.estimate(settings, executor=OnRay())
     told = capsys.readouterr().out
     assert "rows/s an actor" in told
     assert "core-hours" in told
@@ -193,12 +198,12 @@ def test_an_estimate_writes_nothing(settings: Settings, ray_session: None, capsy
 def test_what_no_node_can_give_is_refused_instead_of_waited_for(settings: Settings, ray_session: None) -> None:
     for change in ({"gpus": 1}, {"tensor_parallel": 8}):
         greedy = dataclasses.replace(settings, signals=dataclasses.replace(settings.signals, **change))
-        for job in (infer_teacher.estimate, infer_teacher.run):
+        for job in (signals_stage.estimate, signals_stage.make):
             with pytest.raises(UserError, match=r"an actor of the pass asks for .*, but the cluster has room for 0"):
                 job(greedy)
     teacher = dataclasses.replace(settings.teacher, scaling=WorkersConfig(gpus=1))
     with pytest.raises(UserError, match=r"a worker asks for 0\.9 CPU and 1 GPU, but the cluster has room for 0"):
-        train_teacher.run(dataclasses.replace(settings, teacher=teacher))
+        teacher_stage.make(dataclasses.replace(settings, teacher=teacher), executor=OnRay())
 
 
 def test_a_killed_driver_is_continued(settings: Settings, dataset: PreparedDataset, ray_session: None) -> None:
@@ -215,7 +220,7 @@ def test_a_killed_driver_is_continued(settings: Settings, dataset: PreparedDatas
     time.sleep(1)  # its actor, left alone, may still finish the shard in hand
     before = parts(settings)
     assert 3 <= len(before) < len(ShardPlan.of(dataset, SPLITS, 12))
-    again = threading.Thread(target=infer_teacher.run, args=(settings,))
+    again = threading.Thread(target=signals_stage.make, args=(settings,))
     again.start()
     wait_until(lambda: len(parts(settings)) > len(before) or not again.is_alive())
     assert {name: written for name, written in parts(settings).items() if name in before} in (before, {})
@@ -249,7 +254,7 @@ def test_a_killed_actor_loses_and_doubles_nothing(
 
     killer = threading.Thread(target=fault)
     killer.start()
-    infer_teacher.run(settings)
+    signals_stage.make(settings, executor=OnRay())
     killer.join()
     assert killed
     check(settings, dataset)
@@ -312,10 +317,10 @@ def test_what_is_left_open_is_filled_in_by_the_kind(
         dataclasses.replace(settings, signals=dataclasses.replace(signals, rows_per_shard=size))
         for size in (None, 8192)
     )
-    assert infer_teacher.key(open_) == infer_teacher.key(said), "signals made before there was a choice are kept"
-    filled = infer_teacher.covered(open_, teacher_class(kind)).signals
+    assert signals_stage.key(open_) == signals_stage.key(said), "signals made before there was a choice are kept"
+    filled = signals_stage.covered(open_, teacher_class(kind)).signals
     assert (filled.train_rows, filled.rows_per_shard) == (rows, shard)
-    assert infer_teacher.covered(settings, teacher_class(kind)).signals.rows_per_shard == 12
+    assert signals_stage.covered(settings, teacher_class(kind)).signals.rows_per_shard == 12
 
 
 def test_what_is_missing_or_does_not_fit_is_one_sentence(
@@ -323,12 +328,12 @@ def test_what_is_missing_or_does_not_fit_is_one_sentence(
 ) -> None:
     three = dataclasses.replace(settings.signals, states=StatesConfig(blocks=3))
     with pytest.raises(UserError, match=r"states.blocks is 3, .* the teacher's 2 layers; possible: 1, 2"):
-        infer_teacher.run(dataclasses.replace(settings, signals=three))
+        signals_stage.make(dataclasses.replace(settings, signals=three), executor=OnRay())
     with pytest.raises(UserError, match=r"there is no set of teacher signals in .*; run infer_teacher first"):
-        distill.key(settings, "cut")
+        student_stage.key(settings, "cut")
     prepare(DataConfig(path=str(fixture_data), max_history=9), "other").write(settings.layout.dataset)
     with pytest.raises(UserError, match="was trained on dataset"):
-        infer_teacher.run(settings)
+        signals_stage.make(settings, executor=OnRay())
     storage.delete(settings.layout.teacher)
     with pytest.raises(UserError, match=r"there is no teacher in .*; run train_teacher first"):
-        infer_teacher.run(settings)
+        signals_stage.make(settings, executor=OnRay())

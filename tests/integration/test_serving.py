@@ -9,8 +9,8 @@ import httpx
 import pytest
 import torch
 
-from ray_jobs import measure_ab, serve
-from ray_jobs.settings import ServingConfig, Settings
+from ray_jobs.serving import application as serve
+from ray_jobs.serving import measurement as measure_ab
 from recsys import storage
 from recsys.checkpoint import save_checkpoint
 from recsys.data.config import DataConfig
@@ -20,6 +20,7 @@ from recsys.errors import UserError
 from recsys.model import SequentialRecommender
 from recsys.serving.assignment import assign
 from recsys.serving.recommender import Recommender
+from recsys.settings import ServingConfig, Settings
 from recsys.students.config import SASRecConfig
 from recsys.students.sasrec import SASRec
 from recsys.teachers.config import HLLMConfig

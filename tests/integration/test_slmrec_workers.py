@@ -11,21 +11,21 @@ import pytest
 import ray.cloudpickle
 import torch
 
-from ray_jobs import train_runs
-from ray_jobs.settings import WorkersConfig
+from ray_jobs.training import train_runs
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
 from recsys.data.prepared import PreparedDataset
 from recsys.losses.config import AlignmentConfig, RecommendationLossConfig
+from recsys.settings import WorkersConfig
 from recsys.students.config import SLMRecConfig
 from recsys.students.slmrec import SLMRecObjective, build_slmrec
 from recsys.teachers.config import E4SRecConfig
 from recsys.teachers.e4srec import E4SRec
 from recsys.tracking import Run
+from recsys.training.batches import Batch
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import train
-from recsys.training.objective import Batch
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -79,7 +79,7 @@ def test_two_workers_one_of_them_killed_learn_what_one_process_learns(
     config = E4SRecConfig(kind="e4srec", width=8, heads=1, layers=8, dropout=0.0)
     save_checkpoint(str(tmp_path / "teacher"), E4SRec.build(config, torch.randn(dataset.num_items + 1, 8)), dataset)
     runs, key, marker = str(tmp_path / "runs"), "k" * 64, tmp_path / "killed"
-    result = train_runs.fit(
+    checkpoint = train_runs.fit(
         "mortal",
         partial(build, tmp_path, marker),
         training=TRAINING,
@@ -88,6 +88,7 @@ def test_two_workers_one_of_them_killed_learn_what_one_process_learns(
         key=key,
         run=Run(),
     )
+    result = train_runs.load(checkpoint)
     assert marker.exists()
     objective, dataset, _ = build(tmp_path, None)
     alone = train(objective, dataset, TRAINING, report=lambda epoch: None)

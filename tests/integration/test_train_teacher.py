@@ -4,15 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs import train_teacher
-from ray_jobs.settings import Settings
+from ray_jobs.on_ray import OnRay
 from recsys.checkpoint import load_checkpoint
 from recsys.config import load_config
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
+from recsys.decoders.loading import load_tokenizer
+from recsys.settings import Settings
+from recsys.stages import teacher as teacher_stage
 from recsys.teachers.bigrec.config import BIGRecConfig
 from recsys.teachers.bigrec.language_model import train_tokenizer
-from recsys.teachers.item_encoder import load_tokenizer
 from tests.unit.teachers.bigrec.conftest import SMALL, save_base
 
 
@@ -34,11 +35,11 @@ def test_a_model_in_a_relative_folder_is_adapted_and_finished_by_tasks(
     save_base(tmp_path / "base", "Qwen2", tokenizer, len(tokenizer))
     monkeypatch.chdir(tmp_path)
 
-    assert train_teacher.run(settings)["epochs"] == 1
+    assert teacher_stage.make(settings, executor=OnRay())["epochs"] == 1
     checkpoint = load_checkpoint(settings.layout.teacher)
     assert checkpoint.model.config.base == str(tmp_path / "base")
     assert checkpoint.info["settings"]["model"]["base"] == "base"
     assert {file.name for file in Path(settings.layout.teacher, "adapter").iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors"
     }  # fmt: skip
-    assert train_teacher.run(settings) == {}, "unchanged, kept"
+    assert teacher_stage.make(settings, executor=OnRay()) == {}, "unchanged, kept"

@@ -19,9 +19,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from ray_jobs import distill, tune
-from ray_jobs.settings import Settings
-from ray_jobs.sweep import Sweep
+from ray_jobs.on_ray import OnRay
+from ray_jobs.sweeps import search as sweeps
+from ray_jobs.sweeps.sweep import Sweep
 from recsys import storage, tracking
 from recsys.checkpoint import save_checkpoint
 from recsys.config import from_dict, load_config, to_dict
@@ -30,8 +30,10 @@ from recsys.data.prepare import prepare
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation import results
+from recsys.settings import Settings
 from recsys.signals.signals import SignalsMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
+from recsys.stages import student as student_stage
 from recsys.teachers.config import E4SRecConfig
 from recsys.teachers.e4srec import E4SRec
 from recsys.tracking import PARENT_TAG
@@ -120,7 +122,7 @@ def test_a_sweep_with_stopping_and_a_trial_that_diverges(
         },
         search="random",
     )
-    records = tune.run(settings, "weights", config)
+    records = sweeps.run(settings, "weights", config)
     printed = capsys.readouterr().out
     assert sorted(record.number for record in records) == list(range(TRIALS))
     by_status = {status: [r for r in records if r.status == status] for status in ("finished", "stopped", "failed")}
@@ -162,19 +164,19 @@ def test_a_sweep_with_stopping_and_a_trial_that_diverges(
     assert found.students["small"] == settings.students["small"]
     assert found.students["small-tuned"].model.blocks == winner.parameters["model.blocks"]
     as_it_is = records[0].number == winner.number
-    assert (distill.key(found, "small-tuned") == distill.key(found, "small")) == as_it_is
+    assert (student_stage.key(found, "small-tuned") == student_stage.key(found, "small")) == as_it_is
 
     # Once more: kept. Of another space: refused. With more trials: those alone.
     before = {p.name: p.stat().st_mtime_ns for p in (folder / "trials").iterdir()}
-    assert tune.run(settings, "weights", config) == records
+    assert sweeps.run(settings, "weights", config) == records
     assert "all 8 trials are there, kept" in capsys.readouterr().out
     other = sweep({"model.blocks": {"kind": "int", "low": 1, "high": 2}})
     with pytest.raises(UserError, match=r"made with another space.*--force"):
-        tune.run(settings, "weights", other)
+        sweeps.run(settings, "weights", other)
     more = from_dict(SweepConfig, {**to_dict(config), "trials": TRIALS + 1})
     with pytest.raises(UserError, match=r"8 of 9 trials ended.*--resume"):
-        tune.run(settings, "weights", more)
-    assert tune.run(settings, "weights", more, resume=True)[:TRIALS] == records
+        sweeps.run(settings, "weights", more)
+    assert sweeps.run(settings, "weights", more, resume=True)[:TRIALS] == records
     assert len(children(settings, "weights-small")) == TRIALS + 1
     assert before.items() <= {p.name: p.stat().st_mtime_ns for p in (folder / "trials").iterdir()}.items()
 
@@ -184,9 +186,9 @@ def test_a_trial_learns_what_the_same_student_learns_alone(ray_session: None, se
 
     torch.set_num_threads(1)
     config = sweep({"model.blocks": {"kind": "int", "low": 1, "high": 2}}, search="grid", stopping={"kind": "none"})
-    for record in tune.run(settings, "depths", config):
+    for record in sweeps.run(settings, "depths", config):
         student = Sweep(settings, "depths", config).candidate(record.parameters)
-        objective, dataset, training = distill.build(student, settings.layout)
+        objective, dataset, training = student_stage.build(student, settings.layout)
         alone = train(objective, dataset, training, report=lambda epoch: None).progress
         assert record.quality == pytest.approx(alone.best["ndcg@10"])
         assert record.best_epoch == alone.best_epoch
@@ -201,7 +203,7 @@ def test_the_winner_is_trained_anew_tested_and_registered(
     config = sweep(
         {"model.dropout": {"kind": "choice", "values": [0.1, 0.3]}}, search="grid", epochs=2, concurrent=1, retrain=2
     )
-    tune.run(settings, "winner", config)
+    sweeps.run(settings, "winner", config)
     printed = capsys.readouterr().out
     folder = Path(settings.layout.sweep("winner-small"))
     found = load_config(Settings, folder / "winner.yaml")
@@ -214,9 +216,9 @@ def test_the_winner_is_trained_anew_tested_and_registered(
     assert f"tested once: NDCG@10 {np.mean(values):.4f}" in report
 
     # `distill` takes the file as it is, and finds that the winner is trained; nothing is tested or registered twice.
-    assert distill.run(found, "small-tuned") == {}
+    assert student_stage.make(found, "small-tuned", executor=OnRay()) == {}
     assert "student small-tuned: unchanged, kept" in capsys.readouterr().out
-    tune.run(settings, "winner", config)
+    sweeps.run(settings, "winner", config)
     assert "evaluate" not in capsys.readouterr().out
     client = MlflowClient(tracking_uri=tracking.describe(settings.tracking, settings.layout.mlflow))
     (version,) = client.search_model_versions("name = 'p.small-tuned'")
@@ -229,7 +231,7 @@ def test_the_winner_is_trained_anew_tested_and_registered(
 def test_what_cannot_be_built_is_said_before_anything_starts(settings: Settings) -> None:
     config = sweep({"distillation.ranking.k": {"kind": "int", "low": K, "high": 50}})
     with pytest.raises(UserError, match=r"no student .* with distillation.ranking.k=50 .* hold the top 5"):
-        tune.run(settings, "k", config)
+        sweeps.run(settings, "k", config)
     assert not ray.is_initialized() or free_cpus() == 4
 
 
@@ -255,17 +257,17 @@ def cut(settings: Settings) -> Settings:
 
 def test_depths_of_a_cut_teacher(ray_session: None, cut: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     config = sweep({"model.layers": {"kind": "choice", "values": [1, 2]}}, student="cut", concurrent=1, trials=3)
-    shallow, deep = tune.run(cut, "depth", config)
+    shallow, deep = sweeps.run(cut, "depth", config)
     assert (shallow.status, deep.status) == ("finished", "finished") and shallow.parameters == {"model.layers": 1}
     assert shallow.size and deep.size and shallow.size < deep.size
     assert "cosine_alignment_loss" in shallow.curve[0], "taught by the teacher"
     assert "the space holds no further configuration" in capsys.readouterr().out
-    assert tune.run(cut, "depth", config) == [shallow, deep]
+    assert sweeps.run(cut, "depth", config) == [shallow, deep]
     assert "all 2 trials are there, kept" in capsys.readouterr().out
     more = from_dict(SweepConfig, {**to_dict(config), "trials": 4})
-    assert tune.run(cut, "depth", more, resume=True) == [shallow, deep] == tune.run(cut, "depth", more)
+    assert sweeps.run(cut, "depth", more, resume=True) == [shallow, deep] == sweeps.run(cut, "depth", more)
     with pytest.raises(UserError, match=r"no student of the space with model.layers=9 can be built"):
-        tune.run(cut, "deeper", sweep({"model.layers": {"kind": "choice", "values": [2, 9]}}, student="cut"))
+        sweeps.run(cut, "deeper", sweep({"model.layers": {"kind": "choice", "values": [2, 9]}}, student="cut"))
 
 
 @pytest.fixture
@@ -309,7 +311,7 @@ def test_a_killed_sweep_continues_without_repeating(driver: Any, settings: Setti
     assert 3 <= len(ended) < TRIALS and begun
 
     with pytest.raises(UserError, match=rf"{len(ended)} of {TRIALS} trials ended\); continue with --resume"):
-        tune.run(settings, "killed", KILLED)
+        sweeps.run(settings, "killed", KILLED)
     assert driver("--resume").wait(240) == 0, (tmp_path / "log-1").read_text()
     records = {record.digest: record for record in store.records()}
     assert sorted(record.number for record in records.values()) == list(range(TRIALS)), "all are accounted for"
@@ -336,11 +338,11 @@ def test_trials_of_two_workers(ray_session: None, settings: Settings) -> None:
         workers=2,
         concurrent=1,
     )
-    finished, stopped, failed = tune.run(settings, "workers", config)
+    finished, stopped, failed = sweeps.run(settings, "workers", config)
     assert (finished.status, stopped.status, failed.status) == ("finished", "stopped", "failed")
     assert "diverged" in failed.reason and 0 < stopped.epochs < EPOCHS
     student = Sweep(settings, "workers", config).candidate(finished.parameters)
-    objective, dataset, training = distill.build(student, settings.layout)
+    objective, dataset, training = student_stage.build(student, settings.layout)
     alone = train(objective, dataset, training, report=lambda epoch: None).progress
     assert finished.epochs == EPOCHS and finished.quality == pytest.approx(alone.best["ndcg@10"], abs=0.01)
     assert finished.size and finished.latency_ms
@@ -360,13 +362,13 @@ def test_the_time_cuts_a_trial_that_starts_again(
     made = from_dict(Settings, {**to_dict(settings), "students": {"small": student}})
     space = {"model.dropout": {"kind": "choice", "values": [0.1, 0.3]}}
     config = sweep(space, search="grid", stopping={"kind": "none"}, minutes=0.25)
-    before = tune.run(made, "cut", config)
+    before = sweeps.run(made, "cut", config)
     assert [r.status for r in before] == ["cut", "cut"] and any(r.quality is not None for r in before)
     assert "the time was up; continue with --resume" in capsys.readouterr().out
     assert free_cpus() == 4
     with pytest.raises(UserError, match=r"0 of 2 trials ended\); continue with --resume"):
-        tune.run(made, "cut", config)
-    after = tune.run(made, "cut", config, resume=True)
+        sweeps.run(made, "cut", config)
+    after = sweeps.run(made, "cut", config, resume=True)
     assert [(r.number, r.run, r.parameters) for r in after] == [(r.number, r.run, r.parameters) for r in before]
     assert after != before, "they were trained again"
     assert [run.info.status for run in children(made, "cut-small")] == ["KILLED", "KILLED"]
@@ -384,7 +386,7 @@ def test_a_population(ray_session: None, settings: Settings, capsys: pytest.Capt
         trials=4,
         stopping={"kind": "none"},
     )
-    records = tune.run(settings, "population", config)
+    records = sweeps.run(settings, "population", config)
     printed = capsys.readouterr().out
     assert [r.number for r in records] == [0, 1, 2, 3] and all(r.status == "finished" for r in records)
     assert all([e["epoch"] for e in r.curve] == list(range(1, EPOCHS + 1)) for r in records)
@@ -440,7 +442,7 @@ def test_trials_that_lose_their_process_or_want_too_much_memory(
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        records = tune.run(made, "lost", config)
+        records = sweeps.run(made, "lost", config)
     finally:
         over.set()
         killer.join()

@@ -1,7 +1,10 @@
 """A user's mistake is one line on stderr and exit status 2, whatever the job."""
 
 import importlib
+import logging
+import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -105,6 +108,149 @@ def test_the_demo_tells_mistakes_before_anything_is_started(tmp_path: Path, comm
     mistake = command.mistake("demo", "--storage", str(tmp_path), "teacher.training.epoch=1")
     assert mistake == "teacher.training.epoch: no such configuration key; did you mean epochs?"
     assert str(tmp_path) in command.mistake("demo", "--storage", str(tmp_path), "--serve")
+
+
+_HTTP = ("http://127.0.0.1:8265", "`ray job submit` goes there, a job that is started here does not; unset it")
+
+
+@pytest.mark.parametrize(
+    ("job", "address", "sentence"),
+    [
+        *((job, *_HTTP) for job in (*STAGES, "pipeline") if job != "report"),
+        ("prepare_data", "ray://127.0.0.1:10001", "jobs do not run through Ray Client; unset it"),
+        ("prepare_data", "nonsense", "is not of the form host:port; unset it"),
+    ],
+)
+def test_a_ray_address_that_no_job_can_join(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, job: str, address: str, sentence: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    mistake = command.mistake(job, "--storage", str(tmp_path / "runs"))
+    assert mistake.startswith(f"RAY_ADDRESS is {address!r}" if address == "nonsense" else f"RAY_ADDRESS is {address}")
+    assert sentence in mistake
+    assert "ray job submit" in mistake
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_cluster_that_does_not_answer(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed.getsockname()[1]}")
+        assert "no Ray answers there (Connection refused)" in command.mistake(
+            "prepare_data", "--storage", str(tmp_path)
+        )
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:99999")
+    assert "not of the form host:port" in command.mistake("prepare_data", "--storage", str(tmp_path))
+
+
+def test_pages_and_files_need_no_cluster(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    storage_ = ("--storage", str(tmp_path))
+    assert "run evaluate first" in command.mistake("report", *storage_)
+    assert "nothing was recorded" in command.mistake("ui", *storage_)
+    assert "prepared dataset" in command.mistake("exchange", *storage_, "--export", str(tmp_path / "x"))
+
+
+@pytest.mark.parametrize("job", [*STAGES, "pipeline"])
+def test_storage_that_is_a_file(tmp_path: Path, command: Command, job: str) -> None:
+    (tmp_path / "file").write_text("")
+    for below in ("file", "file/runs"):
+        mistake = command.mistake(job, "--storage", str(tmp_path / below))
+        assert (
+            mistake
+            == f"storage {tmp_path / below} cannot be used: {tmp_path}/file is no folder; name another (--storage)"
+        )
+
+
+def test_storage_that_may_not_be_written(tmp_path: Path, command: Command) -> None:
+    root = tmp_path / "runs"
+    root.mkdir(mode=0o555)
+    user = os.geteuid()
+    if user == 0:
+        tmp_path.chmod(0o755)
+        os.seteuid(65534)
+    try:
+        mistakes = [command.mistake("prepare_data", "--storage", str(root / deeper)) for deeper in ("", "a/b")]
+        cli.check_storage(str(root), writes=False)  # what only reads is content
+    finally:
+        os.seteuid(user)
+    assert all("runs may not be written by this user; name another" in mistake for mistake in mistakes)
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments", "sentence"),
+    [
+        ("prepare_data", ["--config", str(ROOT)], f"config file {ROOT} is a folder; name a YAML file in it"),
+        ("tune", ["--space", str(ROOT)], f"config file {ROOT} is a folder"),
+        ("prepare_data", ["--storage", ""], "nothing stands after --storage; give it a value, or leave it out"),
+        ("prepare_data", ["--config", ""], "nothing stands after --config"),
+        ("distill", ["--student", ""], "nothing stands after --student"),
+        ("demo", ["--data", ""], "nothing stands after --data"),
+        ("distill", ["--student", ".."], "the configuration has no student '..'; it has: none"),
+        (
+            "pipeline",
+            ["students.a b.model.kind=sasrec"],
+            "students.a b: 'a b' cannot be a name, for it becomes a folder",
+        ),
+    ],
+)
+def test_arguments_that_say_nothing_of_use(command: Command, job: str, arguments: list[str], sentence: str) -> None:
+    assert sentence in command.mistake(job, *arguments)
+
+
+def test_storage_is_taken_as_it_stands(tmp_path: Path, command: Command) -> None:
+    root = f"{tmp_path}/run #3"
+    assert f"in {root}/demo/dataset" in command.mistake("evaluate", "--storage", root)
+    assert f"in {root}/demo/dataset" in command.mistake("evaluate", f"storage={root}")
+
+
+def test_no_password_is_printed(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    for job, *arguments in (
+        ("ui", "tracking.uri=http://user:secret@server"),
+        ("evaluate", "--storage", "s3://KEY:a/secret@bucket/x"),
+        ("prepare_data", "tracking.uri=http://user:secret@server", "tracking.experimen=x"),
+        ("prepare_data", "tracking=http://user:secret@server"),
+        ("prepare_data", "data.source=table", "data.path=nowhere://user:secret@host/x.csv"),
+        ("prepare_data", "RAY"),
+    ):
+        if arguments == ["RAY"]:
+            monkeypatch.setenv("RAY_ADDRESS", "http://user:secret@head:8265")
+            arguments = []
+        assert "secret" not in command.mistake(job, *arguments), (job, arguments)
+
+
+def test_neither_prints_nor_tracebacks_show_a_password(capsys: pytest.CaptureFixture[str]) -> None:
+    uri = "http://user:secret@server"
+
+    def work() -> int:
+        print("writing to", uri)
+        logging.getLogger("a.library").error("cannot reach %s", uri)
+        raise RuntimeError(uri)
+
+    with pytest.raises(RuntimeError) as raised:
+        cli.guarded(work)
+    sys.excepthook(raised.type, raised.value, raised.tb)
+    said = capsys.readouterr()
+    assert "writing to http://***@server" in said.out
+    assert "RuntimeError: http://***@server" in said.err
+    assert "secret" not in said.out + said.err.replace('user:secret@server"', "")
+
+
+def test_sigterm_ends_a_job_as_ctrl_c_does(capsys: pytest.CaptureFixture[str]) -> None:
+    closed = []
+
+    def work() -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)  # a second one interrupts no end
+            closed.append(True)
+        return 0
+
+    assert cli.guarded(work) == 143
+    assert closed == [True]
+    assert capsys.readouterr().err == "terminated; run the same command again to continue\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_the_page_needs_recorded_runs(tmp_path: Path, command: Command) -> None:

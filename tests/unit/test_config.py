@@ -2,13 +2,14 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 
-from ray_jobs.settings import Settings
+from recsys import fields
 from recsys.config import Field, configuration, digest, from_dict, load_config, to_dict
 from recsys.errors import UserError
+from recsys.settings import Settings
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "ray_jobs" / "configs").glob("*.yaml"))
 
@@ -20,12 +21,32 @@ class Inner:
 
 
 @configuration
+class Round:
+    form: Literal["round"] = "round"
+    label: str = ""
+
+
+@configuration
+class Square:
+    form: Literal["square"]
+    label: str = ""
+    side: int = 1
+
+
+@configuration
 class Outer:
     name: str = "x"
     inner: Inner = Inner()
     maybe: Inner | None = None
     many: dict[str, Inner] = Field(default_factory=dict)
     sizes: tuple[int, ...] = (1, 2)
+    note: str | None = "n"
+    tags: tuple[str, ...] = ()
+    yes: bool = False
+    count: int | None = 3
+    depth: int | tuple[int, ...] | None = None
+    shape: Annotated[Round | Square, Field(discriminator="form")] = Round()
+    free: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.name == "bad":
@@ -44,6 +65,65 @@ def test_file_then_overrides(tmp_path: Path) -> None:
         many={"one": Inner(kind="b"), "two": Inner(rate=3e-4)},
         sizes=(4, 5),
     )
+
+
+@pytest.mark.parametrize(
+    "text", ["/data/run #3", "007", "yes", "1e3", "2024-01-01", "[1", "'x'", "a: b", " x ", "~", "="]
+)
+def test_a_text_field_takes_the_text_as_it_stands(text: str) -> None:
+    assert load_config(Outer, None, [f"name={text}"]).name == text
+    assert load_config(Outer, None, [f"note={text}"]).note == text
+    assert load_config(Outer, None, ["shape.form=round", f"shape.label={text}"]).shape.label == text
+    assert load_config(Outer, None, ["shape.form=square", f"shape.label={text}"]).shape == Square(
+        form="square", label=text
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "value"),
+    [
+        ("note=null", "note", None),
+        ("name=", "name", ""),
+        ("name=null", "name", "null"),
+        ("tags=[007, yes, 'null', a b]", "tags", ("007", "yes", "null", "a b")),
+        ("shape={form: square, label: 007, side: 2}", "shape", Square(form="square", label="007", side=2)),
+        ("many={a: {rate: 3}}", "many", {"a": Inner(rate=3)}),
+        ("maybe=null", "maybe", None),
+        ("yes=on", "yes", True),
+        ("yes=True", "yes", True),
+        ("count=010", "count", 10),
+        ("count=null", "count", None),
+        ("depth=4", "depth", 4),
+        ("depth=[4, 5]", "depth", (4, 5)),
+        ("free={a: 007, b: yes, c: x}", "free", {"a": 7, "b": True, "c": "x"}),
+    ],
+)
+def test_what_a_field_takes_decides_how_text_is_read(override: str, field: str, value: object) -> None:
+    assert getattr(load_config(Outer, None, [override]), field) == value
+
+
+def test_names_with_dots_are_found_where_they_are_there(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("many: {v1.5: {kind: b}, v1: {kind: a}}\n")
+    config = load_config(Outer, tmp_path / "c.yaml", ["many.v1.5.rate=3", "many.v1.rate=4", "many.v2.rate=5"])
+    assert {name: inner.rate for name, inner in config.many.items()} == {"v1.5": 3, "v1": 4, "v2": 5}
+
+
+def test_no_field_takes_both_text_and_numbers() -> None:
+    """There the text alone could not tell which is meant."""
+    seen: set[type] = set()
+
+    def look(section: Any) -> None:
+        if section in seen:
+            return
+        seen.add(section)
+        for field in dataclasses.fields(section):
+            types = fields.at([section], field.name)
+            assert not {str} < set(types) - {type(None)}, f"{section.__name__}.{field.name}"
+            for inner in fields._sections(types):
+                look(inner)
+
+    look(Settings)
+    assert len(seen) > 25
 
 
 def test_nothing_given_is_the_defaults(tmp_path: Path) -> None:
@@ -65,7 +145,10 @@ def test_configurations_are_frozen() -> None:
     ("overrides", "sentence"),
     [
         (["inner.rat=1"], "inner.rat: no such configuration key; did you mean rate?"),
-        (["zzz=1"], "zzz: no such configuration key; known keys: inner, many, maybe, name, sizes"),
+        (
+            ["zzz=1"],
+            "zzz: no such configuration key; known keys: count, depth, free, inner, many, maybe, name, note,",
+        ),
         (["many.one.rat=1"], "many.one.rat: no such configuration key; did you mean rate?"),
         (["maybe.rat=1"], "maybe.rat: no such configuration key; did you mean rate?"),
         (["inner.rate=0"], "inner.rate: should be greater than 0 (got 0)"),
@@ -74,7 +157,13 @@ def test_configurations_are_frozen() -> None:
         (["name=bad"], "name bad is reserved; choose another"),
         (["rate"], "override 'rate' is not of the form key=value"),
         (["=1"], "override '=1' is not of the form key=value"),
-        (["name=[1"], "override 'name=[1': the value is not valid YAML"),
+        (["sizes=[1"], "override 'sizes=[1': the value is not valid YAML"),
+        (["sizes=[{[a]: 1}]"], "the value is not valid YAML"),
+        (["inner="], "override 'inner=': nothing stands after the ="),
+        (["maybe="], "override 'maybe=': nothing stands after the =; say null for none"),
+        (["inner.rate= "], "nothing stands after the ="),
+        (["inner.rate=nan"], "inner.rate: should be a finite number"),
+        (["note="], "override 'note=': nothing stands after the =; say null for none"),
         (["name.x=1", "name.x.y=2"], "override 'name.x.y=2': x is not a section"),
     ],
 )
@@ -91,6 +180,8 @@ def test_what_does_not_fit_is_one_line(overrides: list[str], sentence: str) -> N
         (b"a: [1\nb: 2", "is not valid YAML"),
         (b"- a\n- b\n", "must hold a mapping"),
         (b"name: \xff\xfe", "is not valid YAML"),
+        (b"name: 2024-99-99", "is not valid YAML"),
+        (b"[" * 5000, "is not valid YAML"),
     ],
 )
 def test_a_bad_file_is_one_line(tmp_path: Path, content: bytes, sentence: str) -> None:
@@ -103,6 +194,14 @@ def test_a_bad_file_is_one_line(tmp_path: Path, content: bytes, sentence: str) -
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.yaml does not exist"):
         load_config(Outer, tmp_path / "nowhere.yaml")
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is a folder; name a YAML file in it"):
+        load_config(Outer, tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/c\.yaml cannot be read: Not a directory"):
+        load_config(Outer, tmp_path / "file" / "c.yaml")
 
 
 def test_plain_values_and_back() -> None:

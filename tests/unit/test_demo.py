@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from ray_jobs.demo import patiently
+from ray_jobs.cluster.submission import patiently
 from recsys.errors import UserError
 
 

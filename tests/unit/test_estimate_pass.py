@@ -1,8 +1,8 @@
 import numpy as np
 
-from ray_jobs.estimate_pass import Timing, describe
+from recsys.signals.config import SignalsConfig
 from recsys.signals.writer import ShardPlan
-from recsys.teachers.config import SignalsConfig
+from recsys.stages.estimate import Timing, describe
 
 
 def test_hours_follow_from_the_busiest_actor() -> None:

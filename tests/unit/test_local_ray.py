@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ray_jobs import local_ray
+from ray_jobs.cluster import local_ray
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 

@@ -1,13 +1,20 @@
 """Runs in a real SQLite store."""
 
+import os
 import pickle
+import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from recsys import tracking
+from recsys import tracking, tracking_store
 from recsys.errors import UserError
 from recsys.tracking import PARENT_TAG, TrackingConfig
 
@@ -122,7 +129,7 @@ def test_a_store_that_cannot_be_used_stops_the_outermost_run_only(
     ):
         run.log_metrics({"loss": 1.0})
     assert run.id == ""
-    assert "tracking: train is not recorded" in capsys.readouterr().out
+    assert "tracking: train not recorded in sqlite:" in capsys.readouterr().out
 
 
 def test_none_records_nothing(tmp_path: Path) -> None:
@@ -180,3 +187,207 @@ def test_a_checkpoint_is_one_version_of_its_model(store: str, tmp_path: Path) ->
     for version in versions:
         copied = client(store).download_artifacts(run.id, version.source.rpartition("/")[2], str(tmp_path))
         assert (Path(copied) / "config.json").read_text() == version.tags["checkpoint"]
+
+
+@pytest.fixture
+def copied(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A store of this test's own, which is not waited for long."""
+    with tracking.start_run(TrackingConfig(), store, "copied", "before"):
+        pass
+    shutil.copy(f"{store}/mlflow.db", tmp_path / "mlflow.db")
+    monkeypatch.setattr(tracking_store.check, "__defaults__", (0.1,))
+    return str(tmp_path)
+
+
+@contextmanager
+def locked(folder: str) -> Iterator[None]:
+    """Another program holds the store."""
+    with closing(sqlite3.connect(f"{folder}/mlflow.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+def status(folder: str, id: str) -> str:
+    return client(folder).get_run(id).info.status
+
+
+def test_a_store_that_is_locked_or_damaged_at_the_start_is_one_line(copied: str) -> None:
+    def mistake() -> str:
+        with pytest.raises(UserError) as caught, tracking.start_run(TrackingConfig(), copied, "p", "train"):
+            pass
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    with locked(copied):
+        assert "mlflow.db cannot be used: mlflow.db: database is locked; mend tracking.uri" in mistake()
+    tracking_store.client.cache_clear()
+    Path(copied, "mlflow.db").write_bytes(b"no database at all, but some text that is long enough" * 100)
+    begun = time.monotonic()
+    assert "file is not a database; mend tracking.uri" in mistake()
+    assert time.monotonic() - begun < 60, "MLflow itself tries for 100 s"
+
+
+def test_a_store_that_is_locked_on_the_way_is_said_once_and_asked_again_later(
+    copied: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tracking.start_run(TrackingConfig(), copied, "p", "train") as run:
+        with locked(copied):
+            for step in range(20):
+                run.log_metrics({"loss": 1.0}, step=step)
+            with tracking.start_run(TrackingConfig(), copied, "p", "inner") as inner:
+                inner.log_metrics({"loss": 1.0})
+        run.log_metrics({"loss": 2.0}, step=20)  # too soon
+        for uri in tracking_store._away:
+            monkeypatch.setitem(tracking_store._away, uri, 0.0)
+        run.log_metrics({"loss": 3.0}, step=21)
+    said = capsys.readouterr()
+    first, last = said.out.splitlines()
+    assert first.startswith("tracking: loss of step 0 not recorded in sqlite:")
+    assert first.endswith("database is locked; going on without it, tried again every minute")
+    assert last.endswith("records again")
+    assert said.err == ""
+    assert [m.step for m in client(copied).get_metric_history(run.id, "loss")] == [21]
+    assert status(copied, run.id) == "FINISHED"
+
+
+def test_a_full_disk_is_said_once(copied: str, tmp_path: Path) -> None:
+    """By a limit of the process on the size of files."""
+    code = f"""
+import resource
+from recsys import tracking
+from recsys.tracking import TrackingConfig
+with tracking.start_run(TrackingConfig(), {copied!r}, "p", "train") as run:
+    limit = __import__("os").stat({copied!r} + "/mlflow.db").st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    for step in range(30):
+        run.log_params({{f"{{step}}.{{n}}": "x" * 500 for n in range(50)}})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("tracking: ")]
+    assert len(lines) == 2, lines
+    assert "not recorded" in lines[0] and "going on without it" in lines[0]
+    assert lines[1].endswith("records again"), "its end was recorded"
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), SystemExit(0), SystemExit(143)])
+def test_a_run_that_is_ended_from_outside_is_killed(store: str, end: BaseException) -> None:
+    ids = []
+    with (
+        pytest.raises(type(end)),
+        tracking.group(TrackingConfig(), store, "killed", "pipeline"),
+        tracking.start_run(TrackingConfig(), store, "killed", "train") as run,
+    ):
+        ids += [run.id, client(store).get_run(run.id).data.tags[PARENT_TAG]]
+        raise end
+    assert [status(store, id) for id in ids] == ["KILLED", "KILLED"]
+
+
+_HELD = """
+import signal, sys
+from recsys import tracking
+from recsys.tracking import TrackingConfig
+with tracking.start_run(TrackingConfig(), sys.argv[1], "left", sys.argv[2]) as run:
+    print(run.id, flush=True)
+    signal.pause()
+"""
+
+
+def test_what_a_killed_process_left_is_closed_or_continued_and_what_lives_is_left_alone(store: str) -> None:
+    held = {
+        step: subprocess.Popen([sys.executable, "-c", _HELD, store, step], stdout=subprocess.PIPE, text=True)
+        for step in ("killed", "continued", "alive")
+    }
+    try:
+        ids = {step: process.stdout.readline().strip() for step, process in held.items() if process.stdout}
+        for step in ("killed", "continued"):
+            held[step].send_signal(signal.SIGKILL)
+            held[step].wait()
+        assert {status(store, id) for id in ids.values()} == {"RUNNING"}
+        with tracking.start_run(TrackingConfig(), store, "left", "continued") as run:
+            assert run.id == ids["continued"]
+            assert status(store, ids["killed"]) == "KILLED"
+            assert status(store, run.id) == "RUNNING"
+            with tracking.start_run(TrackingConfig(), store, "left", "alive") as other:
+                assert other.id != ids["alive"], "two processes do not write one run"
+        assert status(store, ids["alive"]) == "RUNNING"
+    finally:
+        for process in held.values():
+            process.kill()
+            process.wait()
+            process.stdout.close()  # type: ignore[union-attr]
+
+
+def test_of_another_machines_runs_nothing_is_known(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tracking.start_run(TrackingConfig(), store, "far", "train") as run:
+        for machine, expected in (("elsewhere boot 1", None), (None, True)):
+            stored = client(store).get_run(run.id)
+            if machine:
+                stored.data.tags[tracking_store.OWNER_TAG] = f"{machine} 1 1"
+            assert tracking_store._lives(stored) is expected
+        host, boot, space = tracking_store._machine().split(" ")
+        for owner, expected in (
+            (f"{host} {boot} {space} {os.getpid()} 1", False),
+            (f"{host} before {space} {os.getpid()} 1", False),
+            (f"{host} {boot} other {os.getpid()} 1", None),
+            ("", None),
+        ):
+            stored.data.tags[tracking_store.OWNER_TAG] = owner
+            assert tracking_store._lives(stored) is expected, owner
+
+
+def test_a_store_that_another_process_made_meanwhile_is_kept(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, link = tmp_path / "a #1" / "mlflow.db", os.link
+
+    def late(source: Path, target: Path) -> None:
+        with closing(sqlite3.connect(source)) as made:
+            assert made.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,), "all tables are there"
+        assert not target.exists(), "nobody sees a store that is half made"
+        shutil.copy(f"{store}/mlflow.db", target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    tracking_store._make(file)
+    assert file.read_bytes() == Path(store, "mlflow.db").read_bytes()
+    assert [path.name for path in file.parent.iterdir()] == ["mlflow.db"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("attempt", range(3))
+def test_two_processes_start_on_a_store_that_is_not_there(tmp_path: Path, attempt: int) -> None:
+    code = _HELD.replace("signal.pause()", "run.log_metrics({'a': 1.0})")
+    store = str(tmp_path / "run #3 100%" / "mlflow")
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, store, step], stdout=subprocess.PIPE, text=True)
+        for step in ("one", "two")
+    ]
+    ids = [process.communicate(timeout=200)[0].strip() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert [status(store, id) for id in ids] == ["FINISHED", "FINISHED"]
+
+
+def test_passwords_do_not_reach_the_store(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = "http://user:secret@server/x"
+    with tracking.start_run(
+        TrackingConfig(), store, "secrets", "train", params={"tracking": {"uri": uri}}, tags={"checkpoint": uri}
+    ) as run:
+        run.set_tags({"later": uri})
+        run.log_params({"tracking.uri": "http://other:secret@server"})  # refused: it has another value
+    data = client(store).get_run(run.id).data
+    assert data.params == {"tracking.uri": "http://***@server/x"}
+    assert data.tags["checkpoint"] == data.tags["later"] == "http://***@server/x"
+    assert "secret" not in repr((run, data.tags))
+    assert "secret" not in capsys.readouterr().out
+
+
+def test_a_server_that_does_not_answer_shows_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    config = TrackingConfig(uri="http://user:secret@127.0.0.1:9")
+    with pytest.raises(UserError) as caught, tracking.start_run(config, "", "p", "train"):
+        pass
+    assert "http://***@127.0.0.1:9 cannot be used" in str(caught.value)
+    assert "secret" not in str(caught.value)

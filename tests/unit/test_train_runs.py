@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ray_jobs import train_runs
-from ray_jobs.settings import WorkersConfig
+from ray_jobs.training import train_runs
+from recsys.settings import WorkersConfig
 from recsys.training.config import DeepSpeedConfig, TrainingConfig
 
 KEY = "k" * 64

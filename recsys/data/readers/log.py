@@ -13,21 +13,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys import storage
+from recsys.data.config import DataConfig
+from recsys.data.ids import flat, is_text, normal_ids
+from recsys.data.readers.times import TimeUnit, instants, numbers
 
 LOG_SCHEMA = pa.schema(
     [
         ("user_id", pa.string()),
         ("item_id", pa.string()),
-        ("timestamp", pa.int64()),
+        ("timestamp", pa.int64()),  # nanoseconds since 1970
         ("row", pa.int64()),  # ascending in the order of the source; see `PART_ROWS`
         ("problem", pa.string()),  # null for a good row; the sentence for the first bad row of a table, else ""
     ]
 )
-PART_ROWS = 1 << 40  # row = part × PART_ROWS + line within the part
+PART_ROWS = 1 << 40  # row = part × PART_ROWS + record within the part
 UNREADABLE = -1
 PART_BYTES = 32 << 20
 _INLINE_BYTES = 64 << 20
-_DATE_FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,28 @@ class Columns:
 
     def names(self) -> list[str]:
         return [name for name in (self.user, self.item, self.timestamp, self.rating) if name is not None]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is asked of the values.
+
+    Attributes:
+        min_rating: rows rated lower are left out.
+        time_unit: see `recsys.data.readers.times`.
+        encoding: of text; `auto` tells it by a file's bytes.
+    """
+
+    min_rating: float | None = None
+    time_unit: TimeUnit = "auto"
+    encoding: str = "auto"
+
+    @classmethod
+    def of(cls, config: DataConfig) -> "Rules":
+        return cls(config.min_rating, config.time_unit, config.encoding)
+
+
+AS_IT_IS = Rules()
 
 
 @dataclass(frozen=True)
@@ -70,6 +94,10 @@ class InteractionLog(Protocol):
 
     def parse(self, part: Part) -> Iterator[pa.Table]:
         """The rows of one part as tables of `LOG_SCHEMA`; memory in proportion to `PART_BYTES`."""
+        ...
+
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should know of how it is read; lines."""
         ...
 
     def where(self, row: int) -> str:
@@ -104,33 +132,34 @@ def unreadable(path: str, error: Exception) -> pa.Table:
     return pa.Table.from_pylist([values], schema=LOG_SCHEMA)
 
 
-def normalise(raw: pa.Table, columns: Columns, row: np.ndarray, min_rating: float | None) -> pa.Table:
-    """Turn columns of any type into `LOG_SCHEMA`; rows rated below `min_rating` and wholly empty rows are left out.
+def normalise(raw: pa.Table, columns: Columns, row: np.ndarray, rules: Rules) -> pa.Table:
+    """Turn columns of any type into `LOG_SCHEMA`; rows rated below the minimum and wholly empty rows are left out.
 
     Args:
         row: [rows] int64, the key of each row.
     """
     raw = raw.combine_chunks()
-    user, item = _ids(raw[columns.user]), _ids(raw[columns.item])
+    user, item = normal_ids(raw[columns.user]), normal_ids(raw[columns.item])
     if columns.timestamp is None:
         timestamp, timestamp_empty = pa.array(np.zeros(len(raw), np.int64)), pa.array(np.ones(len(raw), bool))
     else:
-        timestamp, timestamp_empty = seconds(raw[columns.timestamp]), _empty(raw[columns.timestamp])
+        timestamp = instants(raw[columns.timestamp], rules.time_unit)
+        timestamp_empty = _empty(raw[columns.timestamp])
     no_user, no_item = pc.equal(user, ""), pc.equal(item, "")
     blank = pc.and_(pc.and_(no_user, no_item), timestamp_empty)
     bad = pc.or_(pc.or_(no_user, no_item), pc.is_null(timestamp))
     kept = pc.invert(blank)
-    if min_rating is not None:
+    if rules.min_rating is not None:
         assert columns.rating is not None
-        rating = _numbers(raw[columns.rating])
+        rating = numbers(raw[columns.rating])
         unrated = pc.is_null(rating)
         bad = pc.or_(bad, unrated)
-        kept = pc.and_(kept, pc.or_(bad, pc.fill_null(pc.greater_equal(rating, min_rating), False)))
+        kept = pc.and_(kept, pc.or_(bad, pc.fill_null(pc.greater_equal(rating, rules.min_rating), False)))
     bad = pc.and_(bad, pc.invert(blank))
     problem = pa.nulls(len(raw), pa.string())
     if pc.any(bad).as_py():
         first = pc.index(bad, True).as_py()
-        values = ", ".join(f"{name}={raw[name][first].as_py()!r}" for name in columns.names())
+        values = ", ".join(f"{name}={_shown(raw[name][first])}" for name in columns.names())
         texts = np.where(np.arange(len(raw)) == first, values, "")
         problem = pc.if_else(bad, pa.array(texts, pa.string()), problem)
     nothing = pa.scalar(None, pa.string())
@@ -141,61 +170,14 @@ def normalise(raw: pa.Table, columns: Columns, row: np.ndarray, min_rating: floa
     return table if pc.all(kept).as_py() else table.filter(kept)
 
 
-def seconds(values: pa.ChunkedArray) -> pa.Array:
-    """Times as int64: whole numbers as they are, fractions dropped, dates as seconds since 1970; null if neither."""
-    values = _combine(values)
-    if pa.types.is_temporal(values.type):
-        instants = pc.cast(values, pa.timestamp("us"), safe=False)
-        return pc.cast(pc.cast(instants, pa.timestamp("s"), safe=False), pa.int64())
-    if pa.types.is_integer(values.type):
-        return pc.cast(values, pa.int64())
-    if pa.types.is_floating(values.type):
-        return _whole(values)
-    text = pc.utf8_trim_whitespace(pc.cast(values, pa.string()))
-    whole = pc.match_substring_regex(text, r"^[+-]?\d{1,18}$")
-    nothing = pa.scalar(None, pa.string())
-    result = pc.cast(pc.if_else(whole, text, nothing), pa.int64())
-    if result.null_count:
-        result = pc.coalesce(result, _whole(_numbers(text)))
-    if result.null_count > text.null_count:
-        for form in _DATE_FORMATS:
-            parsed = pc.strptime(text, format=form, unit="s", error_is_null=True)
-            result = pc.coalesce(result, pc.cast(parsed, pa.int64()))
-    return result
-
-
-def _whole(numbers: pa.Array) -> pa.Array:
-    finite = pc.and_(pc.is_finite(numbers), pc.less(pc.abs(numbers), 2.0**62))
-    return pc.cast(pc.floor(pc.if_else(finite, numbers, pa.scalar(None, pa.float64()))), pa.int64())
-
-
-def _numbers(values: pa.ChunkedArray | pa.Array) -> pa.Array:
-    """float64, null where it is no number."""
-    values = _combine(values)
-    if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
-        return pc.cast(values, pa.float64())
-    text = pc.utf8_trim_whitespace(pc.cast(values, pa.string()))
-    number = pc.match_substring_regex(text, r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?$")
-    return pc.cast(pc.if_else(number, text, pa.scalar(None, pa.string())), pa.float64())
-
-
-def _ids(values: pa.ChunkedArray) -> pa.Array:
-    """Ids as strings, "" where missing; whole floats (what pandas makes of integers with gaps) lose their `.0`."""
-    values = _combine(values)
-    if pa.types.is_floating(values.type):
-        values = _whole(values)
-    return pc.fill_null(pc.cast(values, pa.string()), "")
+def _shown(value: pa.Scalar) -> str:
+    """A value for people, as short as it may be."""
+    try:
+        return repr(value.as_py())
+    except (ValueError, OverflowError):  # text that is not UTF-8, a date that Python does not know
+        return f"<{value.type}>"
 
 
 def _empty(values: pa.ChunkedArray) -> pa.Array:
-    values = _combine(values)
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        return pc.equal(pc.fill_null(values, ""), "")
-    return pc.is_null(values)
-
-
-def _combine(values: pa.ChunkedArray | pa.Array) -> pa.Array:
-    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    if isinstance(array, pa.ChunkedArray):  # an empty chunked array combines to itself in some versions
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    array = flat(values)
+    return pc.equal(pc.fill_null(array, ""), "") if is_text(array.type) else pc.is_null(array)

@@ -2,7 +2,7 @@
 
 from recsys.data.config import DataConfig
 from recsys.data.readers.delimited import DelimitedLog, Dialect, read_table
-from recsys.data.readers.log import Columns
+from recsys.data.readers.log import Columns, Rules
 from recsys.data.readers.source import Source, as_items, find_file
 
 _RATINGS = Columns(user="user", item="item", timestamp="timestamp", rating="rating")
@@ -19,11 +19,12 @@ def files_100k(folder: str) -> tuple[str, str]:
 def open_100k(folder: str, config: DataConfig) -> Source:
     """`u.data` (tabs) and `u.item` (bars, latin-1), neither with quotes or a header."""
     ratings, movies = files_100k(folder)
-    items, bad, first = read_table(movies, Dialect("|", names=_U_ITEM), ["item", "title"])
+    items = read_table(movies, Dialect("|", names=_U_ITEM), ["item", "title"], config.encoding)
     return Source(
-        log=DelimitedLog.open(ratings, Dialect("\t", names=_LOG_NAMES), _RATINGS, config.min_rating),
-        items=as_items(items, {"item": "item_id", "title": "title"}),
-        bad_items=(bad, first),
+        log=DelimitedLog.open(ratings, Dialect("\t", names=_LOG_NAMES), _RATINGS, Rules.of(config)),
+        items=as_items(items.table, "item", "title"),
+        bad_items=(items.bad, items.first),
+        remarks=items.remarks,
         placeholders=frozenset({"unknown"}),
     )
 
@@ -36,11 +37,12 @@ def files_dat(folder: str) -> tuple[str, str]:
 def open_dat(folder: str, config: DataConfig) -> Source:
     """`ratings.dat` and `movies.dat` with `::` between values; 1M is latin-1, 10M is UTF-8."""
     ratings, movies = files_dat(folder)
-    items, bad, first = read_table(movies, Dialect("::", names=("item", "title", "genres")), ["item", "title"])
+    items = read_table(movies, Dialect("::", names=("item", "title", "genres")), ["item", "title"], config.encoding)
     return Source(
-        log=DelimitedLog.open(ratings, Dialect("::", names=_LOG_NAMES), _RATINGS, config.min_rating),
-        items=as_items(items, {"item": "item_id", "title": "title"}),
-        bad_items=(bad, first),
+        log=DelimitedLog.open(ratings, Dialect("::", names=_LOG_NAMES), _RATINGS, Rules.of(config)),
+        items=as_items(items.table, "item", "title"),
+        bad_items=(items.bad, items.first),
+        remarks=items.remarks,
     )
 
 
@@ -52,10 +54,11 @@ def files_csv(folder: str) -> tuple[str, str]:
 def open_csv(folder: str, config: DataConfig) -> Source:
     """`ratings.csv` and `movies.csv` with header lines; a title with a comma is quoted."""
     ratings, movies = files_csv(folder)
-    items, bad, first = read_table(movies, Dialect(",", quoted=True), ["movieId", "title"])
+    items = read_table(movies, Dialect(",", quoted=True), ["movieId", "title"], config.encoding)
     return Source(
-        log=DelimitedLog.open(ratings, Dialect(",", quoted=True), _CSV_RATINGS, config.min_rating),
-        items=as_items(items, {"movieId": "item_id", "title": "title"}),
-        bad_items=(bad, first),
+        log=DelimitedLog.open(ratings, Dialect(",", quoted=True), _CSV_RATINGS, Rules.of(config)),
+        items=as_items(items.table, "movieId", "title"),
+        bad_items=(items.bad, items.first),
+        remarks=items.remarks,
         placeholders=frozenset({"(no title)"}),
     )

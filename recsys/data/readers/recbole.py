@@ -1,13 +1,15 @@
 """RecBole atomic files: `<name>.inter` and `<name>.item`, tab-separated, header names with types (`user_id:token`)."""
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
 
 from recsys import storage
 from recsys.data.config import DataConfig
-from recsys.data.readers.delimited import DelimitedLog, Dialect, read_header, read_table
-from recsys.data.readers.log import Columns
+from recsys.data.readers.delimited import DelimitedLog, Dialect, Items, read_header, read_table
+from recsys.data.readers.log import Columns, Rules
 from recsys.data.readers.source import Source, as_items
 from recsys.errors import UserError
 
@@ -46,19 +48,23 @@ def open_recbole(folder: str, config: DataConfig) -> Source:
         timestamp=named.timestamp,
         rating=(named.rating or "rating") if config.min_rating is not None else None,
     )
-    items, bad, first = None, 0, ""
-    if catalogue is not None:
-        items, bad, first = _read_items(catalogue, named.item, named.title)
+    opened = DelimitedLog.open(log, _DIALECT, columns, Rules.of(config))
+    if catalogue is None:
+        return Source(log=opened, items=None)
+    items = _read_items(catalogue, config)
     return Source(
-        log=DelimitedLog.open(log, _DIALECT, columns, config.min_rating),
-        items=items,
-        bad_items=(bad, first),
+        log=opened,
+        items=items.table,
+        bad_items=(items.bad, items.first),
+        remarks=items.remarks,
         placeholders=frozenset(_PLACEHOLDERS),
     )
 
 
-def _read_items(path: str, item: str, wanted: str) -> tuple[pa.Table, int, str]:
-    names, _ = read_header(path, _DIALECT)
+def _read_items(path: str, config: DataConfig) -> Items:
+    """The catalogue, its table as `ITEMS_SCHEMA`."""
+    item, wanted = config.columns.item, config.columns.title
+    names, _ = read_header(path, _DIALECT, config.encoding)
     title = next((name for name in (wanted, *_TITLES) if name in names), None)
     if title is None:
         raise UserError(
@@ -66,10 +72,12 @@ def _read_items(path: str, item: str, wanted: str) -> tuple[pa.Table, int, str]:
             "name the one with titles in data.columns.title"
         )
     with_year = title == "movie_title" and "release_year" in names
-    table, bad, first = read_table(path, _DIALECT, [item, title, *(["release_year"] if with_year else [])])
+    columns = [item, title, *(["release_year"] if with_year else [])]
+    items = read_table(path, _DIALECT, columns, config.encoding)
+    table = items.table
     if with_year:
         year = table["release_year"]
         dated = pc.binary_join_element_wise(table[title], pc.binary_join_element_wise("(", year, ")", ""), " ")
         known = pc.invert(pc.is_in(year, value_set=pa.array(["", *_PLACEHOLDERS])))
         table = table.set_column(table.column_names.index(title), title, pc.if_else(known, dated, table[title]))
-    return as_items(table, {item: "item_id", title: "title"}), bad, first
+    return replace(items, table=as_items(table, item, title))

@@ -1,14 +1,15 @@
 """What every reader gives: a log, a catalogue of titles, and the names and hashes of the files."""
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import fs
 
 from recsys import storage
+from recsys.data.ids import flat, normal_ids
 from recsys.data.readers.log import InteractionLog
 from recsys.errors import UserError
 
@@ -22,15 +23,17 @@ class Source:
 
     Attributes:
         log: the interactions, not yet read.
-        items: `ITEMS_SCHEMA` as they stand in the file, duplicates and all; None where there is no catalogue file.
+        items: `ITEMS_SCHEMA`, ids normalised, duplicates and all; None where there is no catalogue file.
         bad_items: catalogue rows with the wrong number of values, and where the first stands.
         placeholders: titles by which this source says that it has none.
+        remarks: what a person should know of how the catalogue is read; lines.
     """
 
     log: InteractionLog
     items: pa.Table | None
     bad_items: tuple[int, str] = (0, "")
     placeholders: frozenset[str] = frozenset()
+    remarks: tuple[str, ...] = ()
 
 
 def find_file(folder: str, names: list[str], what: str) -> str:
@@ -63,6 +66,9 @@ def describe_file(path: str) -> dict[str, Any]:
         return {**description, "sha256": hashlib.sha256(file.read()).hexdigest()}
 
 
-def as_items(table: pa.Table, columns: Mapping[str, str]) -> pa.Table:
-    """Rename `columns` (old → new) to `ITEMS_SCHEMA`."""
-    return pa.table([table[old] for old in columns], names=list(columns.values())).cast(ITEMS_SCHEMA)
+def as_items(table: pa.Table, item: str, title: str) -> pa.Table:
+    """The columns `item` and `title` as `ITEMS_SCHEMA`."""
+    titles = flat(table[title])
+    if not pa.types.is_string(titles.type):
+        titles = pc.cast(titles, pa.string())
+    return pa.table([normal_ids(table[item]), titles], schema=ITEMS_SCHEMA)

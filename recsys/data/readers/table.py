@@ -8,9 +8,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.data.config import DataConfig
-from recsys.data.readers.delimited import DelimitedLog, Dialect, read_table, require
-from recsys.data.readers.log import PART_ROWS, Columns, InteractionLog, Part, normalise, open_file, unreadable
+from recsys.data.ids import is_text, require_ids
+from recsys.data.readers.delimited import DelimitedLog, Dialect, Items, read_table, require
+from recsys.data.readers.log import (
+    AS_IT_IS,
+    PART_ROWS,
+    Columns,
+    InteractionLog,
+    Part,
+    Rules,
+    normalise,
+    open_file,
+    unreadable,
+)
 from recsys.data.readers.source import Source, as_items
+from recsys.data.readers.times import require_times
 from recsys.errors import UserError
 
 _ROW_GROUPS_PER_PART = 4
@@ -22,17 +34,27 @@ class ParquetLog:
 
     path: str
     columns: Columns
-    min_rating: float | None = None
+    rules: Rules = AS_IT_IS
 
     @classmethod
-    def open(cls, path: str, columns: Columns, min_rating: float | None) -> "ParquetLog":
+    def open(cls, path: str, columns: Columns, rules: Rules = AS_IT_IS) -> "ParquetLog":
         """
         Raises:
-            UserError: it is no Parquet file, or a column is not there.
+            UserError: it is no Parquet file, or a column is not there or of a type that cannot be meant.
         """
         with _parquet(path) as file:
-            require(path, file.schema_arrow.names, columns.names())
-        return cls(path, columns, min_rating)
+            schema = file.schema_arrow
+        require(path, schema.names, columns.names())
+        for name in (columns.user, columns.item):
+            require_ids(path, name, schema.field(name).type)
+        if columns.timestamp is not None:
+            require_times(path, columns.timestamp, schema.field(columns.timestamp).type, rules.time_unit)
+        if columns.rating is not None:
+            require_plain(path, columns.rating, schema.field(columns.rating).type, "ratings are numbers")
+        return cls(path, columns, rules)
+
+    def remarks(self) -> tuple[str, ...]:
+        return ()
 
     def parts(self) -> list[Part]:
         with _parquet(self.path) as file:
@@ -54,9 +76,9 @@ class ParquetLog:
             with _parquet(part.path, part.content) as file:
                 for group in range(part.start, part.end):
                     raw = file.read_row_group(group, columns=self.columns.names())
-                    yield normalise(raw, self.columns, np.arange(row, row + len(raw)), self.min_rating)
+                    yield normalise(raw, self.columns, np.arange(row, row + len(raw)), self.rules)
                     row += len(raw)
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException) as error:
             yield unreadable(part.path, error)
 
     def where(self, row: int) -> str:
@@ -75,21 +97,48 @@ def open_table(path: str, config: DataConfig) -> Source:
         timestamp=named.timestamp,
         rating=named.rating if config.min_rating is not None else None,
     )
+    rules = Rules.of(config)
     log: InteractionLog
     if _is_parquet(path):
-        log = ParquetLog.open(path, columns, config.min_rating)
+        log = ParquetLog.open(path, columns, rules)
     else:
-        log = DelimitedLog.open(path, _dialect(path), columns, config.min_rating)
+        log = DelimitedLog.open(path, _dialect(path), columns, rules)
     if config.items_path is None:
         return Source(log=log, items=None)
-    wanted = [named.item, named.title]
-    if _is_parquet(config.items_path):
-        with _parquet(config.items_path) as file:
-            require(config.items_path, file.schema_arrow.names, wanted)
-            items, bad, first = file.read(columns=wanted), 0, ""
-    else:
-        items, bad, first = read_table(config.items_path, _dialect(config.items_path), wanted)
-    return Source(log=log, items=as_items(items, {named.item: "item_id", named.title: "title"}), bad_items=(bad, first))
+    items = _read_items(config.items_path, config)
+    return Source(
+        log=log,
+        items=as_items(items.table, named.item, named.title),
+        bad_items=(items.bad, items.first),
+        remarks=items.remarks,
+    )
+
+
+def _read_items(path: str, config: DataConfig) -> Items:
+    item, title = config.columns.item, config.columns.title
+    if not _is_parquet(path):
+        return read_table(path, _dialect(path), [item, title], config.encoding)
+    with _parquet(path) as file:
+        schema = file.schema_arrow
+        require(path, schema.names, [item, title])
+        require_ids(path, item, schema.field(item).type)
+        require_plain(path, title, schema.field(title).type, "titles are text")
+        try:
+            return Items(file.read(columns=[item, title]))
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def require_plain(path: str, name: str, kind: pa.DataType, rule: str) -> None:
+    """Refuse a column that is neither text nor numbers.
+
+    Raises:
+        UserError: it holds truth values, times, lists or the like.
+    """
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    numeric = pa.types.is_integer(inner) or pa.types.is_floating(inner) or pa.types.is_decimal(inner)
+    if not (is_text(inner) or numeric or pa.types.is_null(inner)):
+        raise UserError(f"column {name!r} of {path.rpartition('/')[2]} is of type {kind}; {rule}")
 
 
 def _dialect(path: str) -> Dialect:
@@ -108,5 +157,5 @@ def _is_parquet(path: str) -> bool:
 def _parquet(path: str, content: bytes | None = None) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(open_file(path, content))
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise UserError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())}") from None

@@ -24,10 +24,17 @@ from torch.nn import functional
 from recsys import storage
 from recsys.config import digest, from_dict, to_dict
 from recsys.data.prepared import Catalogue, PreparedDataset
+from recsys.decoders.dtypes import resolve_dtype
+from recsys.decoders.item_encoder import Progress
+from recsys.decoders.loading import load_tokenizer
+from recsys.decoders.lora import adapters, save_adapters
 from recsys.errors import UserError
 from recsys.evaluation.metrics import metrics_from_ranks
 from recsys.evaluation.ranking import rank_targets
+from recsys.inference.engine import check_finite, inference_engine
 from recsys.model import SequentialRecommender, model_class
+from recsys.signals.config import SignalsConfig
+from recsys.signals.rankings import Rankings, finite_only
 from recsys.teachers.bigrec.config import FROM_SCRATCH, BIGRecConfig
 from recsys.teachers.bigrec.grounding import embed, nearest, smallest
 from recsys.teachers.bigrec.language_model import (
@@ -38,25 +45,21 @@ from recsys.teachers.bigrec.language_model import (
     without_adapters,
 )
 from recsys.teachers.bigrec.prompts import Prompts
+from recsys.teachers.bigrec.training import TitleObjective, TitleWriter
 from recsys.teachers.bigrec.trie import TitleTrie
-from recsys.teachers.config import SignalsConfig
-from recsys.teachers.engine import check_finite, inference_engine, resolve_dtype
 from recsys.teachers.from_student import load_student, require_student
-from recsys.teachers.item_encoder import load_tokenizer
-from recsys.teachers.lora import adapters, save_adapters
-from recsys.teachers.teacher import Progress, Rankings, Teacher, finite_only
 from recsys.training.in_step import in_step
+from recsys.training.objective import Objective
 
 if TYPE_CHECKING:
     from recsys.teachers.bigrec.generation import TitleGenerator
-    from recsys.training.objective import Objective
 
 _TOKENIZER = "tokenizer"
 _GAMMAS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)
 _ROWS = 256
 
 
-class BIGRec(Teacher):
+class BIGRec(TitleWriter):
     """Scores are −w (|q − e|² − m), m the smallest squared distance of a query and w an item's weight: 1, or less the
     more popular the item is. They are the dot product of [2q, −1, m − |q|²] and [w e, w |e|², w], and without weights
     they order items like the negative distance. Vectors are relative to the catalogue's mean, which changes no distance
@@ -138,9 +141,7 @@ class BIGRec(Teacher):
     @classmethod
     def objective(
         cls, config: BIGRecConfig, dataset: PreparedDataset, inputs: Mapping[str, str], *, seed: int
-    ) -> "Objective":
-        from recsys.teachers.bigrec.training import TitleObjective
-
+    ) -> Objective:
         torch.manual_seed(seed)
         scores = None
         if (name := config.scores_from) is not None:
@@ -365,9 +366,9 @@ class BIGRec(Teacher):
 
 
 class TitlePass:
-    """The pass of BIGRec behind DeepSpeed's inference engine (`recsys.teachers.teacher.TeacherPass`).
+    """The pass of BIGRec behind DeepSpeed's inference engine (`recsys.teacher.TeacherPass`).
 
-    With one process a model the engine is a plain wrapper (see `recsys.teachers.engine`); what makes the pass fast is
+    With one process a model the engine is a plain wrapper (see `recsys.inference.engine`); what makes the pass fast is
     `recsys.teachers.bigrec.generation`, and that nothing is written or grounded twice.
     """
 

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from recsys.config import Field, configuration
-from recsys.teachers.lora_config import LoRAConfig
+from recsys.decoders.config import LoRAConfig
 
 FROM_SCRATCH = "from-scratch"
 

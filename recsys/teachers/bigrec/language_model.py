@@ -11,11 +11,11 @@ from torch import nn
 from recsys import storage
 from recsys.config import digest
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.loading import load_transformers_config, offline, one_line
+from recsys.decoders.lora import add_adapters
 from recsys.errors import UserError
 from recsys.teachers.bigrec.config import FROM_SCRATCH, BIGRecConfig
 from recsys.teachers.bigrec.prompts import texts_of
-from recsys.teachers.item_encoder import load_transformers_config, offline, one_line
-from recsys.teachers.lora import add_adapters
 
 
 def base_config(config: BIGRecConfig, tokenizer: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Legend: B prompts, L tokens of the longest, R rows.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,21 +12,31 @@ from torch import Tensor
 from torch.nn import functional
 
 from recsys.data.prepared import PreparedDataset
-from recsys.teachers.bigrec.bigrec import BIGRec
+from recsys.teacher import Teacher
+from recsys.teachers.bigrec.config import BIGRecConfig
 from recsys.teachers.bigrec.prompts import Prompts
+from recsys.training.batches import Batch
 from recsys.training.config import TrainingConfig
-from recsys.training.objective import Batch, Objective
+from recsys.training.objective import Objective
 
 _POOL = 16  # batches whose prompts are grouped by length, so that little padding is computed
 _IGNORED = -100
 
 
+class TitleWriter(Teacher):
+    """What is asked here of a model: a causal language model, and the prompts it reads."""
+
+    config: BIGRecConfig
+    lm: Any
+    prompts: Prompts
+
+
 class TitleObjective(Objective):
     """Cross-entropy of the tokens to be written, as a sum over tokens."""
 
-    def __init__(self, model: BIGRec, *, seed: int) -> None:
+    def __init__(self, model: TitleWriter, *, seed: int) -> None:
         super().__init__()
-        self.model: BIGRec = model
+        self.model: TitleWriter = model
         self._seed = seed
 
     def batches(self, dataset: PreparedDataset, config: TrainingConfig, *, rank: int, world: int) -> "PromptBatches":

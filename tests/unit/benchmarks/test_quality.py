@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from ray_jobs.settings import Settings
 from recsys.config import from_dict, load_config
 from recsys.errors import UserError
+from recsys.settings import Settings
 
 SASREC = {"model": {"kind": "sasrec"}}
 STUDENTS = {

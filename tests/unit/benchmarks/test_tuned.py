@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ray_jobs.settings import Settings
 from recsys.config import from_dict
 from recsys.errors import UserError
+from recsys.settings import Settings
 from recsys.tuning.config import SweepConfig, check, defaults
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"

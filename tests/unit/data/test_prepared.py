@@ -6,7 +6,8 @@ import pytest
 
 from recsys import storage
 from recsys.data import prepared
-from recsys.data.prepared import SPLITS, PreparedDataset
+from recsys.data.prepared import PreparedDataset
+from recsys.data.splits import SPLITS
 from recsys.errors import UserError
 
 

@@ -12,7 +12,8 @@ from recsys.config import from_dict
 from recsys.data.config import DataConfig
 from recsys.data.prepare import LocalPartitions
 from recsys.data.readers import describe_inputs, open_source
-from recsys.data.readers.log import PART_ROWS, seconds
+from recsys.data.readers.log import PART_ROWS
+from recsys.data.readers.times import SECOND
 from recsys.errors import UserError
 
 
@@ -24,13 +25,14 @@ def write(folder: Path, **files: str | bytes) -> str:
 
 
 def read(**config) -> tuple[list[tuple], dict[str, str]]:
-    """(user, item, timestamp) in the order of the source, and the raw titles."""
+    """(user, item, seconds) in the order of the source, and the raw titles."""
     source = open_source(from_dict(DataConfig, config))
     (table,) = LocalPartitions.read(source.log).tables
     assert table["problem"].null_count == len(table), table["problem"].to_pylist()
     assert table["row"].to_pylist() == sorted(set(table["row"].to_pylist()))
     titles = {} if source.items is None else dict(zip(*source.items.to_pydict().values(), strict=True))
-    return list(zip(*table.select(["user_id", "item_id", "timestamp"]).to_pydict().values(), strict=True)), titles
+    columns = table.select(["user_id", "item_id", "timestamp"]).to_pydict().values()
+    return [(user, item, time // SECOND) for user, item, time in zip(*columns, strict=True)], titles
 
 
 def problems(path: str, part_bytes: int = 1 << 20) -> list[tuple[str, str]]:
@@ -153,21 +155,6 @@ def test_parquet_types(tmp_path) -> None:
     assert read(source="table", path=path)[0] == [("1", "x", 1), ("2", "y", 2)]
 
 
-def test_times() -> None:
-    texts = ["12", " 12.9 ", "-3.5", "1e3", "2020-01-02", "2020-01-02 00:00:01", "2020-01-02T00:00:02Z"]
-    assert seconds(pa.chunked_array([texts])).to_pylist() == [
-        12,
-        12,
-        -4,
-        1000,
-        1577923200,
-        1577923201,
-        1577923202,
-    ]
-    assert seconds(pa.chunked_array([["soon", "", "nan", "1e400", "12a"]])).to_pylist() == [None] * 5
-    assert seconds(pa.chunked_array([pa.array([1.7, float("nan"), None])])).to_pylist() == [1, None, None]
-
-
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("part_bytes", [1 << 20, 16])
 def test_bad_rows_are_found_with_their_lines(tmp_path, compressed, part_bytes) -> None:
@@ -190,7 +177,8 @@ def test_parts_cover_the_file_once(tmp_path, log_file) -> None:
     assert len(parts) > 50
     tables = [table for part in parts for table in small.parse(part)]
     table = pa.concat_tables(tables)
-    assert [tuple(row.values())[:3] for row in table.to_pylist()] == rows
+    found = [tuple(row.values())[:3] for row in table.to_pylist()]
+    assert found == [(user, item, time * SECOND) for user, item, time in rows]
     assert table["row"][0].as_py() == 0
     assert table["row"][-1].as_py() // PART_ROWS == parts[-1].index
     assert small.where(table["row"][-1].as_py()) == "line 1001"

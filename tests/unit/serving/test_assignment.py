@@ -2,10 +2,10 @@ import hashlib
 
 import pytest
 
-from ray_jobs.settings import ServingConfig, Settings
 from recsys.config import from_dict
 from recsys.errors import UserError
 from recsys.serving.assignment import Arm, assign, position
+from recsys.settings import ServingConfig, Settings
 
 USERS = [f"user-{n}" for n in range(4000)]
 

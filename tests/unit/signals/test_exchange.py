@@ -7,12 +7,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ray_jobs import cli, exchange
+from ray_jobs import cli
 from recsys import storage
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.signals.exchange import export_signals, import_signals
 from recsys.signals.signals import SignalsMeta, TeacherSignals, rankings_table
+from recsys.stages import exchange
 
 K = 3
 
@@ -161,8 +162,8 @@ def test_no_code_of_a_pickle_is_run(
 def test_the_job(dataset: PreparedDataset, files: Path, tmp_path: Path) -> None:
     settings = cli.load_settings(["--storage", str(tmp_path), "name=p"])
     dataset.write(settings.layout.dataset)
-    exchange.run(settings, folder=files, importing=True)
+    exchange.make(settings, folder=files, importing=True)
     with pytest.raises(UserError, match="--force replaces"):
-        exchange.run(settings, folder=files, importing=True)
-    exchange.run(settings, folder=tmp_path / "out", importing=False)
+        exchange.make(settings, folder=files, importing=True)
+    exchange.make(settings, folder=tmp_path / "out", importing=False)
     assert np.array_equal(np.loadtxt(tmp_path / "out" / "myrank_train.txt"), np.loadtxt(files / "myrank_train.txt"))

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from recsys import storage
-from recsys.data.prepared import SPLITS, PreparedDataset
+from recsys.data.prepared import PreparedDataset
+from recsys.data.splits import SPLITS
 from recsys.errors import UserError
 from recsys.signals.signals import SignalsMeta, TeacherSignals
 from recsys.signals.writer import ShardPlan, SignalsWriter

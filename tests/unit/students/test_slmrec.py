@@ -12,6 +12,7 @@ from transformers import AutoModel
 
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.errors import UserError
 from recsys.losses.config import AlignmentConfig, RecommendationLossConfig
 from recsys.students.config import SASRecConfig, SLMRecConfig
@@ -20,7 +21,6 @@ from recsys.students.slmrec import SLMRecObjective, build_slmrec
 from recsys.teachers.config import E4SRecConfig, HLLMConfig
 from recsys.teachers.e4srec import E4SRec
 from recsys.teachers.hllm import HLLM
-from recsys.teachers.item_encoder import TextEmbeddings
 from recsys.teachers.layered import LayeredTeacher
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import Epoch, TrainingResult, train, train_local

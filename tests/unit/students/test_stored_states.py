@@ -9,17 +9,19 @@ import pytest
 import torch
 
 from recsys.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from recsys.data.prepared import SPLITS, PreparedDataset
+from recsys.data.prepared import PreparedDataset
+from recsys.data.splits import SPLITS
 from recsys.errors import UserError
+from recsys.inference.ranking import WindowPass
 from recsys.losses.config import AlignmentConfig, RecommendationLossConfig
+from recsys.signals.config import SignalsConfig
 from recsys.signals.signals import SignalsMeta
 from recsys.signals.states import DTYPES, StatesMeta, StoredStates, part_uri
 from recsys.signals.writer import ShardPlan, SignalsWriter
 from recsys.students.config import SLMRecConfig
 from recsys.students.slmrec import SLMRecObjective, build_slmrec
-from recsys.teachers.config import E4SRecConfig, SignalsConfig
+from recsys.teachers.config import E4SRecConfig
 from recsys.teachers.e4srec import E4SRec
-from recsys.teachers.ranking import WindowPass
 from recsys.training.config import TrainingConfig
 
 LAYERS, WIDTH = [2, 4], 16

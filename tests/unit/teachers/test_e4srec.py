@@ -11,28 +11,23 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from ray_jobs.settings import TeacherSettings
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import from_dict, to_dict
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.compression import compressed
+from recsys.decoders.config import CompressionConfig, LowRankConfig
+from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.errors import UserError
 from recsys.losses.config import AlignmentConfig, RecommendationLossConfig
+from recsys.settings import TeacherSettings
+from recsys.signals.config import SignalsConfig
 from recsys.students.config import SASRecConfig, SLMRecConfig
 from recsys.students.sasrec import SASRec
 from recsys.students.slmrec import build_slmrec
-from recsys.teachers.compression import compressed
-from recsys.teachers.config import (
-    CompressionConfig,
-    E4SRecConfig,
-    HLLMConfig,
-    LowRankConfig,
-    SignalsConfig,
-    TeacherConfig,
-)
+from recsys.teachers.config import E4SRecConfig, HLLMConfig, TeacherConfig
 from recsys.teachers.e4srec import E4SRec
 from recsys.teachers.hllm import HLLM
 from recsys.teachers.hllm_training import hllm_objective
-from recsys.teachers.item_encoder import TextEmbeddings
 from recsys.teachers.layered import LayeredTeacher
 from recsys.training.config import TrainingConfig
 from recsys.training.objective import Objective

@@ -9,13 +9,13 @@ from transformers import AutoModel
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import from_dict, to_dict
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.errors import UserError
 from recsys.losses.config import RecommendationLossConfig
+from recsys.teacher import Teacher
 from recsys.teachers import hllm
 from recsys.teachers.config import HLLMConfig
 from recsys.teachers.hllm import HLLM
-from recsys.teachers.item_encoder import TextEmbeddings
-from recsys.teachers.teacher import Teacher
 from recsys.training.config import TrainingConfig
 from recsys.training.engine import build_engine
 from recsys.training.objective import NextItemObjective

@@ -9,8 +9,9 @@ import torch
 
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.config import ItemEncoderConfig, ItemLoRAConfig
 from recsys.serving.recommender import Recommender
-from recsys.teachers.config import HLLMConfig, ItemEncoderConfig, ItemLoRAConfig
+from recsys.teachers.config import HLLMConfig
 from recsys.teachers.hllm import HLLM
 from recsys.teachers.hllm_training import InfoNCE
 from recsys.training.config import DeepSpeedConfig, TrainingConfig

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from recsys.data.prepared import PreparedDataset
-from recsys.teachers.ranking import window_starts
+from recsys.inference.ranking import window_starts
 from recsys.training.windows import Windows
 
 

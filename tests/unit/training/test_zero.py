@@ -29,7 +29,7 @@ from recsys.students.build import build_student
 from recsys.students.config import SASRecConfig
 from recsys.training.config import DeepSpeedConfig, TrainingConfig
 from recsys.training.loop import train
-from recsys.teachers.teacher import teacher_class
+from recsys.teacher import teacher_class
 from recsys.config import from_dict
 
 uri, zero, model = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[4])

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from ray_jobs.settings import Settings, StudentSettings
-from ray_jobs.tune import SPACES, load_space
+from ray_jobs.sweeps.search import SPACES, load_space
 from recsys.config import from_dict, load_config
 from recsys.errors import UserError
+from recsys.settings import Settings, StudentSettings
 from recsys.tuning.config import SweepConfig, candidate, check, defaults, grid, reals
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ray.tune.utils import flatten_dict
 
-from ray_jobs.trials import _Follower
+from ray_jobs.sweeps.trials import _Follower
 from recsys.config import digest, from_dict
 from recsys.tracking import Run
 from recsys.tuning.config import SweepConfig

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ray_jobs.trials import _why_lost
+from ray_jobs.sweeps.trials import _why_lost
 
 _DIED = "The actor died unexpectedly before finishing this task.\n\tclass_name: ImplicitFunc\n"
 

@@ -7,7 +7,7 @@ import pytest
 from ray.tune.experiment import Trial
 from ray.tune.utils import flatten_dict
 
-from ray_jobs.population import Population
+from ray_jobs.sweeps.population import Population
 from recsys.config import from_dict
 from recsys.tuning.config import SweepConfig
 

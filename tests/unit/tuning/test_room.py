@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import ray
 
-from ray_jobs.trials import _share, room
+from ray_jobs.sweeps.trials import _share, room
 from recsys.config import from_dict
 from recsys.errors import UserError
 from recsys.tuning.config import SweepConfig

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ray_jobs.shared_inputs import Inputs, gathered
+from ray_jobs.sweeps.shared_inputs import Inputs, gathered
 from recsys.data.prepared import PreparedDataset
 from recsys.signals.states import DTYPES, StatesMeta, StoredStates
 

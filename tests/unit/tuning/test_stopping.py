@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from ray_jobs.trials import _Former, _scheduler
+from ray_jobs.sweeps.trials import _Former, _scheduler
 from recsys.tuning.config import StoppingConfig
 from recsys.tuning.records import Record
 

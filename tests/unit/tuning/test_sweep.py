@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
-from ray_jobs import distill, evaluate, sweep_winner, tune
-from ray_jobs.settings import Settings
-from ray_jobs.sweep import Sweep
+from ray_jobs.sweeps import search as sweeps
+from ray_jobs.sweeps import sweep_winner
+from ray_jobs.sweeps.sweep import Sweep
 from recsys import storage
 from recsys.config import from_dict, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation import results
+from recsys.settings import Settings
+from recsys.stages import evaluation
+from recsys.stages import student as student_stage
 from recsys.tuning.config import SweepConfig
 from recsys.tuning.records import Record, Started
 
@@ -31,8 +34,8 @@ def sweep(
     random_dataset().write(settings.layout.dataset)
     metrics = {"masked": {"ndcg@10": 0.1, "hr@10": 0.2}}
     monkeypatch.setattr(sweep_winner, "_draw", lambda *_: None)
-    monkeypatch.setattr(distill, "run", lambda *_: {})
-    monkeypatch.setattr(evaluate, "subjects", lambda *_: [])
+    monkeypatch.setattr(student_stage, "make", lambda *_: {})
+    monkeypatch.setattr(evaluation, "subjects", lambda *_: [])
     monkeypatch.setattr(results, "read_result", lambda *_: SimpleNamespace(metrics=metrics))
 
     def build(trials: int, **values: Any) -> Sweep:
@@ -40,7 +43,7 @@ def sweep(
         standard = {"student": "s", "parameters": space, "trials": trials, "retrain": 1}
         made = Sweep(settings, "x", from_dict(SweepConfig, standard | values))
         # What is left to try is not tried: the time is up.
-        monkeypatch.setattr(tune, "_search", lambda sweep, _: sweep.store.records())
+        monkeypatch.setattr(sweeps, "_search", lambda sweep, _: sweep.store.records())
         return made
 
     return build
@@ -55,7 +58,7 @@ def end(sweep: Sweep, make: Make, number: int, quality: float, **facts: Any) -> 
 
 
 def go_on(sweep: Sweep) -> None:
-    tune.run(sweep.settings, "x", sweep.config, resume=True)
+    sweeps.run(sweep.settings, "x", sweep.config, resume=True)
 
 
 def were_tested(sweep: Sweep) -> list[str]:
@@ -113,7 +116,7 @@ def test_a_value_that_needs_another_is_found_amid_many(
         if (student.model.width == 8) != (student.model.blocks == 7) or student.training.seed == 3:
             raise UserError("these do not go together")
 
-    monkeypatch.setattr(distill, "assemble", assemble)
+    monkeypatch.setattr(student_stage, "assemble", assemble)
     space = {
         "model.blocks": {"kind": "choice", "values": [7, 1]},
         "model.width": {"kind": "choice", "values": [16, 32, 8]},

@@ -10,10 +10,10 @@ import pytest
 from ray import tune
 from safetensors.torch import load_file, save_file
 
-from ray_jobs import trial_work
-from ray_jobs.settings import Layout, StudentSettings
+from ray_jobs.sweeps import trial_work
 from recsys.config import from_dict
 from recsys.data.prepared import PreparedDataset
+from recsys.settings import Layout, StudentSettings
 from recsys.students.build import build_student
 from recsys.training.loop import validate
 

@@ -11,18 +11,19 @@ from torch.nn import functional
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import from_dict, load_config, to_dict
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.loading import load_tokenizer
 from recsys.errors import UserError
 from recsys.evaluation.ranking import model_scorer, shown_to
 from recsys.losses.config import RecommendationLossConfig
 from recsys.serving.recommender import Recommender
+from recsys.signals.config import SignalsConfig
 from recsys.students.build import build_student
 from recsys.students.config import SASRecConfig
 from recsys.teachers.bigrec.bigrec import BIGRec
 from recsys.teachers.bigrec.config import BIGRecConfig, BIGRecLoRAConfig
 from recsys.teachers.bigrec.language_model import train_tokenizer
 from recsys.teachers.bigrec.training import PromptBatches, TitleObjective
-from recsys.teachers.config import HLLMConfig, SignalsConfig
-from recsys.teachers.item_encoder import load_tokenizer
+from recsys.teachers.config import HLLMConfig
 from recsys.training.config import TrainingConfig
 from recsys.training.engine import build_engine
 from recsys.training.loop import train_local
@@ -411,7 +412,7 @@ def test_what_cannot_work_is_refused(dataset: PreparedDataset, tmp_path: Path, c
 
 
 def test_configuration(tmp_path: Path) -> None:
-    from ray_jobs.settings import Settings
+    from recsys.settings import Settings
 
     def model(*overrides: str) -> object:
         return load_config(Settings, None, overrides).teacher.model

@@ -7,12 +7,12 @@ import torch
 from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.loading import load_tokenizer
 from recsys.teachers.bigrec import generation
 from recsys.teachers.bigrec.bigrec import BIGRec
 from recsys.teachers.bigrec.config import BIGRecConfig
 from recsys.teachers.bigrec.generation import TitleGenerator
 from recsys.teachers.bigrec.language_model import train_tokenizer
-from recsys.teachers.item_encoder import load_tokenizer
 from tests.unit.teachers.bigrec.conftest import SMALL, poisoned, save_base
 
 CLOSING = list(range(5, 300, 11))  # so many that random models close their texts at various lengths

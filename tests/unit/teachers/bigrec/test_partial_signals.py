@@ -9,14 +9,14 @@ import torch
 from recsys.checkpoint import save_checkpoint
 from recsys.config import from_dict
 from recsys.data.prepared import PreparedDataset
+from recsys.inference.replica import WholeReplica
 from recsys.losses.config import DistillationConfig, RecommendationLossConfig
+from recsys.signals.config import SignalsConfig
 from recsys.signals.signals import SignalsMeta, TeacherSignals
 from recsys.signals.writer import ShardPlan, SignalsWriter
 from recsys.students.build import build_student
 from recsys.students.config import SASRecConfig
 from recsys.teachers.bigrec.bigrec import BIGRec
-from recsys.teachers.config import SignalsConfig
-from recsys.teachers.replica import WholeReplica
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import train_local
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.loading import load_tokenizer
 from recsys.errors import UserError
 from recsys.teachers.bigrec.config import BIGRecConfig
 from recsys.teachers.bigrec.language_model import train_tokenizer
 from recsys.teachers.bigrec.prompts import Prompts
-from recsys.teachers.item_encoder import load_tokenizer
 
 TITLES = [
     "",

@@ -1,0 +1,229 @@
+"""The Ray Serve application: teacher, student and null arm behind one endpoint.
+
+The student lives inside the replicas that take HTTP requests, the teacher in its own
+(docs/decisions/student-placement.md).
+"""
+
+import contextlib
+import dataclasses
+import ipaddress
+import logging
+import os
+import socket
+import threading
+import time
+from typing import Any
+
+import httpx
+from ray import serve
+from ray.serve.schema import LoggingConfig
+
+from ray_jobs.cluster import runtime
+from recsys import storage
+from recsys.config import from_dict
+from recsys.errors import UserError
+from recsys.serving.assignment import Arm
+from recsys.serving.measure import wait_until_ready
+from recsys.serving.service import check_same_dataset, checkpoint_facts, dataset_identity
+from recsys.settings import ReplicasConfig, Settings
+
+APPLICATION = "recsys"
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application from plain settings, for `serve deploy`; its HTTP address is that of the deploy file."""
+    return application(from_dict(Settings, args))
+
+
+def application(settings: Settings) -> serve.Application:
+    """The Ray Serve application, not yet running.
+
+    Raises:
+        UserError: a checkpoint or the dataset is missing or damaged, or they do not belong together.
+    """
+    from ray_jobs.serving.replicas import Ingress, Teacher
+
+    check(settings)
+    config = settings.serving
+    # A replica's working directory is not the user's, so the root must be absolute from here on.
+    settings = dataclasses.replace(settings, storage=settings.layout.storage_root)
+    teacher = None
+    if "teacher" in config.arms:
+        teacher = serve.deployment(**_options(config.teacher_replicas, waiting=64))(Teacher).bind(settings)
+    return serve.deployment(**_options(config.student_replicas, waiting=256))(Ingress).bind(settings, teacher)
+
+
+def check(settings: Settings) -> None:
+    """Refuse to start what could not serve: verify the files of every served checkpoint.
+
+    Raises:
+        UserError: one is missing or damaged, or was trained on another dataset.
+    """
+    served(settings)
+    for arm, uri in _checkpoints(settings).items():
+        storage.local_copy(uri, f"checkpoint of the {arm}")
+
+
+def served(settings: Settings) -> dict[Arm, dict[str, Any]]:
+    """Hash, kind and dataset of the checkpoint of every arm that has one; a quick look.
+
+    Raises:
+        UserError: one is missing, or was trained on another dataset.
+    """
+    facts = {arm: checkpoint_facts(uri) for arm, uri in _checkpoints(settings).items()}
+    check_same_dataset(*dataset_identity(settings.layout.dataset), facts)
+    return facts
+
+
+def _checkpoints(settings: Settings) -> dict[Arm, str]:
+    layout, config = settings.layout, settings.serving
+    known: dict[Arm, str] = {"teacher": layout.teacher, "student": layout.student(config.student)}
+    return {arm: uri for arm, uri in known.items() if arm in config.arms}
+
+
+def proxy_name() -> str:
+    """What takes the HTTP requests: Serve's own proxy, or HAProxy where the environment asks for it."""
+    return "haproxy" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else "serve"
+
+
+def url(settings: Settings) -> str:
+    """Where a client on this machine finds the server."""
+    host = settings.serving.host
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{settings.serving.port}" if ":" in host else f"http://{host}:{settings.serving.port}"
+
+
+def deploy(settings: Settings) -> str:
+    """Start the application on the connected Ray (an embedded one where there is none) and wait until it answers.
+
+    Returns:
+        Its URL.
+
+    Raises:
+        UserError: see `application`; the port is in use; the replicas do not start, or not in time.
+    """
+    built = application(settings)
+    runtime.connect()
+    config = settings.serving
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells every step; what matters is told here
+    _claim_port(settings)
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(undeploy)
+        _start(config.host, config.port, config.start_seconds)
+        serve.run_many([serve.RunTarget(built, name=APPLICATION)], wait_for_applications_running=False)
+        _wait_until_running(config.start_seconds)
+        wait_until_ready(url(settings), 30)
+        on_failure.pop_all()
+    return url(settings)
+
+
+def is_this(settings: Settings, health: dict[str, Any]) -> bool:
+    """Whether a server that says `health` of itself serves the checkpoints that `settings` name."""
+    expected = {arm: facts["hash"] for arm, facts in served(settings).items()}
+    arms = health.get("arms", {})
+    return set(arms) == set(settings.serving.arms) and all(arms[a].get("checkpoint") == h for a, h in expected.items())
+
+
+def undeploy() -> None:
+    """Take the application down, and Serve itself where nothing else runs on it."""
+    if APPLICATION in serve.status().applications:
+        serve.delete(APPLICATION)
+    if not serve.status().applications:
+        serve.shutdown()
+
+
+def _options(replicas: ReplicasConfig, waiting: int) -> dict[str, Any]:
+    return {
+        "num_replicas": replicas.count,
+        "ray_actor_options": {"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
+        # Requests beyond it wait in the router; below a full batch a batch could never fill.
+        "max_ongoing_requests": max(waiting, 2 * replicas.batch),
+        "max_constructor_retry_count": 2,
+        "logging_config": LoggingConfig(log_level="WARNING", enable_access_log=False),
+    }
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _claim_port(settings: Settings) -> None:
+    """Serve's own words for a taken port reach the log of its proxy alone, and a Serve that runs keeps its address."""
+    host, port = settings.serving.host, settings.serving.port
+    if serve.status().applications:
+        try:
+            serving = httpx.get(f"{url(settings)}/-/healthz", trust_env=False, timeout=3).status_code == 200
+        except httpx.HTTPError:
+            serving = False
+        if not serving:
+            raise UserError(
+                f"Ray Serve already runs on this cluster, but not at {host}:{port}; set serving.host and serving.port "
+                "to its address, or stop it with `serve shutdown`"
+            )
+        return
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.settimeout(1)
+        if probe.connect_ex((host, port)) == 0:
+            raise UserError(
+                f"port {port} of {host} is in use; stop what listens there or choose another: serving.port=8001"
+            )
+
+
+def _start(host: str, port: int, seconds: float) -> None:
+    """Serve itself, where it does not run yet.
+
+    Serve waits for its controller without a limit, and Ray has been seen to lose the message that it is there.
+    """
+    problem: list[Exception] = []
+    thread = threading.Thread(target=_start_and_note, args=(host, port, problem), daemon=True)
+    thread.start()
+    thread.join(timeout=seconds)
+    if thread.is_alive() or problem:
+        reason = " ".join(str(problem[0]).split())[:200] if problem else f"nothing was heard within {seconds:g} s"
+        raise UserError(f"the HTTP proxy at {host}:{port} did not start ({reason}); try again")
+
+
+def _start_and_note(host: str, port: int, problem: list[Exception]) -> None:
+    environment = {
+        # Why a replica does not start is told in one line; the tracebacks are in Ray's log folder.
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+        # After its own 5 s, Serve would end a proxy that a busy machine has not even let begin.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+    }
+    try:
+        serve.start(
+            # Where only the machine itself may call, proxies on other nodes would serve nobody.
+            proxy_location="HeadOnly" if _is_loopback(host) else "EveryNode",
+            http_options={"host": host, "port": port},
+            logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+            controller_options={"runtime_env": {"env_vars": environment}},
+        )
+    except Exception as error:
+        problem.append(error)
+
+
+def _wait_until_running(seconds: float) -> None:
+    started = said = time.monotonic()
+    while True:
+        status = serve.status().applications[APPLICATION]
+        if status.status == "RUNNING":
+            return
+        deployments = [f"{name} {state.status.lower()}" for name, state in status.deployments.items()]
+        now = time.monotonic()
+        if status.status in ("DEPLOY_FAILED", "UNHEALTHY") or now - started > seconds:
+            reasons = [status.message, *(state.message for state in status.deployments.values())]
+            reason = next((_last_line(text) for text in reversed(reasons) if text), "no reason given")
+            problem = "did not start" if now - started <= seconds else f"did not start within {seconds:g} s"
+            raise UserError(f"the serving replicas {problem} ({', '.join(deployments)}): {reason}")
+        if now - said > 5:
+            print(f"serving: {now - started:.0f} s, {', '.join(deployments) or 'starting'}", flush=True)
+            said = now
+        time.sleep(0.1)
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].removeprefix("recsys.errors.UserError: ")[:300] if lines else ""

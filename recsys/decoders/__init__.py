@@ -1,0 +1,1 @@
+"""Language models as layers that read vectors or titles: loaded, cut in depth, adapted, made smaller, split."""

@@ -1,0 +1,74 @@
+"""What the pass of a teacher leaves for the students, and how it is run."""
+
+from typing import Literal
+
+from recsys.config import Field, NotInKey, configuration
+from recsys.losses.config import SET_NAME
+
+
+@configuration
+class StatesConfig:
+    """The teacher's states that the pass stores of the training rows, for students taught block by block.
+
+    Attributes:
+        blocks: after each of so many blocks of layers; it divides the teacher's depth.
+        dtype: as which they are stored; bf16 halves the bytes and rounds.
+    """
+
+    blocks: int = Field(default=4, ge=1)
+    dtype: Literal["fp32", "bf16"] = "bf16"
+
+
+@configuration
+class SignalsConfig:
+    """The teacher pass.
+
+    Attributes:
+        name: of the set of signals that the pass makes: sets of different names lie side by side, and a student names
+            the one it learns from (`distillation.signals`). "" is the usual one.
+        k: length of each ranking.
+        splits: whose rows are ranked.
+        train_rows: of the training rows, how many: a seeded sample. null leaves it to the kind of teacher: all of them,
+            or 10,000 for BIGRec, which takes longest.
+        mask_history: never rank an item of the user's past.
+        log_mass: keep for each row the logarithm of the softmax mass outside the K, of teachers that score by logits.
+        rows_per_shard: rows a finished file holds at most; an interrupted pass repeats at most the shards in work, and
+            there is work for at most as many actors as shards. null leaves it to the kind of teacher: 8,192, or 256 for
+            BIGRec.
+        batch_size: windows of a sequence in one forward pass.
+        actors, max_actors: the actor pool; with `max_actors` it grows to so many where the cluster has room.
+        cpus, gpus: what each process of an actor asks for.
+        tensor_parallel: processes an actor, among which the teacher's matrices are parted (DeepSpeed's AutoTP), for
+            teachers that are too large for one GPU. On CPU it works, and gains nothing.
+        kernel_injection: DeepSpeed's own GPU kernels, for architectures that it has them for (Llama), of teachers that
+            score in one pass.
+        dtype: auto is bf16 where the processor has it, otherwise fp32.
+        states: store the teacher's hidden states of the training rows as well (e4srec and hllm alone).
+    """
+
+    name: NotInKey[str] = Field(default="", pattern=SET_NAME)
+    k: int = Field(default=20, ge=1)
+    splits: tuple[Literal["train", "valid", "test"], ...] = ("train", "valid", "test")
+    train_rows: int | None = Field(default=None, ge=1)
+    mask_history: bool = True
+    log_mass: bool = False
+    rows_per_shard: int | None = Field(default=None, ge=1)
+    batch_size: NotInKey[int] = Field(default=64, ge=1)
+    actors: NotInKey[int] = Field(default=2, ge=1)
+    max_actors: NotInKey[int | None] = Field(default=None, ge=1)
+    cpus: NotInKey[float] = Field(default=0.9, gt=0)
+    gpus: NotInKey[float] = Field(default=0, ge=0)
+    tensor_parallel: NotInKey[int] = Field(default=1, ge=1)
+    kernel_injection: NotInKey[bool] = False
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    states: StatesConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_actors is not None and self.max_actors < self.actors:
+            raise ValueError(f"max_actors is {self.max_actors}, less than actors ({self.actors}); raise it")
+        if self.tensor_parallel > 1 and self.gpus not in (0, 1):
+            raise ValueError(
+                f"gpus is {self.gpus:g} a process, but with tensor_parallel each has one of its own; set it to 1"
+            )
+        if self.kernel_injection and (self.tensor_parallel > 1 or not self.gpus):
+            raise ValueError("kernel_injection is for one process with a GPU; set gpus to 1 and tensor_parallel to 1")

@@ -1,0 +1,134 @@
+"""Everything in order: data, teacher, its signals, students, the quality ladder, the report.
+
+    from recsys.config import load_config
+    from recsys.settings import Settings
+    from recsys.stages import pipeline
+    from recsys.stages.executor import InProcess
+
+    settings = load_config(Settings, "ray_jobs/configs/fixture.yaml", ["data.path=tests/fixtures/ml-tiny"])
+    pipeline.run(settings, InProcess())
+
+What is finished and unchanged, by the digest of its configuration and inputs, is kept. Killed at any moment and started
+again, it continues. The steps' MLflow runs are children of one run.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+from recsys import storage, tracking
+from recsys.config import to_dict
+from recsys.settings import Settings
+from recsys.stages.executor import Executor
+
+Step = Callable[[Settings, Executor, bool], object]
+
+
+def run(
+    settings: Settings,
+    executor: Executor,
+    steps: Mapping[str, Step] | None = None,
+    *,
+    force: bool = False,
+) -> None:
+    """Run the steps (default: `STEPS`) in order.
+
+    Raises:
+        UserError: an input is missing or damaged; what earlier steps made stays.
+    """
+    steps = STEPS if steps is None else steps
+    layout = settings.layout
+    print(f"project {settings.name} in {layout.root}", flush=True)
+    begun = time.monotonic()
+    with tracking.group(settings.tracking, layout.mlflow, settings.name, "pipeline", params=to_dict(settings)):
+        for number, (name, step) in enumerate(steps.items(), start=1):
+            print(f"\n[{number}/{len(steps)}] {name}", flush=True)
+            started = time.monotonic()
+            step(settings, executor, force)
+            if time.monotonic() - started > 1:
+                print(f"{name} took {time.monotonic() - started:.0f} s", flush=True)
+    print(f"\nall {len(steps)} steps are done, {time.monotonic() - begun:.0f} s")
+    for line in [dataset_facts(settings), *locations(settings)]:
+        print(line, flush=True)
+
+
+def dataset_facts(settings: Settings) -> str:
+    """What the results are about, in a line."""
+    dataset = storage.read_json(storage.join(settings.layout.dataset, "dataset.json"))
+    counts = dataset["counts"]
+    return (
+        f"dataset {dataset['name']}: {counts['users']:,} users, {counts['items']:,} items, "
+        f"{counts['interactions']:,} interactions, {counts['test_rows']:,} test rows by {dataset['protocol']}, "
+        f"fingerprint {dataset['fingerprint'][:12]}"
+    )
+
+
+def locations(settings: Settings) -> list[str]:
+    """Where everything lies, as lines; what is not there is left out."""
+    layout = settings.layout
+    places = {
+        "report": storage.join(layout.report, "report.html"),
+        "results": layout.results,
+        "teacher": layout.teacher,
+        **{f"student {name}": layout.student(name) for name in settings.students},
+        "dataset": layout.dataset,
+        "signals": layout.signals,
+    }
+    lines = [f"  {what:{_widest(places)}}  {uri}" for what, uri in places.items() if storage.exists(uri)]
+    return [*lines, f"  {'MLflow':{_widest(places)}}  {tracking.describe(settings.tracking, layout.mlflow)}"]
+
+
+def _widest(names: dict[str, str]) -> int:
+    return max(len(name) for name in names)
+
+
+# A step's module is imported when its turn comes: where nothing is to be done, little is loaded.
+
+
+def _prepare_data(settings: Settings, executor: Executor, force: bool) -> None:
+    from recsys.stages import prepare
+
+    prepare.make(settings, executor, force=force)
+
+
+def _train_teacher(settings: Settings, executor: Executor, force: bool) -> None:
+    from recsys.stages import student, teacher
+
+    for name in teacher.needed_students(settings):
+        student.make(settings, name, executor, force=force)
+    teacher.make(settings, executor, force=force)
+
+
+def _infer_teacher(settings: Settings, executor: Executor, force: bool) -> None:
+    from recsys.stages import signals
+
+    signals.make(settings, executor, force=force)
+
+
+def _distill(settings: Settings, executor: Executor, force: bool) -> None:
+    from recsys.stages import student, teacher
+
+    done = teacher.needed_students(settings)  # a second time they would be other students than the teacher's
+    for name in student.ordered(settings):
+        student.make(settings, name, executor, force=force and name not in done)
+
+
+def _evaluate(settings: Settings, executor: Executor, force: bool) -> None:
+    from recsys.stages import evaluation
+
+    evaluation.make(settings, executor, force=force)
+
+
+def _report(settings: Settings, executor: Executor, force: bool) -> None:  # noqa: ARG001
+    from recsys.stages import report
+
+    report.make(settings, force=force)
+
+
+STEPS: dict[str, Step] = {
+    "prepare_data": _prepare_data,
+    "train_teacher": _train_teacher,
+    "infer_teacher": _infer_teacher,
+    "distill": _distill,
+    "evaluate": _evaluate,
+    "report": _report,
+}

@@ -1,0 +1,195 @@
+"""The teacher's pass over the rows, shard by shard: what one worker of it does, and how it is told."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.settings import Settings
+from recsys.signals.config import SignalsConfig
+from recsys.signals.states import StatesMeta
+from recsys.signals.writer import ShardPlan, SignalsWriter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_HOPELESS = 1000  # rows without one finite prediction; a pass that goes on from such shards is let be
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows done, those of them set aside, and tokens read."""
+
+    rows: int
+    aside: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class ShardedPass:
+    """A pass, small enough to travel to every worker, which makes the plan of its rows anew.
+
+    Attributes:
+        teachers: URIs of the teacher, and of those trained without one of the folds.
+        signals: URI of what is made.
+    """
+
+    dataset: str
+    teachers: list[str]
+    signals: str
+    key: str
+    config: SignalsConfig
+    states: StatesMeta | None
+
+    def open(self) -> "ShardRanker":
+        """What ranks shards in this process."""
+        return ShardRanker(self)
+
+    @property
+    def writer(self) -> SignalsWriter:
+        """What keeps its shards."""
+        return SignalsWriter(self.signals, key=self.key, k=self.config.k)
+
+    @contextmanager
+    def progress(self, plan: ShardPlan, missing: Sequence[int]) -> Iterator[Callable[[Counts], None]]:
+        """Tell rows, rows and tokens a second and the time left, at least every five seconds.
+
+        What it gives is told of every finished shard.
+
+        Raises:
+            UserError: not one prediction of the first many rows was finite.
+        """
+        tally = _Tally(plan.count(missing), fresh=len(missing) == len(plan))
+        with tally.told():
+            yield tally.add
+
+
+def plan_shards(config: SignalsConfig, dataset: PreparedDataset) -> ShardPlan:
+    assert config.rows_per_shard is not None, "filled in by `covered`"
+    return ShardPlan.of(dataset, config.splits, config.rows_per_shard, train_rows=config.train_rows)
+
+
+def teacher_uris(settings: Settings) -> list[str]:
+    """The teacher, and those that were trained without one of the folds."""
+    return [settings.layout.teacher, *(settings.layout.teacher_of_fold(f) for f in range(settings.teacher.folds))]
+
+
+class ShardRanker:
+    """Ranks the rows of a shard and writes it."""
+
+    def __init__(self, work: ShardedPass) -> None:
+        from recsys.inference.replica import open_replica
+
+        self._states = work.states
+        self._dataset = PreparedDataset.load(work.dataset)
+        self._replica = open_replica(work.dataset, work.config, self._dataset)
+        self._plan = plan_shards(work.config, self._dataset)
+        self._writer = work.writer
+        self._uris = work.teachers
+        self._folds = len(work.teachers) - 1
+        self._fold_of_user = self._dataset.folds(self._folds) if self._folds else None
+
+    def rank(self, number: int) -> Counts:
+        """Rank and write a shard.
+
+        Raises:
+            UserError: a teacher is of another dataset, or cannot be read or run so.
+        """
+        from recsys.signals.rankings import joined
+
+        rows = self._plan.shard(number)
+        teacher_of_row = self._teacher_of(rows)
+        parts, seconds = [], 0.0
+        for teacher in np.unique(teacher_of_row).tolist():
+            uri = self._uris[teacher]
+            self._replica.load(uri)
+            started = time.perf_counter()
+            parts.append(self._replica.rank(uri, rows[teacher_of_row == teacher]))
+            seconds += time.perf_counter() - started
+        ranked = joined(parts)
+        aside = len(rows) - len(ranked.rows)
+        self._writer.write_shard(
+            number,
+            ranked.rows,
+            ranked.items,
+            ranked.scores,
+            ranked.target_distance,
+            seconds=seconds,
+            aside=aside,
+            tokens=ranked.tokens,
+            log_mass=ranked.log_mass,
+            states=self._states_of(ranked.rows[np.isin(ranked.rows, self._dataset.rows("train"))]),
+        )
+        return Counts(len(rows), aside, ranked.tokens)
+
+    def _states_of(self, rows: np.ndarray) -> tuple[np.ndarray, "Tensor"] | None:
+        """Rows and their states, which are those of the teacher that students are cut from, whoever ranks the rows."""
+        if self._states is None or not len(rows):
+            return None
+        return rows, self._replica.states(self._uris[0], rows, self._states.layers, self._states.dtype)
+
+    def _teacher_of(self, rows: np.ndarray) -> np.ndarray:
+        """Which teacher ranks each row: 0 is the one that knows all training rows, f+1 the one without fold f."""
+        if self._fold_of_user is None:
+            return np.zeros(len(rows), dtype=np.int64)
+        fold = self._fold_of_user[self._dataset.users_of(rows)]
+        return np.where(np.isin(rows, self._dataset.rows("train")), fold + 1, 0)
+
+
+class _Tally:
+    """Counts of a pass, told as it goes.
+
+    Args:
+        fresh: it begins with its first shard, so that a teacher without finite predictions is known for it.
+    """
+
+    def __init__(self, total: int, *, fresh: bool) -> None:
+        self._total, self._fresh = total, fresh
+        self._begun = time.perf_counter()
+        self._since = self._begun  # rates count from the end of the first shard: before it workers were starting
+        self._rows = self._aside = self._tokens = 0
+        self._first = Counts(0, 0, 0)
+
+    def add(self, counts: Counts) -> None:
+        self._rows, self._aside = self._rows + counts.rows, self._aside + counts.aside
+        self._tokens += counts.tokens
+        if self._fresh and self._aside == self._rows >= _HOPELESS:
+            raise UserError(
+                f"the teacher's prediction is not finite for all of the first {self._rows:,} rows; its checkpoint is "
+                "not usable, train it again (or run infer_teacher again to see whether it is for others)"
+            )
+        if not self._first.rows:
+            self._first, self._since = counts, time.perf_counter()
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        closed = threading.Event()
+
+        def tick() -> None:
+            while not closed.wait(5):
+                self._line()
+
+        ticker = threading.Thread(target=tick, daemon=True)
+        ticker.start()
+        try:
+            yield
+        finally:
+            closed.set()
+            ticker.join()
+        self._line()
+
+    def _line(self) -> None:
+        now = time.perf_counter()
+        rows, tokens = self._rows - self._first.rows, self._tokens - self._first.tokens
+        left = f"{now - self._begun:.0f} s"
+        if rows:
+            rate = rows / (now - self._since)
+            seconds = (self._total - self._rows) / rate
+            left = f"{rate:,.0f} rows/s, {tokens / (now - self._since):,.0f} tokens/s, {seconds:.0f} s left"
+        print(f"signals: {self._rows:,} of {self._total:,} rows, {left}", flush=True)

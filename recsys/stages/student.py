@@ -1,0 +1,227 @@
+"""Students, alone or taught by a teacher's signals.
+
+A finished student whose configuration and inputs are unchanged is left as it is; an interrupted one continues from its
+last epoch.
+"""
+
+from functools import partial
+from typing import Any
+
+from recsys import tracking
+from recsys.checkpoint import load_checkpoint, save_checkpoint
+from recsys.config import digest, key_values, to_dict
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.settings import Layout, Settings, StudentSettings
+from recsys.signals.signals import TeacherSignals
+from recsys.signals.states import StoredStates
+from recsys.stages.artefacts import fingerprint, is_current, required
+from recsys.stages.executor import Executor, Trained
+from recsys.students.build import build_student
+from recsys.students.config import CompressedConfig
+from recsys.students.items import with_plain_items
+from recsys.training.config import TrainingConfig
+from recsys.training.loop import Progress
+from recsys.training.objective import NextItemObjective, Objective, RankingTeacher
+
+
+def key(settings: Settings, name: str) -> str:
+    """Digest of what makes this student: its configuration, the dataset and, if distilled, the signals or the teacher.
+
+    Raises:
+        UserError: there is no such student, or an input is missing.
+    """
+    student = find(settings, name)
+    inputs = [fingerprint(settings.layout)]
+    for signals in dict.fromkeys(signals_uris(student, settings.layout)):
+        inputs.append(required(signals, "set of teacher signals", _pass(settings, signals)).content_hash)
+    if student.model.kind in ("slmrec", "compressed"):
+        uri = teacher_uri(student, settings.layout)
+        job = f"distill --student {student.model.teacher}" if student.model.teacher else "train_teacher"
+        inputs.append(required(uri, f"teacher of student {name}", job).content_hash)
+    return digest({"student": key_values(student), "inputs": inputs})
+
+
+def find(settings: Settings, name: str) -> StudentSettings:
+    if name not in settings.students:
+        known = ", ".join(settings.students) or "none"
+        raise UserError(f"the configuration has no student {name!r}; it has: {known}")
+    return settings.students[name]
+
+
+def make(settings: Settings, name: str, executor: Executor, *, force: bool = False) -> dict[str, Any]:
+    """Train one student; its checkpoint lies at `settings.layout.student(name)`.
+
+    Returns:
+        What the checkpoint says of its training, or {} where it was current.
+    """
+    student = find(settings, name)
+    layout = settings.layout
+    work = key(settings, name)
+    if not force and is_current(layout.student(name), work):
+        print(f"student {name}: unchanged, kept", flush=True)
+        return {}
+    if student.model.kind == "compressed":
+        return _compress(student.model, name, settings, work)
+    with tracking.start_run(
+        settings.tracking,
+        layout.mlflow,
+        settings.name,
+        f"distill {name}",
+        params=to_dict(student),
+        tags={"student": name, "dataset": fingerprint(layout)},
+    ) as recorded:
+        trained = executor.fit(
+            f"student-{name}",
+            partial(build, student, layout),
+            training=student.training,
+            scaling=student.scaling,
+            train_runs=layout.train_runs,
+            key=work,
+            run=recorded,
+            force=force,
+        )
+        progress = finish(student, layout, trained, layout.student(name), work)
+        recorded.log_metrics({"best": progress.best, "best_epoch": progress.best_epoch})
+        recorded.set_tags({"checkpoint": layout.student(name)})
+        executor.discard(f"student-{name}", train_runs=layout.train_runs, key=work)
+    return progress.describe()
+
+
+def finish(student: StudentSettings, layout: Layout, trained: Trained, uri: str, work: str) -> Progress:
+    """The student's checkpoint at `uri`, of the best weights of its training, the teacher's embeddings folded in."""
+    result = trained()
+    objective, dataset, _ = build(student, layout)
+    with_plain_items(objective.model)
+    info = {"training": result.progress.describe(), "settings": to_dict(student)}
+    if isinstance(objective, NextItemObjective) and objective.teacher is not None:
+        info["teacher"] = objective.teacher.describe()
+    save_checkpoint(uri, objective.model, dataset, state=result.state, key=work, info=info)
+    return result.progress
+
+
+def _compress(model: CompressedConfig, name: str, settings: Settings, work: str) -> dict[str, Any]:
+    """The smaller copy of a trained model; what its checkpoint says of training is the original's."""
+    from recsys.decoders.compression import compressed
+    from recsys.decoders.quantised import numbers_and_bytes
+    from recsys.teachers.layered import LayeredTeacher
+
+    student, layout = find(settings, name), settings.layout
+    source, dataset = load_checkpoint(teacher_uri(student, layout)), PreparedDataset.load(layout.dataset)
+    if not isinstance(source.model, LayeredTeacher):
+        raise UserError(
+            f"students.{name}: only language-model recommenders (e4srec or hllm, and slmrec students) are compressed, "
+            f"but {teacher_uri(student, layout)} is of kind {source.model.kind}"
+        )
+    source.check_dataset(dataset, f"students.{name}: what it is made from", "train that on this dataset")
+    small = compressed(source.model, model.compression)
+    sizes = [numbers_and_bytes(each)[1] for each in (source.model, small)]
+    with tracking.start_run(
+        settings.tracking,
+        layout.mlflow,
+        settings.name,
+        f"compress {name}",
+        params=to_dict(student.model),
+        tags={"student": name, "dataset": dataset.fingerprint, "checkpoint": layout.student(name)},
+    ) as recorded:
+        info = {"training": source.info.get("training", {}), "settings": to_dict(student)}
+        save_checkpoint(layout.student(name), small, dataset, key=work, info=info)
+        recorded.log_metrics({"bytes": float(sizes[1]), "bytes_before": float(sizes[0])})
+    print(f"student {name}: {sizes[0] / 1e6:.2f} MB made {sizes[1] / 1e6:.2f} MB", flush=True)
+    return {}
+
+
+def build(student: StudentSettings, layout: Layout) -> tuple[Objective, PreparedDataset, TrainingConfig]:
+    """In a worker: data from storage, the model and its losses."""
+    dataset = PreparedDataset.load(layout.dataset)
+    signals = TeacherSignals.load(rankings_uri(student, layout), dataset) if student.distillation else None
+    return assemble(student, dataset, signals, layout), dataset, student.training
+
+
+def assemble(
+    student: StudentSettings,
+    dataset: PreparedDataset,
+    signals: TeacherSignals | None,
+    layout: Layout,
+    stored: StoredStates | None = None,
+) -> Objective:
+    """The model and its losses; the data is in memory, the teacher of a cut student comes from its checkpoint.
+
+    Args:
+        stored: the teacher's stored states where they are in memory too; where they are not, they are read if needed.
+    """
+    if student.model.kind == "slmrec":
+        from recsys.students.slmrec import build_slmrec
+
+        ranking = student.distillation.ranking if student.distillation else None
+        return build_slmrec(
+            student.model,
+            dataset,
+            load_checkpoint(teacher_uri(student, layout)),
+            loss=student.loss,
+            alignment=student.alignment,
+            rankings=RankingTeacher(signals, dataset, ranking) if signals and ranking else None,
+            stored=(stored or StoredStates.load(states_uri(student, layout), dataset)) if student.stored else None,
+            seed=student.training.seed,
+        )
+    if student.model.kind == "compressed":
+        raise UserError("a student of kind compressed is not trained; name the student that it is made from")
+    return build_student(
+        student.model,
+        dataset,
+        loss=student.loss,
+        distillation=student.distillation,
+        signals=signals,
+        seed=student.training.seed,
+    )
+
+
+def rankings_uri(student: StudentSettings, layout: Layout) -> str:
+    """The set of teacher signals whose rankings and embeddings a student learns from."""
+    return layout.signals_of(student.distillation.signals if student.distillation else None)
+
+
+def states_uri(student: StudentSettings, layout: Layout) -> str:
+    """The set of teacher signals whose stored states a student learns from."""
+    return layout.signals_of(student.alignment.signals if student.alignment else None)
+
+
+def signals_uris(student: StudentSettings, layout: Layout) -> list[str]:
+    """The sets of teacher signals that must be there before a student is trained."""
+    uris = [rankings_uri(student, layout)] if student.distillation else []
+    return uris + ([states_uri(student, layout)] if student.stored else [])
+
+
+def _pass(settings: Settings, uri: str) -> str:
+    """What to run for a set of signals that is not there."""
+    if uri == settings.layout.signals:
+        return "infer_teacher"
+    name = uri.rpartition("/signals")[2].removeprefix("-")
+    return f"infer_teacher with signals.name={name or repr(name)} (and the teacher that is to make it)"
+
+
+def teacher_uri(student: StudentSettings, layout: Layout) -> str:
+    """Checkpoint that a student of kind slmrec is cut from, or one of kind compressed is made from."""
+    name = getattr(student.model, "teacher", "")
+    return layout.student(name) if name else layout.teacher
+
+
+def ordered(settings: Settings) -> list[str]:
+    """Names of the students: those without distillation first, and before each the student that it is cut from.
+
+    Raises:
+        UserError: a student is cut from one that is not there, or in the end from itself.
+    """
+    names: list[str] = []
+
+    def add(name: str, waiting: tuple[str, ...]) -> None:
+        if name in waiting:
+            raise UserError(f"students.{name}.model.teacher: in the end it is its own teacher; name another")
+        if name not in names:
+            if above := getattr(find(settings, name).model, "teacher", ""):
+                add(above, (*waiting, name))
+            names.append(name)
+
+    for name in sorted(settings.students, key=lambda name: settings.students[name].distilled):
+        add(name, ())
+    return names

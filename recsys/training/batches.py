@@ -1,0 +1,20 @@
+"""What objectives learn from, step by step.
+
+Legend: B batch, L history.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from torch import Tensor
+
+Batch = dict[str, Tensor]
+"""What an objective's `batches` yield; those of `Windows`: items [B, L], targets [B, L] (0: no loss here), rows [B, L]
+(offset of the target, -1: none) and, for a model that uses them, times [B, L] of the items, all int64."""
+
+
+class Batches(Protocol):
+    """Seeded batches; every process cuts the same ones and takes its share of each."""
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Batch, int]]:
+        """This process's part of each batch, and the number of targets in the whole batch over all processes."""

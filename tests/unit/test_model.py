@@ -1,0 +1,27 @@
+"""Every kind of recommender offers the same, and says nothing that it cannot do."""
+
+import inspect
+
+import pytest
+
+from recsys.model import KINDS, CausalRecommender, SequentialRecommender, model_class
+from recsys.teacher import Teacher
+
+METHODS = ("hidden", "query", "scores", "item_vectors", "ready", "text_embeddings", "item_embeddings")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_takes_what_the_interface_declares(kind: str) -> None:
+    found = model_class(kind)
+    declared = {name: member for base in (CausalRecommender, Teacher) for name, member in vars(base).items()}
+    for name in METHODS:
+        if (method := getattr(found, name, None)) is not None:
+            interface = declared.get(name) or getattr(SequentialRecommender, name)
+            assert list(inspect.signature(method).parameters) == list(inspect.signature(interface).parameters), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_causal_ones_alone_have_hidden_states(kind: str) -> None:
+    found = model_class(kind)
+    assert found.kind == kind and issubclass(found, SequentialRecommender)
+    assert hasattr(found, "hidden") == issubclass(found, CausalRecommender) == (kind != "bigrec")
