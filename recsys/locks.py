@@ -38,8 +38,10 @@ _BEAT = 15.0  # seconds between two signs of life
 _EXPIRY = 120.0  # seconds without one
 _POLL = 1.0  # seconds between two looks of the one who waits
 _TELL = 60.0  # seconds between two lines of it
+_UNKNOWN = "another process"
 
 Say = Callable[[str], None]
+_print: Say = partial(print, flush=True)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Owner:
 
 
 @contextmanager
-def hold(uri: str, what: str, say: Say = partial(print, flush=True)) -> Iterator[None]:
+def hold(uri: str, what: str, say: Say = _print) -> Iterator[None]:
     """Keep others that `hold` the artefact `uri` waiting; wait for the one that does. Not to be nested for one `uri`.
 
     Args:
@@ -177,6 +179,8 @@ class _Lock:
                 content = stream.read()
         except FileNotFoundError:
             return None
+        except OSError:  # as an object store says when it goes while it is read; the next look will tell
+            return _UNKNOWN
         before, since = self._seen.get(path, (None, 0.0))
         if content != before:
             since = time.monotonic()
@@ -186,7 +190,7 @@ class _Lock:
             with suppress(FileNotFoundError):
                 self._system.delete_file(path)
             return None
-        return str(owner or "another process")
+        return str(owner or _UNKNOWN)
 
 
 def _owner(content: bytes) -> Owner | None:

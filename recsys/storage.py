@@ -1,14 +1,15 @@
 """Artefacts under one storage root: a local path or any `pyarrow.fs` URI (file, s3, gs, …).
 
-An artefact is a directory, and a reader trusts it only when its `_SUCCESS` manifest (names, sizes, SHA-256) is there and
-whole. On a file system writers fill a directory beside it, have the disk keep it, and rename it. Object stores have no
-rename: there the old manifest goes first, then the files are sent, and when all have arrived the new manifest. Whatever
-is killed half-way leaves the old artefact, the new one or none that counts, never a mixture.
+An artefact is a directory, and a reader trusts it only when its `_SUCCESS` manifest (names, sizes, SHA-256) is there
+and whole. On a file system writers fill a directory beside it, have the disk keep it, and rename it. Object stores have
+no rename: there the old manifest goes first, then the files are sent, and when all have arrived the new manifest.
+Whatever is killed half-way leaves the old artefact, the new one or none that counts, never a mixture.
 """
 
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -25,6 +26,7 @@ from recsys.folders import keep_on_disk, replace_folder, scratch
 from recsys.manifest import MANIFEST, Manifest, damage, describe
 
 _LOCAL = fs.LocalFileSystem()
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # PyTorch raises an error of its own on top of these
 _REASONS = {
     errno.ENOSPC: "no space left on the disk of {uri}; free some and run again",
     errno.EDQUOT: "no space left on the disk of {uri} (its quota is used up); free some and run again",
@@ -53,22 +55,15 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
         raise UserError(f"storage {uri!r} cannot be opened: {error}") from None
 
 
-def check_root(uri: str) -> None:
-    """Refuse, before any work, a storage root where nothing could be written; makes nothing.
+def check_reachable(uri: str) -> None:
+    """Refuse an object store that does not answer, or a bucket that is not there.
 
     Raises:
-        UserError: it is a file or lies below one, is not writable, or its object store does not answer.
+        UserError: says what the store said.
     """
     system, path = filesystem(uri)
-    if isinstance(system, fs.LocalFileSystem):
-        nearest = next(folder for folder in (Path(path), *Path(path).parents) if os.path.lexists(folder))
-        if not nearest.is_dir():
-            raise UserError(f"storage {uri} cannot be made: {nearest} is no folder; name another")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise UserError(f"storage {uri} is not writable: {nearest} may not be written by this user; name another")
-        return
+    bucket = path.partition("/")[0]
     with _refused(uri, "reached"):
-        bucket = path.partition("/")[0]
         if _type(system, path) == fs.FileType.NotFound and _type(system, bucket) == fs.FileType.NotFound:
             raise UserError(f"storage {uri} cannot be used: there is no bucket {bucket}; make it, or name another")
 
@@ -120,7 +115,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     if isinstance(system, fs.LocalFileSystem):
         temporary = Path(f"{path}.{uuid.uuid4().hex[:8]}.tmp")
         with written(uri):
-            temporary.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(temporary.parent)
             try:
                 temporary.write_bytes(data)
                 keep_on_disk(temporary)
@@ -142,12 +137,11 @@ def write_json(uri: str, value: Any) -> None:
 def delete(uri: str) -> None:
     """Remove a directory; the manifest first, so that nobody trusts what is left half-way."""
     system, path = filesystem(uri)
-    with written(uri):
-        with suppress(FileNotFoundError):
-            if _type(system, f"{path}/{MANIFEST}") == fs.FileType.File:
-                system.delete_file(f"{path}/{MANIFEST}")
-            if _type(system, path) == fs.FileType.Directory:
-                system.delete_dir(path)
+    with written(uri), suppress(FileNotFoundError):
+        if _type(system, f"{path}/{MANIFEST}") == fs.FileType.File:
+            system.delete_file(f"{path}/{MANIFEST}")
+        if _type(system, path) == fs.FileType.Directory:
+            system.delete_dir(path)
 
 
 def read_manifest(uri: str) -> Manifest | None:
@@ -191,7 +185,7 @@ def new_artifact(uri: str, *, key: str = "", attributes: dict[str, Any] | None =
     with written(uri):
         if isinstance(system, fs.LocalFileSystem):
             parent = Path(path).parent
-            parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(parent)
             work = Path(tempfile.mkdtemp(prefix=f".{Path(path).name}.", suffix=".tmp", dir=parent))
             work.chmod(0o755)
             try:
@@ -277,17 +271,18 @@ def written(uri: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        number = error.errno if isinstance(error, OSError) else None
-        if any(_is_full(cause) for cause in _causes(error)):
-            number = errno.ENOSPC
+        number = next((found for cause in _causes(error) if (found := _number(cause)) in _FULL), _number(error))
         if number not in _REASONS:
             raise
         raise UnwritableError(_REASONS[number].format(uri=uri, text=os.strerror(number))) from None
 
 
-def _is_full(error: BaseException) -> bool:
-    """safetensors tells it in words alone, PyTorch raises an error of its own on top of it."""
-    return getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)
+def _number(error: BaseException) -> int | None:
+    """The operating system's number for what went wrong; safetensors tells it in words alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    return int(said[1]) if said else None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -309,6 +304,13 @@ def _refused(uri: str, verb: str, kind: type[UserError] = UserError) -> Iterator
 
 def _type(system: fs.FileSystem, path: str) -> fs.FileType:
     return system.get_file_info(path).type
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
 
 
 def _seal_locally(work: Path, manifest: Manifest) -> None:
