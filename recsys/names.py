@@ -6,7 +6,9 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 # What lies beside the students' results, and the folder of the recorded runs that lies beside the projects.
-RESERVED_FOR_STUDENTS = ("recent-popularity", "co-occurrence", "teacher", "ladder", "ab")
+RESERVED_FOR_STUDENTS = (
+    "recent-popularity", "co-occurrence", "sequential-rules", "sequential-rules-titles", "teacher", "ladder", "ab",
+)  # fmt: skip
 RESERVED_FOR_PROJECTS = ("mlflow",)
 _FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

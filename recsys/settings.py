@@ -6,10 +6,11 @@ from typing import Any, Literal
 from recsys import storage
 from recsys.config import Field, NotInKey, configuration
 from recsys.data.config import DataConfig
-from recsys.decoders.config import CompressionConfig, LowRankConfig
+from recsys.decoders.config import CompressionConfig, ItemEncoderConfig, LowRankConfig
 from recsys.evaluation.config import EvaluationConfig
 from recsys.losses.config import AlignmentConfig, DistillationConfig, RecommendationLossConfig
 from recsys.names import RESERVED_FOR_PROJECTS, RESERVED_FOR_STUDENTS, Name
+from recsys.rules.config import RulesConfig, RulesTuningConfig
 from recsys.serving.assignment import ARMS, Arm, check_split
 from recsys.signals.config import SignalsConfig
 from recsys.students.config import StudentModelConfig
@@ -79,9 +80,9 @@ class StudentSettings:
     scaling: NotInKey[WorkersConfig] = WorkersConfig()
 
     def __post_init__(self) -> None:
-        if self.model.kind == "compressed" and self.distillation is not None:
+        if self.model.kind in ("compressed", "hybrid") and self.distillation is not None:
             raise ValueError(
-                "a compressed student is not trained; leave distillation out, or train it and compress that"
+                f"a {self.model.kind} student is not trained; leave distillation out, or train it and make it of that"
             )
         if self.model.kind != "slmrec" and self.alignment is not None:
             raise ValueError("alignment compares layers and is for students of kind slmrec alone; leave it out")
@@ -103,7 +104,24 @@ class StudentSettings:
     @property
     def needs_teacher(self) -> bool:
         """Whether a teacher is there before it is made: to learn from, to be cut from, or to be compressed."""
-        return self.distilled or self.model.kind in ("slmrec", "compressed")
+        return self.distilled or self.model.kind in ("slmrec", "compressed", "hybrid")
+
+
+@configuration
+class RulesSettings:
+    """The sequential rules, and what they are fitted with.
+
+    Attributes:
+        model: the constants, or where the search for them begins.
+        tuning: the search on validation; null takes the constants as they are.
+        titles: the item language model whose vectors of titles are compared; null for rules without titles.
+        cpus: cores the fitting asks for.
+    """
+
+    model: RulesConfig = RulesConfig()
+    tuning: RulesTuningConfig | None = RulesTuningConfig()
+    titles: ItemEncoderConfig | None = ItemEncoderConfig()
+    cpus: NotInKey[float] = Field(default=0.9, gt=0)
 
 
 @configuration
@@ -230,6 +248,7 @@ class Settings:
     name: Name = "demo"
     storage: str | None = None
     data: DataConfig = DataConfig()
+    rules: RulesSettings = RulesSettings()
     teacher: TeacherSettings = TeacherSettings()
     signals: SignalsConfig = SignalsConfig()
     students: dict[Name, StudentSettings] = Field(default_factory=dict)
@@ -276,6 +295,9 @@ class Layout:
 
     def teacher_of_fold(self, fold: int) -> str:
         return storage.join(self.root, "teacher-folds", str(fold))
+
+    def rules(self, kind: str) -> str:
+        return storage.join(self.root, "rules", kind)
 
     def student(self, name: str) -> str:
         return storage.join(self.root, "students", name)

@@ -79,13 +79,11 @@ class HybridConfig:
     Attributes:
         student: the student whose scores they are added to.
         titles: add the cosine of titles as well, where the catalogue has titles.
-        successors: keep so many strongest rules of each item; null keeps all.
     """
 
     kind: Literal["hybrid"]
     student: str
     titles: bool = True
-    successors: int | None = Field(default=None, ge=1)
 
 
 @configuration

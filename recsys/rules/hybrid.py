@@ -122,9 +122,13 @@ def fit_hybrid(
     dataset: PreparedDataset,
     tuning: RulesTuningConfig,
     *,
+    titles: bool = True,
     report: Callable[[str], None] = print,
 ) -> Weighed:
     """Try every pair of the tuning's `student_rules` and `student_titles` on the validation rows.
+
+    Args:
+        titles: as of `HybridConfig`.
 
     Raises:
         UserError: student or rules are of another dataset or kind, or there are no validation rows to choose by.
@@ -136,9 +140,10 @@ def fit_hybrid(
         raise UserError("a hybrid's weights are chosen on validation rows, and there are none; use another split")
     assert isinstance(rules.model, SequentialRules)
     pairs = [(0.0, 0.0)]
-    with_titles = tuning.student_titles if rules.model.config.title_width else (0.0,)
+    memory = rules.model
+    with_titles = tuning.student_titles if titles and memory.config.title_width else (0.0,)
     pairs += [pair for pair in product(tuning.student_rules, with_titles) if pair != (0.0, 0.0)]
-    probe = Hybrid.of(student.model, rules.model, rules_weight=1.0, title_weight=1.0)
+    probe = Hybrid.of(student.model, memory, rules_weight=1.0, title_weight=float(with_titles != (0.0,)))
     terms = _Terms(probe)
     weights = pairs if probe.rules.config.title_width else [(a,) for a, _ in pairs]
     reached = weighted_gains(terms, dataset, rows, weights)
@@ -149,7 +154,7 @@ def fit_hybrid(
         f"student alone {reached[0]:.4f}"
     )
     tried = [{"rules_weight": a, "title_weight": b, "valid": gain} for (a, b), gain in zip(pairs, reached, strict=True)]
-    model = Hybrid.of(student.model, rules.model, rules_weight=rules_weight, title_weight=title_weight)
+    model = Hybrid.of(student.model, memory, rules_weight=rules_weight, title_weight=title_weight)
     return Weighed(model, reached[best], reached[0], tried)
 
 

@@ -23,11 +23,13 @@ from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.ladder import LADDER, build_rows, print_ladder
 from recsys.evaluation.latency import single_request_latency
 from recsys.evaluation.ranking import Scorer, model_scorer
+from recsys.rules.config import RULES, RULES_WITH_TITLES
 from recsys.settings import Layout, Settings
 from recsys.stages.artefacts import required
 from recsys.stages.executor import Executor
 
 BASELINES = (RecentPopularity.kind, CoOccurrence.kind)
+RULES_KINDS = (RULES, RULES_WITH_TITLES)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Subject:
     """What is evaluated.
 
     Attributes:
-        uri: of the checkpoint, "" for a baseline.
+        uri: of the checkpoint, "" for a baseline that is fitted on the spot.
         key: digest of what its result depends on.
     """
 
@@ -61,6 +63,7 @@ def subjects(settings: Settings, only: Collection[str] | None = None) -> list[Su
         for name in BASELINES
     ]
     models = [
+        *((kind, "baseline", layout.rules(kind), None) for kind in RULES_KINDS),
         *((name, "student", layout.student(name), s.training.seed) for name, s in settings.students.items()),
         ("teacher", "teacher", layout.teacher, settings.teacher.training.seed),
     ]
@@ -68,6 +71,8 @@ def subjects(settings: Settings, only: Collection[str] | None = None) -> list[Su
         if only is not None and name not in only:
             continue
         checkpoint = storage.read_manifest(uri)
+        if checkpoint is None and role == "baseline":
+            continue
         if checkpoint is None:
             print(f"evaluate: {name} has no checkpoint in {uri}, left out", flush=True)
         else:
@@ -204,7 +209,7 @@ def _time(found: list[Subject], layout: Layout, config: EvaluationConfig) -> dic
 
 def _load(subject: Subject, dataset: PreparedDataset, config: EvaluationConfig) -> tuple[Scorer, dict[str, Any]]:
     """A scorer and what `results.Result` says of it."""
-    if subject.role == "baseline":
+    if not subject.uri:
         baseline = fit_baseline(subject.name, dataset, config)
         facts: dict[str, Any] = {"kind": baseline.kind, "checkpoint_hash": None, "training": {}}
         return baseline, {**facts, "parameters": {"trainable": 0, "served": baseline.stored}}

@@ -90,6 +90,12 @@ def _prepare_data(settings: Settings, executor: Executor, force: bool) -> None:
     prepare.make(settings, executor, force=force)
 
 
+def _rules(settings: Settings, executor: Executor, force: bool) -> None:
+    from recsys.stages import rules
+
+    rules.make(settings, executor, force=force)
+
+
 def _train_teacher(settings: Settings, executor: Executor, force: bool) -> None:
     from recsys.stages import student, teacher
 
@@ -126,6 +132,7 @@ def _report(settings: Settings, executor: Executor, force: bool) -> None:  # noq
 
 STEPS: dict[str, Step] = {
     "prepare_data": _prepare_data,
+    "rules": _rules,
     "train_teacher": _train_teacher,
     "infer_teacher": _infer_teacher,
     "distill": _distill,

@@ -12,13 +12,16 @@ from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.rules.config import RulesTuningConfig
+from recsys.rules.hybrid import fit_hybrid
 from recsys.settings import Layout, Settings, StudentSettings
 from recsys.signals.signals import TeacherSignals
 from recsys.signals.states import StoredStates
+from recsys.stages import rules as rules_stage
 from recsys.stages.artefacts import fingerprint, is_current, required
 from recsys.stages.executor import Executor, Trained
 from recsys.students.build import build_student
-from recsys.students.config import CompressedConfig
+from recsys.students.config import CompressedConfig, HybridConfig, SLMRecConfig
 from recsys.students.items import with_plain_items
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import Progress
@@ -35,9 +38,13 @@ def key(settings: Settings, name: str) -> str:
     inputs = [fingerprint(settings.layout)]
     for signals in dict.fromkeys(signals_uris(student, settings.layout)):
         inputs.append(required(signals, "set of teacher signals", _pass(settings, signals)).content_hash)
-    if student.model.kind in ("slmrec", "compressed"):
+    if student.model.kind == "hybrid":
+        inputs.append(required(rules_stage.best(settings.layout), "sequential rules", "rules").content_hash)
+        inputs.append(digest(key_values(settings.rules.tuning or RulesTuningConfig())))
+    if student.model.kind in ("slmrec", "compressed", "hybrid"):
         uri = teacher_uri(student, settings.layout)
-        job = f"distill --student {student.model.teacher}" if student.model.teacher else "train_teacher"
+        made_from = _made_from(student)
+        job = f"distill --student {made_from}" if made_from else "train_teacher"
         inputs.append(required(uri, f"teacher of student {name}", job).content_hash)
     return digest({"student": key_values(student), "inputs": inputs})
 
@@ -63,6 +70,8 @@ def make(settings: Settings, name: str, executor: Executor, *, force: bool = Fal
         return {}
     if student.model.kind == "compressed":
         return _compress(student.model, name, settings, work)
+    if student.model.kind == "hybrid":
+        return _mix(student.model, name, settings, executor, work)
     with tracking.start_run(
         settings.tracking,
         layout.mlflow,
@@ -131,6 +140,39 @@ def _compress(model: CompressedConfig, name: str, settings: Settings, work: str)
     return {}
 
 
+def _mix(model: HybridConfig, name: str, settings: Settings, executor: Executor, work: str) -> dict[str, Any]:
+    """A trained student with the rules as further terms of its score, their weights chosen on validation."""
+    layout = settings.layout
+    with tracking.start_run(
+        settings.tracking,
+        layout.mlflow,
+        settings.name,
+        f"mix {name}",
+        params=to_dict(model),
+        tags={"student": name, "dataset": fingerprint(layout), "checkpoint": layout.student(name)},
+    ) as recorded:
+        asked = settings.rules
+        weights = executor.call(
+            partial(_fit_hybrid, model, name, settings, work), cpus=asked.cpus, gpus=0, section="rules"
+        )
+        recorded.log_metrics(weights)
+    return {}
+
+
+def _fit_hybrid(model: HybridConfig, name: str, settings: Settings, work: str) -> dict[str, float]:
+    layout, student = settings.layout, find(settings, name)
+    dataset = PreparedDataset.load(layout.dataset)
+    source, memory = load_checkpoint(layout.student(model.student)), load_checkpoint(rules_stage.best(layout))
+    tuning = settings.rules.tuning or RulesTuningConfig()
+    found = fit_hybrid(source, memory, dataset, tuning, titles=model.titles)
+    valid = {"ndcg@10": found.valid, "alone": found.alone}
+    training = {**source.info.get("training", {}), "valid": valid, "weights": found.tried}
+    info = {"training": training, "settings": to_dict(student)}
+    save_checkpoint(layout.student(name), found.model, dataset, key=work, info=info)
+    config = found.model.config
+    return {"rules_weight": config.rules_weight, "title_weight": config.title_weight, "valid": found.valid}
+
+
 def build(student: StudentSettings, layout: Layout) -> tuple[Objective, PreparedDataset, TrainingConfig]:
     """In a worker: data from storage, the model and its losses."""
     dataset = PreparedDataset.load(layout.dataset)
@@ -164,8 +206,9 @@ def assemble(
             stored=(stored or StoredStates.load(states_uri(student, layout), dataset)) if student.stored else None,
             seed=student.training.seed,
         )
-    if student.model.kind == "compressed":
-        raise UserError("a student of kind compressed is not trained; name the student that it is made from")
+    if isinstance(student.model, CompressedConfig | HybridConfig):
+        kind = student.model.kind
+        raise UserError(f"a student of kind {kind} is not trained; name the student that it is made from")
     return build_student(
         student.model,
         dataset,
@@ -196,14 +239,23 @@ def _pass(settings: Settings, uri: str) -> str:
     """What to run for a set of signals that is not there."""
     if uri == settings.layout.signals:
         return "infer_teacher"
+    if uri == settings.layout.signals_of(rules_stage.SIGNALS):
+        return "rules"
     name = uri.rpartition("/signals")[2].removeprefix("-")
     return f"infer_teacher with signals.name={name or repr(name)} (and the teacher that is to make it)"
 
 
 def teacher_uri(student: StudentSettings, layout: Layout) -> str:
-    """Checkpoint that a student of kind slmrec is cut from, or one of kind compressed is made from."""
-    name = getattr(student.model, "teacher", "")
+    """Checkpoint that a student of kind slmrec is cut from, or one of kind compressed or hybrid is made from."""
+    name = _made_from(student)
     return layout.student(name) if name else layout.teacher
+
+
+def _made_from(student: StudentSettings) -> str:
+    """Name of the student that it is cut from or made from; "" for the project's teacher, or nothing."""
+    if isinstance(student.model, HybridConfig):
+        return student.model.student
+    return student.model.teacher if isinstance(student.model, SLMRecConfig | CompressedConfig) else ""
 
 
 def ordered(settings: Settings) -> list[str]:
@@ -218,7 +270,7 @@ def ordered(settings: Settings) -> list[str]:
         if name in waiting:
             raise UserError(f"students.{name}.model.teacher: in the end it is its own teacher; name another")
         if name not in names:
-            if above := getattr(find(settings, name).model, "teacher", ""):
+            if above := _made_from(find(settings, name)):
                 add(above, (*waiting, name))
             names.append(name)
 

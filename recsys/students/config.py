@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from recsys.config import Field, configuration
 from recsys.decoders.config import CompressionConfig, LoRAConfig
+from recsys.rules.config import HybridConfig
 
 Similarity = Literal["dot", "cosine"]
 
@@ -99,5 +100,5 @@ class CompressedConfig:
 
 SmallModelConfig = SASRecConfig | GRU4RecConfig
 StudentModelConfig = Annotated[
-    SASRecConfig | GRU4RecConfig | SLMRecConfig | CompressedConfig, Field(discriminator="kind")
+    SASRecConfig | GRU4RecConfig | SLMRecConfig | CompressedConfig | HybridConfig, Field(discriminator="kind")
 ]

@@ -1,0 +1,110 @@
+"""The memory: sequential rules, alone and with titles, fitted and chosen on validation; nothing is trained.
+
+Its checkpoints lie at `<storage>/<name>/rules/<kind>`; they are baselines of the ladder, terms of hybrid students and,
+where a student names the set of signals `rules`, a teacher that leaves each user's own events out.
+"""
+
+from functools import partial
+
+from recsys import storage, tracking
+from recsys.checkpoint import load_checkpoint
+from recsys.config import digest, key_values, to_dict
+from recsys.data.prepared import PreparedDataset
+from recsys.decoders.item_encoder import TextEmbeddings, embed_titles
+from recsys.rules.config import RULES, RULES_WITH_TITLES
+from recsys.rules.fit import fit_rules
+from recsys.rules.signals import write_signals
+from recsys.settings import Layout, RulesSettings, Settings
+from recsys.signals.signals import TeacherSignals
+from recsys.stages.artefacts import is_current, required
+from recsys.stages.executor import Executor, paced
+
+KINDS = (RULES, RULES_WITH_TITLES)
+SIGNALS = "rules"
+
+
+def key(settings: Settings) -> str:
+    """Digest of what the rules depend on.
+
+    Raises:
+        UserError: the dataset is not there yet.
+    """
+    dataset = required(settings.layout.dataset, "prepared dataset", "prepare_data")
+    inputs = [dataset.attributes["fingerprint"], dataset.files["items.parquet"]["sha256"]]
+    return digest({"rules": key_values(settings.rules), "inputs": inputs})
+
+
+def make(settings: Settings, executor: Executor, *, force: bool = False) -> None:
+    """Fit the rules unless they are there, and make their signals where a student learns from them."""
+    layout, work, asked = settings.layout, key(settings), settings.rules
+    if not force and is_current(layout.rules(RULES), work):
+        print("rules: unchanged, kept", flush=True)
+    else:
+        with tracking.start_run(
+            settings.tracking, layout.mlflow, settings.name, "rules", params=to_dict(asked)
+        ) as recorded:
+            fitted = executor.call(partial(fit, asked, layout, work), cpus=asked.cpus, gpus=0, section="rules")
+            recorded.log_metrics({name: {"valid": value} for name, value in fitted.items() if value is not None})
+    if any(s.distillation and s.distillation.signals == SIGNALS for s in settings.students.values()):
+        _make_signals(settings, executor, force=force)
+
+
+def fit(asked: RulesSettings, layout: Layout, work: str) -> dict[str, float | None]:
+    """Choose the constants on validation and write the checkpoints; NDCG@10 on validation of each."""
+    dataset = PreparedDataset.load(layout.dataset)
+    text = None
+    if asked.titles is not None:
+
+        def say(done: int, total: int) -> None:
+            print(f"rules: {done:,} of {total:,} titles embedded", flush=True)
+
+        uri = embed_titles(
+            dataset.catalogue.titles,
+            asked.titles,
+            titles_hash=dataset.titles_hash,
+            cache=storage.join(layout.storage_root, "text-embeddings"),
+            progress=paced(say),
+        )
+        text = TextEmbeddings.load(uri)
+    found = fit_rules(dataset, asked.model, text=text, tuning=asked.tuning, report=_say)
+    for name in reversed(KINDS):  # the one that says that all is there comes last
+        if name in found:
+            found[name].save(layout.rules(name), dataset, key=work)
+        else:
+            storage.delete(layout.rules(name))
+    return {name: each.valid for name, each in found.items()}
+
+
+def best(layout: Layout) -> str:
+    """URI of the rules with titles, or without where there are none.
+
+    Raises:
+        UserError: none are there yet.
+    """
+    with_titles = layout.rules(RULES_WITH_TITLES)
+    if storage.read_manifest(with_titles) is not None:
+        return with_titles
+    required(layout.rules(RULES), "sequential rules", "rules")
+    return layout.rules(RULES)
+
+
+def _make_signals(settings: Settings, executor: Executor, *, force: bool) -> None:
+    layout, config = settings.layout, settings.signals
+    source, uri = best(layout), layout.signals_of(SIGNALS)
+    work = digest({"signals": key_values(config), "rules": required(source, "rules", "rules").content_hash})
+    if not force and is_current(uri, work):
+        print(f"signals of the rules: {uri} is up to date", flush=True)
+        return
+    with tracking.start_run(settings.tracking, layout.mlflow, settings.name, "signals of the rules"):
+        asked = settings.rules
+        executor.call(partial(_rank, settings, source, uri, work), cpus=asked.cpus, gpus=0, section="rules")
+
+
+def _rank(settings: Settings, source: str, uri: str, work: str) -> None:
+    dataset = PreparedDataset.load(settings.layout.dataset)
+    write_signals(uri, load_checkpoint(source), dataset, settings.signals, key=work, report=_say)
+    TeacherSignals.load(uri, dataset)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
