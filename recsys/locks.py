@@ -127,6 +127,7 @@ class _Lock:
         self._uri, self._path = f"{parent}/{self._name}", f"{self._parent}/{self._name}"
         self._owner, self._count = Owner.this(), 0
         self._seen: dict[str, tuple[bytes, float]] = {}  # of each claim: its content, and since when it is that
+        self._made: list[Path] = []  # folders that were not there before
         self.others: list[str] = []
 
     def take(self) -> bool:
@@ -142,6 +143,9 @@ class _Lock:
     def release(self) -> None:
         with suppress(FileNotFoundError):
             self._system.delete_file(self._path)
+        with suppress(OSError):  # not empty any more
+            while self._made:
+                self._made.pop().rmdir()
 
     def beat(self, stop: threading.Event, what: str, say: Say) -> None:
         """Raise the count of the claim until `stop`."""
@@ -156,10 +160,17 @@ class _Lock:
         self._count += 1
         with storage.written(self._uri):
             if isinstance(self._system, fs.LocalFileSystem):
-                self._system.create_dir(self._parent, recursive=True)
+                self._make_folders(Path(self._parent))
             # In place: a temporary file beside it would be a claim as well. Half of it is no sign of death.
             with self._system.open_output_stream(self._path, compression=None) as stream:
                 stream.write(json.dumps({**asdict(self._owner), "count": self._count}).encode())
+
+    def _make_folders(self, folder: Path) -> None:
+        if not folder.exists():
+            self._make_folders(folder.parent)
+            with suppress(FileExistsError):
+                folder.mkdir()
+                self._made.append(folder)
 
     def _claims(self) -> list[str]:
         """The claims of others that hold; those that are void are removed."""
