@@ -17,7 +17,8 @@ from recsys import storage
 from recsys.config import load_config
 from recsys.errors import UserError
 from recsys.secrets import MaskedStream
-from recsys.settings import Layout, Settings
+from recsys.settings import Settings
+from recsys.stages.artefacts import verifying
 
 # No telemetry of any library leaves the machine; models come from disk unless the user allows the hub.
 QUIET = {
@@ -58,7 +59,8 @@ def run_job(
         check_storage(settings.layout.storage_root, writes=writes)
         if ray:
             cluster_address()
-        body(settings, args)
+        with verifying(args.verify):
+            body(settings, args)
         return 0
 
     if code := guarded(work):
@@ -123,6 +125,7 @@ def parser(doc: str | None = None, arguments: Arguments | None = None) -> argpar
     made.add_argument("--config", metavar="FILE", help="YAML file (see ray_jobs/configs/)")
     made.add_argument("--storage", metavar="ROOT", help="absolute path or URI under which everything is kept")
     made.add_argument("--force", action="store_true", help="redo what is already there")
+    made.add_argument("--verify", action="store_true", help="compare hashes of what is already there, not sizes alone")
     made.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
     if arguments:
         arguments(made)
@@ -136,33 +139,6 @@ def load_settings(arguments: Sequence[str]) -> Settings:
         UserError: the file, a key or a value is not accepted.
     """
     return _settings(parser().parse_intermixed_args(arguments))
-
-
-def is_current(uri: str, key: str) -> bool:
-    """Whether a complete artefact made from the same configuration and inputs is already there."""
-    manifest = storage.read_manifest(uri)
-    return manifest is not None and manifest.key == key
-
-
-def required(uri: str, what: str, job: str) -> storage.Manifest:
-    """The manifest of an input.
-
-    Raises:
-        UserError: it is not there yet.
-    """
-    manifest = storage.read_manifest(uri)
-    if manifest is None:
-        raise UserError(f"there is no {what} in {uri}; run {job} first")
-    return manifest
-
-
-def fingerprint(layout: Layout) -> str:
-    """Fingerprint of the prepared dataset, from its manifest alone.
-
-    Raises:
-        UserError: it is not there yet.
-    """
-    return str(required(layout.dataset, "prepared dataset", "prepare_data").attributes["fingerprint"])
 
 
 def _settings(args: argparse.Namespace) -> Settings:
@@ -183,12 +159,14 @@ def refuse_empty(args: argparse.Namespace) -> None:
 
 
 def check_storage(root: str, *, writes: bool = True) -> None:
-    """Refuse local storage that cannot be used, before any work; nothing is made.
+    """Refuse storage that cannot be used, before any work; nothing is made.
 
     Raises:
-        UserError: it is a file, lies below one or, where the job writes, may not be written.
+        UserError: it is a file, lies below one or, where the job writes, may not be written; or its object store does
+            not answer.
     """
     if "://" in root and not root.startswith("file:"):
+        storage.check_reachable(root)
         return
     path = Path(storage.filesystem(root)[1])
     nearest = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))

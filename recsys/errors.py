@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises."""
+"""The exceptions that a user's mistake raises."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     Entry points print it without a traceback and exit with status 2.
     """
+
+
+class UnwritableError(UserError):
+    """A disk is full, or storage may not be written: the same work would fail in the same way until that is mended."""

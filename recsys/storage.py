@@ -1,43 +1,39 @@
 """Artefacts under one storage root: a local path or any `pyarrow.fs` URI (file, s3, gs, …).
 
-An artefact is a directory. Object stores have no rename, so a reader trusts a directory only when its `_SUCCESS`
-manifest (names, sizes, SHA-256) is there; on a file system writers use a temporary name and rename as well. Whatever
-is killed half-way leaves either the old artefact or the new one, never a mixture.
+An artefact is a directory, and a reader trusts it only when its `_SUCCESS` manifest (names, sizes, SHA-256) is there
+and whole. On a file system writers fill a directory beside it, have the disk keep it, and rename it. Object stores have
+no rename: there the old manifest goes first, then the files are sent, and when all have arrived the new manifest.
+Whatever is killed half-way leaves the old artefact, the new one or none that counts, never a mixture.
 """
 
 import errno
-import hashlib
 import json
+import os
+import re
 import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
 
-from recsys.errors import UserError
+from recsys import copies
+from recsys.errors import UnwritableError, UserError
+from recsys.folders import keep_on_disk, replace_folder, scratch
+from recsys.manifest import MANIFEST, Manifest, damage, describe
 
-MANIFEST = "_SUCCESS"
-_CHUNK = 1 << 22
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What `_SUCCESS` says: the files, the key of the work that made them, and attributes for readers."""
-
-    files: dict[str, dict[str, Any]]
-    key: str
-    attributes: dict[str, Any]
-
-    @property
-    def content_hash(self) -> str:
-        """SHA-256 over the names and hashes of the files: equal content gives an equal hash."""
-        lines = sorted(f"{name} {entry['sha256']}" for name, entry in self.files.items())
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+_LOCAL = fs.LocalFileSystem()
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # PyTorch raises an error of its own on top of these
+_REASONS = {
+    errno.ENOSPC: "no space left on the disk of {uri}; free some and run again",
+    errno.EDQUOT: "no space left on the disk of {uri} (its quota is used up); free some and run again",
+    errno.EFBIG: "{uri} cannot be written: File too large for the file system, or for a limit of this process",
+    **dict.fromkeys((errno.EACCES, errno.EROFS, errno.EPERM), "{uri} is not writable: {text}"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EIO, errno.ESTALE), "{uri} cannot be written: {text}"),
+}
 
 
 def absolute(uri: str) -> str:
@@ -52,11 +48,24 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
         UserError: the scheme is unknown.
     """
     if "://" not in uri:
-        return fs.LocalFileSystem(), absolute(uri)
+        return _LOCAL, absolute(uri)
     try:
         return fs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
         raise UserError(f"storage {uri!r} cannot be opened: {error}") from None
+
+
+def check_reachable(uri: str) -> None:
+    """Refuse an object store that does not answer, or a bucket that is not there.
+
+    Raises:
+        UserError: says what the store said.
+    """
+    system, path = filesystem(uri)
+    bucket = path.partition("/")[0]
+    with _refused(uri, "reached"):
+        if _type(system, path) == fs.FileType.NotFound and _type(system, bucket) == fs.FileType.NotFound:
+            raise UserError(f"storage {uri} cannot be used: there is no bucket {bucket}; make it, or name another")
 
 
 def join(uri: str, *parts: str) -> str:
@@ -65,29 +74,58 @@ def join(uri: str, *parts: str) -> str:
 
 def exists(uri: str) -> bool:
     system, path = filesystem(uri)
-    return system.get_file_info(path).type != fs.FileType.NotFound
+    return _type(system, path) != fs.FileType.NotFound
 
 
 def read_bytes(uri: str) -> bytes:
     system, path = filesystem(uri)
-    with system.open_input_stream(path, compression=None) as stream:
+    with _refused(uri, "read"), system.open_input_stream(path, compression=None) as stream:
         return stream.read()
 
 
 def read_json(uri: str) -> Any:
-    return json.loads(read_bytes(uri))
+    """The content of a JSON file.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    try:
+        return json.loads(read_bytes(uri))
+    except FileNotFoundError:
+        raise UserError(f"{uri} does not exist; make it again") from None
+    except ValueError as error:
+        raise UserError(f"{uri} is damaged: it is not JSON ({error}); make it again") from None
+
+
+def read_json_if_whole(uri: str) -> Any:
+    """The content of a JSON file, or None where there is none or it is damaged."""
+    try:
+        return read_json(uri)
+    except UserError:
+        return None
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """Write one file whole or not at all."""
+    """Write one file whole or not at all.
+
+    Raises:
+        UnwritableError: the disk is full, or what is there may not be written.
+    """
     system, path = filesystem(uri)
-    with _space(uri):
-        system.create_dir(path.rpartition("/")[0], recursive=True)
-        if isinstance(system, fs.LocalFileSystem):
-            temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-            Path(temporary).write_bytes(data)
-            Path(temporary).replace(path)
-        else:
+    if isinstance(system, fs.LocalFileSystem):
+        temporary = Path(f"{path}.{uuid.uuid4().hex[:8]}.tmp")
+        with written(uri):
+            _make_folder(temporary.parent)
+            try:
+                temporary.write_bytes(data)
+                keep_on_disk(temporary)
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+    else:
+        with _refused(uri, "written", UnwritableError):
+            system.create_dir(path.rpartition("/")[0], recursive=True)
             with system.open_output_stream(path, compression=None) as stream:
                 stream.write(data)
 
@@ -99,65 +137,105 @@ def write_json(uri: str, value: Any) -> None:
 def delete(uri: str) -> None:
     """Remove a directory; the manifest first, so that nobody trusts what is left half-way."""
     system, path = filesystem(uri)
-    if system.get_file_info(f"{path}/{MANIFEST}").type == fs.FileType.File:
-        system.delete_file(f"{path}/{MANIFEST}")
-    if system.get_file_info(path).type == fs.FileType.Directory:
-        system.delete_dir(path)
+    with written(uri), suppress(FileNotFoundError):
+        if _type(system, f"{path}/{MANIFEST}") == fs.FileType.File:
+            system.delete_file(f"{path}/{MANIFEST}")
+        if _type(system, path) == fs.FileType.Directory:
+            system.delete_dir(path)
 
 
 def read_manifest(uri: str) -> Manifest | None:
-    """The manifest of a complete artefact, or None where there is none."""
+    """The manifest of a complete artefact, or None where there is none that is whole."""
     system, path = filesystem(uri)
-    if system.get_file_info(f"{path}/{MANIFEST}").type != fs.FileType.File:
+    with _refused(uri, "read"):
+        if _type(system, f"{path}/{MANIFEST}") != fs.FileType.File:
+            return None
+        with suppress(FileNotFoundError), system.open_input_stream(f"{path}/{MANIFEST}", compression=None) as stream:
+            return Manifest.parse(stream.read())
+    return None
+
+
+def is_current(uri: str, key: str, *, hashes: bool = False) -> bool:
+    """Whether an artefact of this key is there, with all its files in their sizes and, if asked, their hashes."""
+    return state(uri, key, hashes=hashes) == ""
+
+
+def state(uri: str, key: str, *, hashes: bool = False) -> str | None:
+    """As `is_current`: "" for yes, None where there is none of this key, otherwise what is damaged."""
+    manifest = read_manifest(uri)
+    if manifest is None or manifest.key != key:
         return None
-    with system.open_input_stream(f"{path}/{MANIFEST}") as stream:
-        raw = json.loads(stream.read())
-    return Manifest(files=raw["files"], key=raw["key"], attributes=raw["attributes"])
+    system, path = filesystem(uri)
+    return damage(system, path, manifest, hashes=hashes)
 
 
 @contextmanager
 def new_artifact(uri: str, *, key: str = "", attributes: dict[str, Any] | None = None) -> Iterator[Path]:
     """A local directory to write into; on leaving without an exception it becomes the artefact `uri`.
 
-    An artefact of that name is replaced as a whole. After an exception nothing of the new one remains.
+    An artefact of that name is replaced as a whole. After an exception nothing of the new one counts.
 
     Args:
         key: digest of the configuration and inputs of the work, so that a second run can tell it is done.
+
+    Raises:
+        UnwritableError: the disk is full, or what is there may not be written.
     """
     system, path = filesystem(uri)
-    local = isinstance(system, fs.LocalFileSystem)
-    with _space(uri):
-        if local:
+    with written(uri):
+        if isinstance(system, fs.LocalFileSystem):
             parent = Path(path).parent
-            parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(parent)
             work = Path(tempfile.mkdtemp(prefix=f".{Path(path).name}.", suffix=".tmp", dir=parent))
             work.chmod(0o755)
+            try:
+                yield work
+                _seal_locally(work, describe(_LOCAL, str(work), key=key, attributes=attributes or {}))
+                replace_folder(work, Path(path))
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
         else:
-            work = Path(tempfile.mkdtemp(prefix="recsys-"))
-        try:
-            yield work
-            manifest = _describe(work, key, attributes or {})
-            (work / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-            if local:
-                _swap(work, Path(path))
-            else:
+            with scratch("recsys-write-", copies.folder()) as work:
+                yield work
+                manifest = describe(_LOCAL, str(work), key=key, attributes=attributes or {})
                 delete(uri)
-                fs.copy_files(str(work), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=system)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+                with _refused(uri, "written", UnwritableError):
+                    fs.copy_files(str(work), path, source_filesystem=_LOCAL, destination_filesystem=system)
+                write_bytes(join(uri, MANIFEST), manifest.to_bytes())
 
 
 def seal(uri: str, *, key: str = "", attributes: dict[str, Any] | None = None) -> None:
     """Write the manifest of a directory whose files were written in place by several writers."""
     system, path = filesystem(uri)
-    files = {}
-    for info in system.get_file_info(fs.FileSelector(path, recursive=True)):
-        name = info.path[len(path) :].lstrip("/")
-        if info.type == fs.FileType.File and name != MANIFEST:
-            with system.open_input_stream(info.path, compression=None) as stream:
-                files[name] = {"size": info.size, "sha256": _sha256(stream)}
-    manifest = {"files": files, "key": key, "attributes": attributes or {}}
-    write_bytes(join(uri, MANIFEST), (json.dumps(manifest, indent=2) + "\n").encode())
+    write_bytes(join(uri, MANIFEST), describe(system, path, key=key, attributes=attributes or {}).to_bytes())
+
+
+def move(source: str, uri: str) -> None:
+    """Put a sealed directory in the place of the artefact `uri` of the same storage; killed on the way, a second call
+    finishes."""
+    system, old = filesystem(source)
+    _, new = filesystem(uri)
+    if isinstance(system, fs.LocalFileSystem):
+        with written(uri):
+            replace_folder(Path(old), Path(new))
+        return
+    manifest = read_bytes(join(source, MANIFEST))
+    delete(uri)
+    with _refused(uri, "written", UnwritableError):
+        for info in system.get_file_info(fs.FileSelector(old, recursive=True)):
+            if info.type == fs.FileType.File and info.base_name != MANIFEST:
+                system.copy_file(info.path, new + info.path[len(old) :])
+    write_bytes(join(uri, MANIFEST), manifest)
+    delete(source)
+
+
+def remove_leftovers(uri: str) -> None:
+    """Remove what killed writers of a local artefact left beside it; nobody may be writing it."""
+    system, path = filesystem(uri)
+    if isinstance(system, fs.LocalFileSystem):
+        for suffix in ("tmp", "old"):
+            for left in Path(path).parent.glob(f".{Path(path).name}.{'[a-z0-9_]' * 8}.{suffix}"):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def local_copy(uri: str, what: str = "artefact") -> Path:
@@ -172,61 +250,75 @@ def local_copy(uri: str, what: str = "artefact") -> Path:
         raise UserError(f"{what} {uri} {state}; make it again")
     system, path = filesystem(uri)
     if isinstance(system, fs.LocalFileSystem):
-        directory = Path(path)
+        directory, wrong = Path(path), damage(system, path, manifest, hashes=True)
     else:
-        directory = Path(tempfile.gettempdir()) / f"recsys-cache-{manifest.content_hash[:24]}"
-        if not (directory / MANIFEST).exists():
-            temporary = Path(tempfile.mkdtemp(prefix="recsys-cache-"))
-            fs.copy_files(path, str(temporary), source_filesystem=system, destination_filesystem=fs.LocalFileSystem())
-            try:
-                temporary.rename(directory)
-            except OSError:  # another process was first
-                shutil.rmtree(temporary)
-    for name, entry in manifest.files.items():
-        file = directory / name
-        size = file.stat().st_size if file.exists() else -1
-        if size != entry["size"]:
-            found = "is missing" if size < 0 else f"has {size} bytes instead of {entry['size']}"
-            raise UserError(f"{what} {uri} is damaged: {name} {found}; make it again")
-        with file.open("rb") as stream:
-            if _sha256(stream) != entry["sha256"]:
-                raise UserError(f"{what} {uri} is damaged: {name} does not match its checksum; make it again")
+        with _refused(uri, "copied"), written(f"{copies.folder()}, where copies of remote artefacts lie"):
+            directory, wrong = copies.fetch(system, path, manifest)
+    if wrong:
+        raise UserError(f"{what} {uri} is damaged: {wrong}; make it again")
     return directory
 
 
-def _describe(directory: Path, key: str, attributes: dict[str, Any]) -> dict[str, Any]:
-    files = {}
-    for file in sorted(directory.rglob("*")):
-        if file.is_file():
-            with file.open("rb") as stream:
-                files[str(file.relative_to(directory))] = {"size": file.stat().st_size, "sha256": _sha256(stream)}
-    return {"files": files, "key": key, "attributes": attributes}
+@contextmanager
+def written(uri: str) -> Iterator[None]:
+    """Turn what a full disk or a missing right makes of the block, whoever raises it, into one line.
+
+    Raises:
+        UnwritableError: names `uri`.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        number = next((found for cause in _causes(error) if (found := _number(cause)) in _FULL), _number(error))
+        if number not in _REASONS:
+            raise
+        raise UnwritableError(_REASONS[number].format(uri=uri, text=os.strerror(number))) from None
 
 
-def _sha256(stream: Any) -> str:
-    hasher = hashlib.sha256()
-    while chunk := stream.read(_CHUNK):
-        hasher.update(chunk)
-    return hasher.hexdigest()
+def _number(error: BaseException) -> int | None:
+    """The operating system's number for what went wrong; safetensors tells it in words alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    said = re.search(r"\(os error (\d+)\)", str(error))
+    return int(said[1]) if said else None
 
 
-def _swap(new: Path, target: Path) -> None:
-    if target.exists():
-        old = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.old")
-        target.rename(old)
-        new.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        new.rename(target)
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager
-def _space(uri: str) -> Iterator[None]:
+def _refused(uri: str, verb: str, kind: type[UserError] = UserError) -> Iterator[None]:
+    """What a file system or an object store refuses, as one line; that a file is not there stays what it is."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no space left on the disk of {uri}; free some and run again") from None
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise UserError(f"{uri} is not writable: {error.strerror}") from None
+    except FileNotFoundError:
         raise
+    except OSError as error:
+        raise kind(f"{uri} cannot be {verb}: {' '.join(str(error).split())[:300]}") from None
+
+
+def _type(system: fs.FileSystem, path: str) -> fs.FileType:
+    return system.get_file_info(path).type
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path)) from None
+
+
+def _seal_locally(work: Path, manifest: Manifest) -> None:
+    """Have the disk keep the files before there is a manifest that vouches for them."""
+    for name in manifest.files:
+        keep_on_disk(work / name)
+    for folder in (path for path in work.rglob("*") if path.is_dir()):
+        keep_on_disk(folder)
+    (work / MANIFEST).write_bytes(manifest.to_bytes())
+    keep_on_disk(work / MANIFEST)
+    keep_on_disk(work)

@@ -20,7 +20,6 @@ from recsys import environment, storage, tracking
 from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.evaluation.results import read_json_if_whole
 from recsys.serving.assignment import ARMS, Arm
 from recsys.serving.measure import ratios, replay, sample_histories, summary, wait_until_ready
 from recsys.serving.service import dataset_identity
@@ -52,7 +51,7 @@ def run(settings: Settings, *, force: bool = False, address: str | None = None) 
         address: URL of a running server; such a measurement is always made.
     """
     uri, work = storage.join(settings.layout.results, "ab.json"), key(settings)
-    stored = read_json_if_whole(uri)
+    stored = storage.read_json_if_whole(uri)
     if not force and address is None and isinstance(stored, dict) and stored.get("key") == work:
         print("a/b: unchanged, kept", flush=True)
         print_figures(stored)

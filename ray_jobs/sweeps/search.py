@@ -6,7 +6,7 @@ from typing import Any
 
 from ray_jobs.sweeps.sweep import Sweep
 from ray_jobs.sweeps.sweep_winner import conclude
-from recsys import storage, tracking
+from recsys import locks, storage, tracking
 from recsys.config import load_config
 from recsys.errors import UserError
 from recsys.settings import Settings
@@ -40,6 +40,11 @@ def run(
         The records of all trials.
     """
     sweep = Sweep(settings, name, config)
+    with locks.hold(sweep.uri, f"sweep {sweep.name}"):
+        return _run(sweep, resume=resume, force=force)
+
+
+def _run(sweep: Sweep, *, resume: bool, force: bool) -> list[Record]:
     sweep.prepare(resume=resume, force=force)
     records = sweep.store.ended()
     if sweep.through():

@@ -9,7 +9,6 @@ from recsys import storage, tracking
 from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.evaluation import results
 from recsys.names import check_name
 from recsys.settings import Settings, StudentSettings
 from recsys.signals.signals import TeacherSignals
@@ -74,19 +73,19 @@ class Sweep:
 
     def recorded(self) -> tracking.Run | None:
         """Its MLflow run, once it has begun."""
-        said = results.read_json_if_whole(self._run)
+        said = storage.read_json_if_whole(self._run)
         if not isinstance(said, dict):
             return None
         where = tracking.describe(self.settings.tracking, self.settings.layout.mlflow)
-        return tracking.Run(where, said["id"]) if said["id"] and where != "none" else tracking.Run()
+        return tracking.Run(where, said["id"]) if said.get("id") and where != "none" else tracking.Run()
 
     def record(self, run: tracking.Run) -> None:
         storage.write_json(self._run, {"id": run.id})  # the address may hold a password
 
     def through(self) -> bool:
         """Whether all that was asked for has been tried, or all that the space holds."""
-        plan = results.read_json_if_whole(storage.join(self.uri, "sweep.json"))
-        of_this = isinstance(plan, dict) and plan["key"] == self.key
+        plan = storage.read_json_if_whole(storage.join(self.uri, "sweep.json"))
+        of_this = isinstance(plan, dict) and plan.get("key") == self.key
         return len(self.store.ended()) >= self.trials or (of_this and plan.get("exhausted", 0) >= self.trials)
 
     def prepare(self, *, resume: bool, force: bool) -> None:
@@ -98,10 +97,10 @@ class Sweep:
         if force:
             storage.delete(self.uri)
         plan = storage.join(self.uri, "sweep.json")
-        known = results.read_json_if_whole(plan)
+        known = storage.read_json_if_whole(plan)
         ended = len(self.store.ended())
         begun = ended + len(self.store.interrupted())
-        if isinstance(known, dict) and known["key"] != self.key and begun:
+        if isinstance(known, dict) and known.get("key") != self.key and begun:
             raise UserError(
                 f"sweep {self.name} in {self.uri} was made with another space, student or data ({ended} trials); "
                 "--force throws them away and starts anew"
@@ -111,7 +110,7 @@ class Sweep:
                 f"sweep {self.name} was begun ({ended} of {self.trials} trials ended); "
                 "continue with --resume, or throw them away with --force"
             )
-        if not isinstance(known, dict) or known["key"] != self.key:
+        if not isinstance(known, dict) or known.get("key") != self.key:
             storage.write_json(plan, {"key": self.key, "sweep": to_dict(self.config), "student": to_dict(self.student)})
 
     def load(self) -> tuple[PreparedDataset, TeacherSignals | None, StoredStates | None]:

@@ -76,7 +76,7 @@ def _retrain(sweep: Sweep, settings: Settings, winner: Record) -> dict[str, Any]
     names = _tuned_names(sweep)
     for name in names:
         student_stage.make(settings, name, OnRay())
-    before = results.read_json_if_whole(storage.join(sweep.uri, "tested.json"))
+    before = storage.read_json_if_whole(storage.join(sweep.uri, "tested.json"))
     winners = before["winners"] if isinstance(before, dict) else []
     if winner.digest not in winners:  # written first: whatever is killed after may have seen test
         winners = [*winners, winner.digest]

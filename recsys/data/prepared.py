@@ -84,9 +84,24 @@ class Catalogue:
         )
         pq.write_table(table, path)
 
+    @property
+    def hash(self) -> str:
+        """SHA-256 over ids and titles in their order: equal where an item's number means the same."""
+        return hashlib.sha256(f"{_hash_strings(self.item_ids)} {_hash_strings(self.titles)}".encode()).hexdigest()
+
     @classmethod
     def read(cls, path: Path) -> "Catalogue":
+        """
+        Raises:
+            UserError: its rows are not items 1..N in this order, each with an id of its own.
+        """
         table = pq.read_table(path, schema=ITEMS_SCHEMA)
+        if not np.array_equal(table["item"].to_numpy(), np.arange(1, len(table) + 1)):
+            raise UserError(f"{path} does not hold items 1 to {len(table)} in this order; make it again")
+        if any(column.null_count for column in table.columns):
+            raise UserError(f"{path} has rows without an id, a title or a count; make it again")
+        if len(table["item_id"].unique()) < len(table):
+            raise UserError(f"{path} holds an item id twice; make it again")
         return cls(
             item_ids=["", *table["item_id"].to_pylist()],
             titles=["", *table["title"].to_pylist()],
@@ -300,7 +315,7 @@ class PreparedDataset:
                 table = pq.read_table(directory / "splits" / f"{split}.parquet", schema=ROWS_SCHEMA)
                 rows = offsets[table["user"].to_numpy()] + table["position"].to_numpy()
                 split_rows[split] = np.sort(rows)
-            return cls(
+            loaded = cls(
                 name=meta["name"],
                 source=meta["source"],
                 protocol=meta["protocol"],
@@ -317,6 +332,9 @@ class PreparedDataset:
             )
         except (KeyError, FileNotFoundError, json.JSONDecodeError, pa.ArrowInvalid) as error:
             raise UserError(f"{uri} is not a prepared dataset ({error}); give the folder prepare_data wrote") from None
+        if loaded._fingerprint() != loaded.fingerprint or _hash_strings(loaded.catalogue.titles) != loaded.titles_hash:
+            raise UserError(f"prepared dataset {uri} is damaged: its files do not belong together; make it again")
+        return loaded
 
     def _fingerprint(self) -> str:
         hasher = hashlib.sha256()

@@ -7,7 +7,6 @@
 import dataclasses
 import hashlib
 import io
-import json
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -150,7 +149,7 @@ def write_result(folder: str, result: Result, ranks: Ranks) -> Result:
 
 def read_result(folder: str, name: str) -> Result | None:
     """The stored result, or None where there is none that can be read: it is then made again."""
-    raw = read_json_if_whole(storage.join(folder, f"{name}.json"))
+    raw = storage.read_json_if_whole(storage.join(folder, f"{name}.json"))
     try:
         return Result(**raw) if isinstance(raw, dict) else None
     except TypeError:  # of another version
@@ -165,25 +164,21 @@ def read_ranks(folder: str, result: Result) -> Ranks:
     """
     uri = storage.join(folder, f"{result.name}.ranks.parquet")
     if not storage.exists(uri):
-        raise UserError(f"{uri} is missing; run evaluate with --force")
+        raise UserError(f"{uri} is missing; run evaluate again")
     data = storage.read_bytes(uri)
     if hashlib.sha256(data).hexdigest() != result.ranks_sha256:
-        raise UserError(f"{uri} does not belong to {result.name}.json beside it; run evaluate with --force")
+        raise UserError(f"{uri} does not belong to {result.name}.json beside it; run evaluate again")
     table = pq.read_table(io.BytesIO(data), schema=RANKS_SCHEMA)
     return Ranks(rows=table["row"].to_numpy(), by_rule={rule: table[rule].to_numpy() for rule in RULES})
 
 
 def is_current(folder: str, name: str, key: str) -> bool:
-    """Whether a stored result was made from the same inputs, its ranks there as well."""
+    """Whether a stored result was made from the same inputs, the ranks that belong to it there as well."""
     result = read_result(folder, name)
-    return result is not None and result.key == key and storage.exists(storage.join(folder, f"{name}.ranks.parquet"))
-
-
-def read_json_if_whole(uri: str) -> Any:
-    """A JSON file, or None where there is none or it is damaged."""
-    if not storage.exists(uri):
-        return None
+    if result is None or result.key != key:
+        return False
     try:
-        return storage.read_json(uri)
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return None
+        read_ranks(folder, result)
+    except UserError:
+        return False
+    return True

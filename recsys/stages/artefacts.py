@@ -1,14 +1,56 @@
-"""What stages ask of each other's artefacts."""
+"""What stages ask of each other's artefacts, and of each other while they make them."""
 
-from recsys import storage
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import ParamSpec, TypeVar
+
+from recsys import locks, storage
 from recsys.errors import UserError
 from recsys.settings import Layout
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_hashes = ContextVar("hashes", default=False)
+
+
+@contextmanager
+def verifying(hashes: bool) -> Iterator[None]:
+    """In the block, `is_current` reads all files of an artefact where asked to."""
+    token = _hashes.set(hashes)
+    try:
+        yield
+    finally:
+        _hashes.reset(token)
+
 
 def is_current(uri: str, key: str) -> bool:
-    """Whether a complete artefact made from the same configuration and inputs is already there."""
-    manifest = storage.read_manifest(uri)
-    return manifest is not None and manifest.key == key
+    """Whether a whole artefact made from the same configuration and inputs is already there: its files are as long as
+    the manifest says and, within `verifying`, have the hashes it says. One that is damaged is told."""
+    wrong = storage.state(uri, key, hashes=_hashes.get())
+    if wrong:
+        print(f"{uri} is damaged: {wrong}; making it again", flush=True)
+    return wrong == ""
+
+
+def alone(where: Callable[..., tuple[str, str]]) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorate a function so that of all processes that share the storage one at a time runs it.
+
+    Args:
+        where: from its arguments, the URI of what it makes and what a person calls that.
+    """
+
+    def decorate(make: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(make)
+        def made(*args: P.args, **kwargs: P.kwargs) -> T:
+            with locks.hold(*where(*args, **kwargs)):
+                return make(*args, **kwargs)
+
+        return made
+
+    return decorate
 
 
 def required(uri: str, what: str, job: str) -> storage.Manifest:

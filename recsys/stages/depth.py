@@ -22,7 +22,7 @@ from recsys.evaluation.depth import METRIC, print_study, recommend, write_pictur
 from recsys.losses.alignment import common_blocks
 from recsys.settings import DepthConfig, Layout, Settings, StudentSettings
 from recsys.stages import student as student_stage
-from recsys.stages.artefacts import fingerprint, is_current, required
+from recsys.stages.artefacts import alone, fingerprint, is_current, required
 from recsys.stages.executor import Executor
 from recsys.students.config import SLMRecConfig
 
@@ -47,6 +47,7 @@ class Cell:
         return f"{self.depth}-{self.way}" + (f"-{self.compressed}" if self.compressed else "")
 
 
+@alone(lambda settings, *_, **__: (settings.layout.depth, "the depth study"))
 def make(settings: Settings, executor: Executor, *, force: bool = False) -> dict[str, Any]:
     """Train what is missing, measure, draw; gives back the study (`recsys.evaluation.depth`).
 

@@ -25,7 +25,7 @@ from recsys.evaluation.latency import single_request_latency
 from recsys.evaluation.ranking import Scorer, model_scorer
 from recsys.rules.config import RULES, RULES_WITH_TITLES, HybridConfig
 from recsys.settings import Layout, Settings
-from recsys.stages.artefacts import required
+from recsys.stages.artefacts import alone, required
 from recsys.stages.executor import Executor
 
 BASELINES = (RecentPopularity.kind, CoOccurrence.kind)
@@ -112,6 +112,7 @@ def key(settings: Settings, found: Sequence[Subject]) -> str:
     return digest([[(s.name, s.key) for s in found], twins(settings), shown])
 
 
+@alone(lambda settings, *_, **__: (settings.layout.results, "the evaluation"))
 def make(settings: Settings, executor: Executor, *, force: bool = False) -> list[dict[str, Any]]:
     """Evaluate what is missing or changed, write and print the ladder.
 
@@ -121,7 +122,7 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> list
     layout = settings.layout
     found = subjects(settings)
     work = key(settings, found)
-    stored = results.read_json_if_whole(storage.join(layout.results, f"{LADDER}.json"))
+    stored = storage.read_json_if_whole(storage.join(layout.results, f"{LADDER}.json"))
     missing = [s for s in found if force or not results.is_current(layout.results, s.name, s.key)]
     if not missing and isinstance(stored, dict) and stored.get("key") == work:
         print("evaluation: unchanged, kept", flush=True)

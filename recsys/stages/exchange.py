@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from recsys import storage
+from recsys import locks, storage
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.settings import Settings
@@ -22,7 +22,8 @@ def make(settings: Settings, *, folder: Path, importing: bool, force: bool = Fal
         count = export_signals(TeacherSignals.load(layout.signals, dataset), dataset, folder)
         print(f"exchange: {count:,} training rows written to {folder}", flush=True)
         return
-    if storage.read_manifest(layout.signals) is not None and not force:
-        raise UserError(f"there are signals in {layout.signals} already; --force replaces them")
-    meta = import_signals(folder, dataset, layout.signals)
+    with locks.hold(layout.signals, f"signals {layout.signals}"):
+        if storage.read_manifest(layout.signals) is not None and not force:
+            raise UserError(f"there are signals in {layout.signals} already; --force replaces them")
+        meta = import_signals(folder, dataset, layout.signals)
     print(f"exchange: {meta.rows['train']:,} training rows, top {meta.k} each; {layout.signals}", flush=True)

@@ -12,7 +12,7 @@ from recsys.data.download import located
 from recsys.data.prepare import input_key, prepare
 from recsys.data.prepared import PreparedDataset
 from recsys.settings import Settings
-from recsys.stages.artefacts import is_current
+from recsys.stages.artefacts import alone, is_current
 from recsys.stages.executor import Executor
 
 
@@ -21,6 +21,7 @@ def key(settings: Settings) -> str:
     return input_key(settings.data, settings.name)
 
 
+@alone(lambda settings, *_, **__: (settings.layout.dataset, "the prepared dataset"))
 def make(settings: Settings, executor: Executor, *, force: bool = False) -> PreparedDataset:
     """Prepare the dataset at `settings.layout.dataset`, unless it is there already.
 

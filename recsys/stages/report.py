@@ -12,7 +12,7 @@ from recsys.evaluation import results
 from recsys.evaluation.ladder import LADDER
 from recsys.evaluation.report import write_report
 from recsys.settings import Settings
-from recsys.stages.artefacts import is_current
+from recsys.stages.artefacts import alone, is_current
 
 _VERSION = 1  # of the report's form: raise it when equal results would be drawn otherwise
 
@@ -22,6 +22,7 @@ def key(ladder: dict[str, Any], ab: dict[str, Any] | None) -> str:
     return digest({"version": _VERSION, "ladder": ladder, "ab": ab})
 
 
+@alone(lambda settings, *_, **__: (settings.layout.report, "the report"))
 def make(settings: Settings, *, force: bool = False) -> str:
     """Write the report unless it is there already; its URI.
 
@@ -30,10 +31,10 @@ def make(settings: Settings, *, force: bool = False) -> str:
     """
     layout = settings.layout
     page = storage.join(layout.report, "report.html")
-    ladder = results.read_json_if_whole(storage.join(layout.results, f"{LADDER}.json"))
+    ladder = storage.read_json_if_whole(storage.join(layout.results, f"{LADDER}.json"))
     if not isinstance(ladder, dict):
         raise UserError(f"there is no ladder in {layout.results}; run evaluate first")
-    ab = results.read_json_if_whole(storage.join(layout.results, "ab.json"))
+    ab = storage.read_json_if_whole(storage.join(layout.results, "ab.json"))
     work = key(ladder, ab)
     if not force and is_current(layout.report, work):
         print(f"report: unchanged, kept ({page})", flush=True)

@@ -16,7 +16,7 @@ from recsys.rules.fit import fit_rules
 from recsys.rules.signals import write_signals
 from recsys.settings import Layout, RulesSettings, Settings
 from recsys.signals.signals import TeacherSignals
-from recsys.stages.artefacts import is_current, required
+from recsys.stages.artefacts import alone, is_current, required
 from recsys.stages.executor import Executor, paced
 
 KINDS = (RULES, RULES_WITH_TITLES)
@@ -34,10 +34,11 @@ def key(settings: Settings) -> str:
     return digest({"rules": key_values(settings.rules), "inputs": inputs})
 
 
+@alone(lambda settings, *_, **__: (settings.layout.rules(RULES), "the rules"))
 def make(settings: Settings, executor: Executor, *, force: bool = False) -> None:
     """Fit the rules unless they are there, and make their signals where a student learns from them."""
     layout, work, asked = settings.layout, key(settings), settings.rules
-    if not force and is_current(layout.rules(RULES), work):
+    if not force and _current(layout, work):
         print("rules: unchanged, kept", flush=True)
     else:
         with tracking.start_run(
@@ -47,6 +48,14 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> None
             recorded.log_metrics({name: {"valid": value} for name, value in fitted.items() if value is not None})
     if any(s.distillation and s.distillation.signals == SIGNALS for s in settings.students.values()):
         _make_signals(settings, executor, force=force)
+
+
+def _current(layout: Layout, work: str) -> bool:
+    """Whether the rules are there, and those with titles are none that are damaged."""
+    with_titles = layout.rules(RULES_WITH_TITLES)
+    return is_current(layout.rules(RULES), work) and (
+        storage.read_manifest(with_titles) is None or is_current(with_titles, work)
+    )
 
 
 def fit(asked: RulesSettings, layout: Layout, work: str) -> dict[str, float | None]:
@@ -88,6 +97,7 @@ def best(layout: Layout) -> str:
     return layout.rules(RULES)
 
 
+@alone(lambda settings, *_, **__: (settings.layout.signals_of(SIGNALS), "the signals of the rules"))
 def _make_signals(settings: Settings, executor: Executor, *, force: bool) -> None:
     layout, config = settings.layout, settings.signals
     source, uri = best(layout), layout.signals_of(SIGNALS)

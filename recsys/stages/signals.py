@@ -26,7 +26,7 @@ from recsys.signals.signals import SignalsMeta, TeacherSignals
 from recsys.signals.states import StatesMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
 from recsys.stages import estimate as estimates
-from recsys.stages.artefacts import fingerprint, is_current, required
+from recsys.stages.artefacts import alone, fingerprint, is_current, required
 from recsys.stages.executor import Executor
 from recsys.stages.shards import ShardedPass, plan_shards, teacher_uris
 
@@ -50,6 +50,7 @@ def key(settings: Settings) -> str:
     return digest({"signals": key_values(settings.signals), **inputs})
 
 
+@alone(lambda settings, *_, **__: (settings.layout.signals, f"signals {settings.layout.signals}"))
 def make(settings: Settings, executor: Executor, *, force: bool = False) -> None:
     """Make the signals of `settings.layout.signals`, unless they are there."""
     layout, work_key = settings.layout, key(settings)

@@ -18,7 +18,7 @@ from recsys.settings import Layout, Settings, StudentSettings
 from recsys.signals.signals import TeacherSignals
 from recsys.signals.states import StoredStates
 from recsys.stages import rules as rules_stage
-from recsys.stages.artefacts import fingerprint, is_current, required
+from recsys.stages.artefacts import alone, fingerprint, is_current, required
 from recsys.stages.executor import Executor, Trained
 from recsys.students.build import build_student
 from recsys.students.config import CompressedConfig, HybridConfig, SLMRecConfig
@@ -56,6 +56,7 @@ def find(settings: Settings, name: str) -> StudentSettings:
     return settings.students[name]
 
 
+@alone(lambda settings, name, *_, **__: (settings.layout.student(name), f"student {name}"))
 def make(settings: Settings, name: str, executor: Executor, *, force: bool = False) -> dict[str, Any]:
     """Train one student; its checkpoint lies at `settings.layout.student(name)`.
 

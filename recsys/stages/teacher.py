@@ -15,7 +15,7 @@ from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.settings import Layout, Settings, TeacherSettings
-from recsys.stages.artefacts import fingerprint, is_current, required
+from recsys.stages.artefacts import alone, fingerprint, is_current, required
 from recsys.stages.executor import Executor, Trained, paced
 from recsys.teacher import Teacher, teacher_class
 from recsys.teachers.config import with_absolute_folders
@@ -76,6 +76,7 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> dict
     return trained
 
 
+@alone(lambda _settings, _executor, uri, name, *_, **__: (uri, name))
 def _train(
     settings: Settings, executor: Executor, uri: str, name: str, work: str, *, fold: int | None = None, force: bool
 ) -> dict[str, Any]:

@@ -12,13 +12,13 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pyarrow import fs
 
 from recsys import storage
-from recsys.evaluation.results import read_json_if_whole
 
+T = TypeVar("T")
 Status = Literal["finished", "stopped", "failed", "cut"]
 _ENDED, _STARTED, _WEIGHTS = ".json", ".started.json", ".safetensors"
 
@@ -116,17 +116,12 @@ class TrialStore:
         return uri
 
     def started(self, digest: str) -> Started | None:
-        raw = read_json_if_whole(self._file(digest, _STARTED))
-        return Started(**raw) if isinstance(raw, dict) else None
+        return _read(Started, self._file(digest, _STARTED))
 
     def records(self) -> list[Record]:
         """What is known of trials that ended or were cut, by number; a damaged file counts as none."""
-        found = []
-        for digest in self._digests(_ENDED):
-            raw = read_json_if_whole(self._file(digest, _ENDED))
-            if isinstance(raw, dict):
-                found.append(Record(**raw))
-        return sorted(found, key=lambda record: record.number)
+        found = [_read(Record, self._file(digest, _ENDED)) for digest in self._digests(_ENDED)]
+        return sorted((record for record in found if record is not None), key=lambda record: record.number)
 
     def ended(self) -> list[Record]:
         """Trials that are never run again, by number."""
@@ -153,6 +148,15 @@ class TrialStore:
             for name in names
             if name.endswith(suffix) and (suffix == _STARTED or not name.endswith(_STARTED))
         ]
+
+
+def _read(kind: type[T], uri: str) -> T | None:
+    """A record, or None where it is damaged or of another version."""
+    raw = storage.read_json_if_whole(uri)
+    try:
+        return kind(**raw) if isinstance(raw, dict) else None
+    except TypeError:
+        return None
 
 
 def best(records: Sequence[Record]) -> Record | None:

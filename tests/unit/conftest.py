@@ -1,6 +1,11 @@
 """What unit tests share: one thread (tiny tensors gain nothing from more, and busy machines lose much), tiny data."""
 
-from collections.abc import Callable
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,3 +52,79 @@ def random_dataset() -> Callable[..., PreparedDataset]:
         )
 
     return build
+
+
+@dataclass
+class ObjectStore:
+    """An S3 server on loopback that notes what is written to it.
+
+    Attributes:
+        written: keys, in the order in which their content had arrived.
+        held: a part of the keys whose content it does not take before `let_go`.
+    """
+
+    address: str = ""
+    written: list[str] = field(default_factory=list)
+    held: str = ""
+    asked: threading.Event = field(default_factory=threading.Event)
+    let_go: threading.Event = field(default_factory=threading.Event)
+
+    def wrap(self, app: Callable[..., Any]) -> Callable[..., Any]:
+        def answer(environ: dict[str, Any], start: Callable[..., Any]) -> Any:
+            key, writes = environ["PATH_INFO"], environ["REQUEST_METHOD"] == "PUT"
+            if writes and self.held and self.held in key:
+                self.asked.set()
+                self.let_go.wait(60)
+            result = app(environ, start)
+            if writes:
+                self.written.append(key)
+            return result
+
+        return answer
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStore]:
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    class Quiet(WSGIRequestHandler):
+        def log(self, *_: Any) -> None:
+            pass
+
+    store = ObjectStore()
+    app = store.wrap(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    store.address = f"http://127.0.0.1:{server.server_port}"
+    yield store
+    store.let_go.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """URI in an empty bucket; local copies are kept in the test's folder."""
+    from pyarrow.fs import S3FileSystem
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name, value in {
+        "ENDPOINT_URL": object_store.address,
+        "ACCESS_KEY_ID": "a",
+        "SECRET_ACCESS_KEY": "b",
+        "REGION": "us-east-1",
+        "EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    system = S3FileSystem(allow_bucket_creation=True, endpoint_override=object_store.address)
+    system.create_dir("bucket")
+    system.delete_dir_contents("bucket")
+    object_store.written.clear()
+    yield "s3://bucket/runs"
+    object_store.held = ""
+    object_store.let_go.set()
+    object_store.let_go = threading.Event()
+    object_store.asked.clear()

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from ray_jobs import cli
-from recsys import storage
 from recsys.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -299,12 +298,3 @@ def test_exit_status() -> None:
 def test_overrides_may_stand_between_options() -> None:
     settings = cli.load_settings(["name=a", "--storage", "/x", "data.max_history=7"])
     assert (settings.name, settings.layout.root, settings.data.max_history) == ("a", "/x/a", 7)
-
-
-def test_current_means_complete_and_of_the_same_key(tmp_path: Path) -> None:
-    uri = str(tmp_path / "artefact")
-    assert not cli.is_current(uri, "a")
-    with storage.new_artifact(uri, key="a") as directory:
-        (directory / "x").write_text("x")
-    assert cli.is_current(uri, "a")
-    assert not cli.is_current(uri, "b")

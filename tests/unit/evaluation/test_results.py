@@ -16,7 +16,6 @@ from recsys.evaluation.results import (
     Result,
     evaluate,
     is_current,
-    read_json_if_whole,
     read_ranks,
     read_result,
     write_result,
@@ -75,8 +74,9 @@ def test_ranks_of_another_result_are_refused(evaluated: tuple[Result, Ranks], tm
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"does not belong to by-index\.json"):
         read_ranks(str(tmp_path), written)
+    assert not is_current(str(tmp_path), "by-index", "k1"), "it is evaluated again"
     file.unlink()
-    with pytest.raises(UserError, match=r"is missing; run evaluate with --force"):
+    with pytest.raises(UserError, match=r"is missing; run evaluate again"):
         read_ranks(str(tmp_path), written)
     assert not is_current(str(tmp_path), "by-index", "k1")
 
@@ -88,10 +88,6 @@ def test_a_damaged_result_is_made_again(tmp_path: Path, text: str) -> None:
     (tmp_path / "by-index.json").write_text(text)
     assert read_result(str(tmp_path), "by-index") is None
     assert not is_current(str(tmp_path), "by-index", "k1")
-
-
-def test_missing_json_is_none(tmp_path: Path) -> None:
-    assert read_json_if_whole(str(tmp_path / "nothing.json")) is None
 
 
 def test_nothing_to_evaluate_is_said(random_dataset: PreparedDataset) -> None:

@@ -124,7 +124,7 @@ def test_weights_that_are_not_finite_are_refused(random_initialised: Path) -> No
     weights["items.weight"][3, 0] = float("nan")
     save_file(weights, random_initialised / "model.safetensors")
     storage.seal(str(random_initialised))
-    with pytest.raises(UserError, match="item vectors are not all finite"):
+    with pytest.raises(UserError, match=r"has weights that are not finite \(items\.weight\)"):
         Recommender.load(random_initialised)
 
 
