@@ -1,7 +1,6 @@
 """Checkpoints for exchange and serving: `config.json`, `model.safetensors`, `items.parquet`, nothing executable."""
 
 import json
-import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path

@@ -26,7 +26,9 @@ from recsys.training.objective import NextItemObjective, RankingTeacher
 K = 4
 
 
-def made_up(dataset: PreparedDataset, rows: np.ndarray, items: np.ndarray | None = None, **facts: Any) -> TeacherSignals:
+def made_up(
+    dataset: PreparedDataset, rows: np.ndarray, items: np.ndarray | None = None, **facts: Any
+) -> TeacherSignals:
     """Rankings and distances that differ from row to row; those of test rows are far larger than all others."""
     generator = np.random.default_rng(3)
     n = dataset.num_items
@@ -54,7 +56,9 @@ def all_rows(dataset: PreparedDataset) -> np.ndarray:
     return np.concatenate([dataset.rows("train"), dataset.rows("valid"), dataset.rows("test")])
 
 
-def built(dataset: PreparedDataset, signals: TeacherSignals, loss: str = "softmax", **ranking: Any) -> NextItemObjective:
+def built(
+    dataset: PreparedDataset, signals: TeacherSignals, loss: str = "softmax", **ranking: Any
+) -> NextItemObjective:
     objective = build_student(
         SASRecConfig(kind="sasrec", width=16, blocks=1, dropout=0),
         dataset,
@@ -169,9 +173,7 @@ def test_the_objective_equals_a_loop_over_rows_and_candidates(
     if alpha:
         main = main + alpha * dros_term(scores, targets, propensity, 1.0)
     config = objective.teacher.config
-    expected = naive(
-        dataset, signals, config, logits.double().tolist(), of_batch.tolist(), drawn[:, 0].tolist(), alpha
-    )
+    expected = naive(dataset, signals, config, logits.double().tolist(), of_batch.tolist(), drawn[:, 0].tolist(), alpha)
     assert parts["ranking_distillation_loss"].item() == pytest.approx(expected, rel=2e-4)
     assert parts["recommendation_loss"].item() == pytest.approx(float(main), rel=1e-4)
     assert value.item() == pytest.approx(float(main) + 0.7 * expected, rel=2e-4)

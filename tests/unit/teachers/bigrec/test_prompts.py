@@ -46,7 +46,11 @@ def test_the_prompt_reads_as_published(dataset: PreparedDataset, tmp_path: Path)
 
 
 def test_a_text_is_embedded_as_it_is_or_by_the_published_template(dataset: PreparedDataset, tmp_path: Path) -> None:
-    for pooling, template in [("last", "{}"), ("mean", "{}"), ("prompt_eol", 'This sentence : "{}" means in one word:"')]:
+    for pooling, template in [
+        ("last", "{}"),
+        ("mean", "{}"),
+        ("prompt_eol", 'This sentence : "{}" means in one word:"'),
+    ]:
         prompts = prompts_of(dataset, tmp_path, pooling=pooling)
         for text in ("Heat (1995)", "Déjà Vu (1997)"):
             assert prompts.tokenizer.decode(prompts.for_embedding(text)) == template.format(text)
