@@ -1,10 +1,9 @@
 """Our training loop against a plain PyTorch one, and what Ray costs and brings.
 
-    python benchmarks/training.py [--quick] [--minutes N] [--data-dir D] [--dataset amazon-beauty-2014-5core]
-                                  [--threads N] [--without-ray]
+    python benchmarks/training.py [--quick] [--minutes N] [--data-dir D]
 
-All sides train the same SASRec with the same softmax loss over the whole catalogue, by default that of MovieLens 100K
-and with one thread a process. The plain side is what published code does: every prefix of every sequence becomes a row, a batch is padded in
+All sides train the same SASRec with the same softmax loss over the whole catalogue of MovieLens 100K, one thread a
+process. The plain side is what published code does: every prefix of every sequence becomes a row, a batch is padded in
 Python, and the model's answer after the last item is learned; ours learns every position of a window at once. An epoch
 is the same for both: every training target once. The plain side is timed over as many batches as fit its share of the
 time and scaled up. Sides take turns in rounds, and medians over the rounds are given.
@@ -12,10 +11,9 @@ time and scaled up. Sides take turns in rounds, and medians over the rounds are 
 Keys: `speedup_vs_plain`, `seconds_per_epoch` and `plain_seconds_per_epoch`; `ray_overhead`, the share by which
 training on Ray Train with one worker takes longer than the same epochs in one process, start included, with
 `ray_start_seconds`, the part of it that does not grow with the epochs; `two_worker_speedup` of an epoch's training
-time; `peak_gb` of the one process. A `--quick` run, or one `--without-ray`, leaves Ray out (null).
+time; `peak_gb` of the one process. A `--quick` run leaves Ray out (null).
 """
 
-import argparse
 import os
 import random
 import tempfile
@@ -47,24 +45,20 @@ SHORT = 8  # epochs where only the time of one counts
 
 
 def body(options: Options) -> dict[str, Any]:
-    torch.set_num_threads(options.args.threads)
-    name = options.args.dataset
+    torch.set_num_threads(1)
     if options.quick:
         config = DataConfig(path=str(FIXTURE))
-    elif name != "ml-100k":
-        config = DataConfig(source="table", path=str(options.dataset(name) / "interactions.tsv.gz"))
     else:
-        config = DataConfig(path=str(options.dataset(name))) if options.data_dir else located(DataConfig())
+        config = DataConfig(path=str(options.dataset("ml-100k"))) if options.data_dir else located(DataConfig())
     dataset = prepare(config, "benchmark", report=progress)
     # As many as a student of the demo takes, for Ray's start weighs the less the longer the training.
-    with_ray = not (options.quick or options.args.without_ray)
-    epochs = max(SHORT, min(30, int(3 * options.minutes))) if with_ray else 2 if options.quick else 4
+    epochs = 2 if options.quick else max(SHORT, min(30, int(3 * options.minutes)))
     with scratch() as folder:
         dataset.write(f"{folder}/dataset")
         make = partial(build, f"{folder}/dataset")
         rounds: list[dict[str, float]] = []
         while not rounds or (not options.quick and len(rounds) < 3 and options.seconds_left > 1.3 * rounds[-1]["all"]):
-            rounds.append(one_round(dataset, make, epochs, folder, 1 if options.quick else 30, with_ray, len(rounds)))
+            rounds.append(one_round(dataset, make, epochs, folder, options, len(rounds)))
     medians = {name: median(one[name] for one in rounds) for name in rounds[0] if name != "all"}
     figures = {
         "speedup_vs_plain": medians["plain_seconds_per_epoch"] / medians["seconds_per_epoch"],
@@ -73,25 +67,12 @@ def body(options: Options) -> dict[str, Any]:
     }
     for name in ("ray_overhead", "ray_start_seconds", "two_worker_speedup"):
         figures.setdefault(name, None)
-    facts = {
-        "dataset": "fixture" if options.quick else name,
-        "threads": options.args.threads,
-        "rounds": len(rounds),
-        "epochs": epochs,
-        "targets": len(dataset.rows("train")),
-        "items": dataset.num_items,
-    }
+    facts = {"rounds": len(rounds), "epochs": epochs, "targets": len(dataset.rows("train")), "items": dataset.num_items}
     return {**{name: value and round(value, 4) for name, value in figures.items()}, **facts}
 
 
 def one_round(
-    dataset: PreparedDataset,
-    make: Callable[[int], Any],
-    epochs: int,
-    folder: str,
-    plain_seconds: float,
-    with_ray: bool,
-    number: int,
+    dataset: PreparedDataset, make: Callable[[int], Any], epochs: int, folder: str, options: Options, number: int
 ) -> dict[str, float]:
     """Every side once."""
     begun = time.monotonic()
@@ -103,8 +84,8 @@ def one_round(
         local_seconds = time.monotonic() - started
     figures = {"seconds_per_epoch": epoch_seconds(ours), "peak_gb": memory.gb}
     progress(f"round {number + 1}: plain loop")
-    figures["plain_seconds_per_epoch"] = plain_seconds_per_epoch(dataset, plain_seconds)
-    if with_ray:
+    figures["plain_seconds_per_epoch"] = plain_seconds_per_epoch(dataset, 1 if options.quick else 30)
+    if not options.quick:
         figures |= on_ray(make, epochs, folder, number, local_seconds)
     return {**figures, "all": time.monotonic() - begun}
 
@@ -184,11 +165,5 @@ def on_ray(make: Callable[[int], Any], epochs: int, folder: str, number: int, lo
     }
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", default="ml-100k", help="folder under --data-dir (default: ml-100k)")
-    parser.add_argument("--threads", type=int, default=1, help="of the one process (default: 1)")
-    parser.add_argument("--without-ray", action="store_true", help="measure the loops alone")
-
-
 if __name__ == "__main__":
-    main(__doc__, body, arguments=arguments)
+    main(__doc__, body)

@@ -129,7 +129,7 @@ def test_sets_of_signals_lie_side_by_side(project: Callable[..., Settings], data
 @pytest.mark.parametrize("name", ["a/b", "..", "-x", "a b"])
 def test_a_set_has_a_name_that_a_folder_can_have(project: Callable[..., Settings], name: str) -> None:
     for override in (f"signals.name='{name}'", f"students.one.distillation.signals='{name}'"):
-        with pytest.raises(UserError, match="name|signals"):
+        with pytest.raises(UserError, match=r"name|signals"):
             project(override)
 
 
