@@ -16,15 +16,18 @@ from typing import Any
 
 import httpx
 from ray import serve
+from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
 from ray_jobs.cluster import runtime
+from ray_jobs.serving import proxy
 from recsys import storage
 from recsys.config import from_dict
 from recsys.errors import UserError
 from recsys.serving.assignment import Arm
 from recsys.serving.measure import wait_until_ready
-from recsys.serving.service import check_same_dataset, checkpoint_facts, dataset_identity
+from recsys.serving.ranker import RETRY_SECONDS
+from recsys.serving.service import Pinned, check_same_dataset, checkpoint_facts, dataset_identity
 from recsys.settings import ReplicasConfig, Settings
 
 APPLICATION = "recsys"
@@ -43,25 +46,32 @@ def application(settings: Settings) -> serve.Application:
     """
     from ray_jobs.serving.replicas import Ingress, Teacher
 
-    check(settings)
+    pinned = check(settings)
     config = settings.serving
     # A replica's working directory is not the user's, so the root must be absolute from here on.
     settings = dataclasses.replace(settings, storage=settings.layout.storage_root)
     teacher = None
     if "teacher" in config.arms:
-        teacher = serve.deployment(**_options(config.teacher_replicas, waiting=64))(Teacher).bind(settings)
-    return serve.deployment(**_options(config.student_replicas, waiting=256))(Ingress).bind(settings, teacher)
+        teacher = serve.deployment(**_options(config.teacher_replicas, at_once=64, queued=64))(Teacher).bind(
+            settings, pinned
+        )
+    # Far more than the arms take before they refuse, so that there is a place for `/health` whatever they do.
+    ingress = serve.deployment(**_options(config.student_replicas, at_once=1024, queued=1024))(Ingress)
+    return ingress.bind(settings, pinned, teacher)
 
 
-def check(settings: Settings) -> None:
+def check(settings: Settings) -> Pinned:
     """Refuse to start what could not serve: verify the files of every served checkpoint.
 
     Raises:
         UserError: one is missing or damaged, or was trained on another dataset.
     """
-    served(settings)
+    pinned = Pinned(
+        dataset_identity(settings.layout.dataset), {arm: facts["hash"] for arm, facts in served(settings).items()}
+    )
     for arm, uri in _checkpoints(settings).items():
         storage.local_copy(uri, f"checkpoint of the {arm}")
+    return pinned
 
 
 def served(settings: Settings) -> dict[Arm, dict[str, Any]]:
@@ -132,12 +142,19 @@ def undeploy() -> None:
         serve.shutdown()
 
 
-def _options(replicas: ReplicasConfig, waiting: int) -> dict[str, Any]:
+def _options(replicas: ReplicasConfig, *, at_once: int, queued: int) -> dict[str, Any]:
+    """Serve's options of a deployment.
+
+    Args:
+        at_once: requests a replica has at most; below a full batch a batch could never fill.
+        queued: requests that wait for a place, in all; further ones are refused at once with 503.
+    """
     return {
         "num_replicas": replicas.count,
         "ray_actor_options": {"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
-        # Requests beyond it wait in the router; below a full batch a batch could never fill.
-        "max_ongoing_requests": max(waiting, 2 * replicas.batch),
+        "max_ongoing_requests": max(at_once, 2 * replicas.batch),
+        "max_queued_requests": queued,
+        "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=RETRY_SECONDS),
         "max_constructor_retry_count": 2,
         "logging_config": LoggingConfig(log_level="WARNING", enable_access_log=False),
     }
@@ -192,6 +209,7 @@ def _start_and_note(host: str, port: int, problem: list[Exception]) -> None:
         "RAY_SERVE_LOG_TO_STDERR": "0",
         # After its own 5 s, Serve would end a proxy that a busy machine has not even let begin.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+        proxy.VARIABLE: proxy.CALLBACK,
     }
     try:
         serve.start(

@@ -4,124 +4,120 @@ Apart from it, so that replicas import these classes by name whether the job or 
 """
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 import torch
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from recsys import storage
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.serving.arms import Absent, Model
 from recsys.serving.assignment import Arm
-from recsys.serving.ranker import Ask, Ranked, Ranker
+from recsys.serving.ranker import Ask, Away, Busy, Ranked, Ranker
 from recsys.serving.recommender import Recommender
-from recsys.serving.service import (
-    MAX_BODY,
-    RecommendRequest,
-    RecommendResponse,
-    Service,
-    check_same_dataset,
-    dataset_identity,
-    sentence,
-)
+from recsys.serving.service import Pinned, Service, check_same_dataset
+from recsys.serving.web import create_app
 from recsys.settings import Settings
 
-
-class LimitedBody:
-    """ASGI middleware: a body longer than `MAX_BODY` is refused before it is read whole."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        read = 0
-
-        async def counted() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > MAX_BODY:
-                # The one exception that FastAPI lets through while it reads a body.
-                raise HTTPException(422, f"the body is longer than {MAX_BODY} bytes; shorten the history")
-            return message
-
-        await self.app(scope, counted, send)
+ANSWER_SECONDS = 60.0
+"""How long a request may wait for the teacher, its turn included."""
+HEALTH_SECONDS = 5.0
 
 
-api = FastAPI(title="recsys-distill", description="Teacher and student recommenders side by side.")
-api.add_middleware(LimitedBody)
+class Replaced(UserError):
+    """The checkpoint is another than the one that was deployed."""
 
 
-@api.exception_handler(UserError)
-async def _refuse(_: Request, error: UserError) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, status_code=422)
+def checkpoint_uri(settings: Settings, arm: Arm) -> str:
+    return settings.layout.teacher if arm == "teacher" else settings.layout.student(settings.serving.student)
 
 
-@api.exception_handler(RequestValidationError)
-async def _refuse_form(_: Request, error: RequestValidationError) -> JSONResponse:
-    return JSONResponse({"detail": sentence(error.errors())}, status_code=422)
-
-
-@api.exception_handler(RayError)
-async def _unavailable(_: Request, error: RayError) -> JSONResponse:
-    return JSONResponse({"detail": f"the arm does not answer ({type(error).__name__}); try again"}, status_code=503)
-
-
-def load_ranker(settings: Settings, arm: Arm, dataset: tuple[str, str]) -> Ranker:
+def load_ranker(settings: Settings, arm: Arm, pinned: Pinned) -> Ranker:
     """The model of an arm, on as many threads as its replica asks for, warmed up.
 
-    Args:
-        dataset: name and fingerprint of the dataset that is served.
-
     Raises:
-        UserError: the checkpoint is missing or damaged, or was trained on another dataset.
+        Replaced: the checkpoint is another than the one that was deployed.
+        UserError: it is missing or damaged, or was trained on another dataset.
     """
-    layout, config = settings.layout, settings.serving
-    checkpoint, replicas = {
-        "teacher": (layout.teacher, config.teacher_replicas),
-        "student": (layout.student(config.student), config.student_replicas),
-    }[arm]
+    config = settings.serving
+    replicas = config.teacher_replicas if arm == "teacher" else config.student_replicas
     torch.set_num_threads(max(1, int(replicas.cpus)))
-    recommender = Recommender.load(checkpoint, "cuda" if replicas.gpus else "cpu")
-    check_same_dataset(*dataset, {arm: recommender.checkpoint.info})
+    recommender = Recommender.load(checkpoint_uri(settings, arm), "cuda" if replicas.gpus else "cpu")
+    if problem := pinned.changed(arm, recommender.checkpoint.hash):
+        raise Replaced(problem)
+    check_same_dataset(*pinned.dataset, {arm: recommender.checkpoint.info})
     ranker = Ranker(recommender, replicas.batch)
     for _ in range(3):  # libraries set up much of themselves during the first passes
         ranker.rank_now([Ask([recommender.catalogue.item_ids[1]], 1, True)])
     return ranker
 
 
-def facts(ranker: Ranker) -> dict[str, Any]:
-    """What `/health` says of an arm."""
-    loaded = ranker.recommender.checkpoint
-    parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
-    return {"checkpoint": loaded.hash, "kind": loaded.info["kind"], "parameters": parameters}
-
-
 class Teacher:
-    """A replica of the teacher."""
+    """A replica of the teacher; it does not start from another checkpoint than the one that was deployed."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._ranker = load_ranker(settings, "teacher", dataset_identity(settings.layout.dataset))
+    def __init__(self, settings: Settings, pinned: Pinned) -> None:
+        self._ranker = load_ranker(settings, "teacher", pinned)
 
     async def rank(self, ask: Ask) -> Ranked:
         return await self._ranker.rank(ask)
 
     async def facts(self) -> dict[str, Any]:
-        return facts(self._ranker)
+        return await self._ranker.facts()
 
 
-@serve.ingress(api)
+class Remote:
+    """The teacher as the ingress sees it: what Ray says of it becomes what the application says."""
+
+    def __init__(self, handle: DeploymentHandle, pinned: Pinned, uri: str) -> None:
+        self._handle = handle
+        self._pinned = pinned
+        self._uri = uri
+
+    async def rank(self, ask: Ask) -> Ranked:
+        return await self._within(ANSWER_SECONDS, self._handle.rank.remote(ask))
+
+    async def facts(self) -> dict[str, Any]:
+        try:
+            return await self._within(HEALTH_SECONDS, self._handle.facts.remote())
+        except Away as error:
+            # A replica that refused to start cannot say so itself.
+            raise Away(await asyncio.to_thread(self._replaced) or str(error)) from None
+
+    async def _within(self, seconds: float, answer: Awaitable[Any]) -> Any:
+        try:
+            return await asyncio.wait_for(answer, seconds)
+        except BackPressureError:
+            raise Busy("as many requests wait for the teacher as may") from None
+        except TimeoutError:
+            raise Away(f"the teacher did not answer within {seconds:g} s; try again") from None
+        except (RayError, DeploymentUnavailableError) as error:
+            raise Away(f"the teacher does not answer ({type(error).__name__}); try again") from None
+
+    def _replaced(self) -> str | None:
+        try:
+            manifest = storage.read_manifest(self._uri)
+        except Exception:
+            return None  # the storage does not answer; what was seen of the teacher is said
+        return self._pinned.changed("teacher", manifest.content_hash if manifest else None)
+
+
+@serve.ingress()
 class Ingress:
     """A replica that takes HTTP requests and holds catalogue, stored histories and the student."""
 
-    def __init__(self, settings: Settings, teacher: DeploymentHandle | None) -> None:
+    def __init__(self, settings: Settings, pinned: Pinned, teacher: DeploymentHandle | None) -> None:
         config = settings.serving
         dataset = PreparedDataset.load(settings.layout.dataset)
+        if dataset.fingerprint != pinned.dataset[1]:
+            raise UserError(
+                f"dataset {pinned.dataset[1][:12]} was deployed, which is {dataset.fingerprint[:12]} now; deploy again"
+            )
         self._service = Service(
             dataset,
             arms=config.arms,
@@ -131,45 +127,15 @@ class Ingress:
             max_k=config.max_k,
             max_history=config.max_history,
         )
-        self._teacher = teacher
-        self._student = None
+        self._pinned = pinned
+        self._models: dict[Arm, Model] = {}
+        if teacher is not None:
+            self._models["teacher"] = Remote(teacher, pinned, checkpoint_uri(settings, "teacher"))
         if "student" in config.arms:
-            self._student = load_ranker(settings, "student", (dataset.name, dataset.fingerprint))
-        self._split = dict(config.split)
+            try:
+                self._models["student"] = load_ranker(settings, "student", pinned)
+            except Replaced as error:  # the other arms are served all the same
+                self._models["student"] = Absent(str(error))
 
-    @api.post("/recommend", responses={422: {"description": "one sentence in `detail`"}})
-    async def recommend(self, request: RecommendRequest) -> RecommendResponse:
-        """The k best items for a user, a history, or both."""
-        task = self._service.task(request)
-        if task.arm == "null" or not task.history:
-            return self._service.popular(task)
-        ask = Ask(task.history, task.k, task.mask_seen)
-        if task.arm == "student":
-            assert self._student is not None
-            ranked = await self._student.rank(ask)
-        else:
-            assert self._teacher is not None
-            ranked = await self._teacher.rank.remote(ask)
-        return self._service.ranked(task, ranked)
-
-    @api.get("/health")
-    async def health(self) -> dict[str, Any]:
-        """Arms with their checkpoints, the dataset and the split; 503 while an arm does not answer."""
-        arms: dict[str, Any] = {}
-        for arm in self._service.arms:
-            if arm == "student" and self._student is not None:
-                arms[arm] = facts(self._student)
-            elif arm == "teacher" and self._teacher is not None:
-                try:
-                    arms[arm] = await asyncio.wait_for(self._teacher.facts.remote(), 5)
-                except TimeoutError:
-                    raise HTTPException(503, "the teacher does not answer") from None
-            else:
-                arms[arm] = {}
-        dataset = self._service.dataset
-        return {
-            "status": "ok",
-            "arms": arms,
-            "dataset": {"name": dataset.name, "fingerprint": dataset.fingerprint},
-            "split": self._split,
-        }
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(self._service, self._models, checkpoints=self._pinned.checkpoints)

@@ -1,6 +1,6 @@
 """What an answer is made of, whatever carries it: requests checked, histories looked up, arms assigned.
 
-No Ray here: `ray_jobs/serve.py` puts this behind HTTP and the models onto replicas.
+No HTTP here, that is `recsys.serving.web`, and no Ray: `ray_jobs/serve.py` puts the models onto replicas.
 """
 
 import reprlib
@@ -17,8 +17,8 @@ from recsys.errors import UserError
 from recsys.serving.assignment import Arm, assign
 from recsys.serving.ranker import Ranked
 
-MAX_BODY = 1 << 20
-"""Bytes a request may have."""
+EMPTY_HISTORY = "history is empty; give at least one item id, or leave it out and give a user_id"
+NOBODY = "give a user_id, a history, or both"
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -26,10 +26,19 @@ Id = Annotated[str, Field(min_length=1, max_length=256)]
 class RecommendRequest(BaseModel):
     """Who asks, by user id, history or both."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "anyOf": [
+                {"required": ["user_id"], "properties": {"user_id": {"type": "string"}}},
+                {"required": ["history"], "properties": {"history": {"type": "array"}}},
+            ]
+        },
+    )
 
     user_id: Id | None = Field(None, description="decides the arm; without a history the stored one is used, whole")
-    history: list[Id] | None = Field(None, description="catalogue ids, oldest first")
+    history: Annotated[list[Id], Field(min_length=1)] | None = Field(None, description="catalogue ids, oldest first")
     k: int = Field(10, description="how many items to recommend")
     arm: Arm | None = Field(None, description="ask for an arm instead of being assigned one")
     mask_seen: bool = Field(True, description="never recommend an item of the history (the null arm ignores this)")
@@ -47,6 +56,7 @@ class RecommendResponse(BaseModel):
     assigned_by: Literal["request", "user", "default"] = Field(
         description="the request named the arm; hash of the user id; or no user id was given: leave those out of an A/B"
     )
+    checkpoint: str | None = Field(description="hash of the checkpoint that ranked; null where no model was asked")
     model_ms: float = Field(description="time in the model alone, measured in the replica; 0 where none was asked")
     unknown: list[str] = Field(description="items of the history that the catalogue does not hold; ignored")
     unknown_user: bool = Field(description="the user is not of the dataset")
@@ -94,16 +104,17 @@ class Service:
     ) -> None:
         self.dataset = dataset
         self.arms = arms
-        self._split, self._salt, self._default_arm = split, salt, default_arm
-        self._max_k = min(max_k, dataset.num_items)
-        self._max_history = max_history
+        self.split = dict(split)
+        self._salt, self._default_arm = salt, default_arm
+        self.max_k = min(max_k, dataset.num_items)
+        self.max_history = max_history
         self._users = {user_id: user for user, user_id in enumerate(dataset.user_ids)}
         catalogue = dataset.catalogue
         self._popular = [
             RecommendedItem(
                 item_id=catalogue.item_ids[i], title=catalogue.titles[i], score=float(catalogue.train_counts[i])
             )
-            for i in catalogue.popular()[: self._max_k]
+            for i in catalogue.popular()[: self.max_k]
         ]
 
     def task(self, request: RecommendRequest) -> Task:
@@ -112,14 +123,12 @@ class Service:
         Raises:
             UserError: one sentence on what is wrong with it.
         """
-        if not 1 <= request.k <= self._max_k:
-            raise UserError(f"k must be between 1 and {self._max_k} (got {request.k})")
+        if not 1 <= request.k <= self.max_k:
+            raise UserError(f"k must be between 1 and {self.max_k} (got {request.k})")
         if request.user_id is None and request.history is None:
-            raise UserError("give a user_id, a history, or both")
-        if request.history is not None and not request.history:
-            raise UserError("history is empty; give at least one item id, or leave it out and give a user_id")
-        if request.history is not None and len(request.history) > self._max_history:
-            raise UserError(f"history has {len(request.history)} items; at most {self._max_history} are accepted")
+            raise UserError(NOBODY)
+        if request.history is not None and len(request.history) > self.max_history:
+            raise UserError(f"history has {len(request.history)} items; at most {self.max_history} are accepted")
         if request.arm is not None and request.arm not in self.arms:
             raise UserError(f"arm {request.arm!r} is not served here; served: {', '.join(self.arms)}")
         user = self._users.get(normal_id(request.user_id)) if request.user_id is not None else None
@@ -147,7 +156,7 @@ class Service:
 
     def popular(self, task: Task) -> RecommendResponse:
         """The most popular items at once, without a model: the null arm, and the fallback of the others."""
-        return self._response(task, self._popular[: task.k], 0.0)
+        return self._response(task, self._popular[: task.k], 0.0, None)
 
     def ranked(self, task: Task, ranked: Ranked) -> RecommendResponse:
         """The answer of a model."""
@@ -156,21 +165,24 @@ class Service:
             RecommendedItem(item_id=item_id, title=catalogue.titles[catalogue.index[item_id]], score=score)
             for item_id, score in zip(ranked.items, ranked.scores, strict=True)
         ]
-        return self._response(task, items, ranked.milliseconds)
+        return self._response(task, items, ranked.milliseconds, ranked.checkpoint)
 
     def _arm(self, request: RecommendRequest) -> tuple[Arm, Literal["request", "user", "default"]]:
         if request.arm is not None:
             return request.arm, "request"
         if request.user_id is not None:
-            return assign(normal_id(request.user_id), self._split, self._salt), "user"
+            return assign(normal_id(request.user_id), self.split, self._salt), "user"
         return self._default_arm, "default"
 
     @staticmethod
-    def _response(task: Task, items: list[RecommendedItem], model_ms: float) -> RecommendResponse:
+    def _response(
+        task: Task, items: list[RecommendedItem], model_ms: float, checkpoint: str | None
+    ) -> RecommendResponse:
         return RecommendResponse(
             items=items,
             arm=task.arm,
             assigned_by=task.assigned_by,
+            checkpoint=checkpoint,
             model_ms=round(model_ms, 4),
             unknown=task.unknown,
             unknown_user=task.unknown_user,
@@ -203,6 +215,27 @@ def dataset_identity(uri: str) -> tuple[str, str]:
     return meta["name"], meta["fingerprint"]
 
 
+@dataclass(frozen=True)
+class Pinned:
+    """What was deployed, and stays what is served until the next deployment.
+
+    Attributes:
+        dataset: name and fingerprint.
+        checkpoints: hash of the checkpoint of every arm that has one.
+    """
+
+    dataset: tuple[str, str]
+    checkpoints: dict[Arm, str]
+
+    def changed(self, arm: Arm, found: str | None) -> str | None:
+        """One sentence where an arm's checkpoint is another by now, or None."""
+        deployed = self.checkpoints[arm]
+        if found == deployed:
+            return None
+        now = "is gone" if found is None else f"is {found[:12]} now"
+        return f"the {arm} was deployed from checkpoint {deployed[:12]}, which {now}; deploy again"
+
+
 def check_same_dataset(dataset_name: str, fingerprint: str, arms: Mapping[Arm, Mapping[str, Any]]) -> None:
     """Refuse arms that were trained on another dataset than the one whose histories and titles are served.
 
@@ -225,6 +258,8 @@ def sentence(errors: Sequence[Any]) -> str:
         where = ".".join(str(part) for part in error["loc"] if part != "body") or "body"
         if error["type"] == "json_invalid":
             return "the body is not valid JSON"
+        if error["type"] == "too_short" and error["loc"][-1] == "history":
+            return EMPTY_HISTORY
         if error["type"] == "extra_forbidden":
             parts.append(f"{where}: no such field; known: {', '.join(RecommendRequest.model_fields)}")
         else:

@@ -1,14 +1,20 @@
 """Random-initialised models: what they recommend means nothing, but it is always the same."""
 
-from collections.abc import Callable
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import uvicorn
+from starlette.types import ASGIApp
 
 from recsys.checkpoint import save_checkpoint
 from recsys.data.prepared import PreparedDataset
 from recsys.serving.recommender import Recommender
+from recsys.serving.service import Service
 from recsys.students.config import SASRecConfig
 from recsys.students.sasrec import SASRec
 
@@ -30,3 +36,30 @@ def random_initialised(dataset: PreparedDataset, tmp_path: Path) -> Path:
 @pytest.fixture
 def recommender(random_initialised: Path) -> Recommender:
     return Recommender.load(random_initialised)
+
+
+@pytest.fixture
+def service(dataset: PreparedDataset) -> Service:
+    return Service(
+        dataset,
+        arms=("teacher", "student", "null"),
+        split={"teacher": 0.5, "student": 0.5},
+        salt="s",
+        default_arm="student",
+        max_k=20,
+        max_history=30,
+    )
+
+
+@contextlib.contextmanager
+def listening(app: ASGIApp) -> Iterator[str]:
+    """The application under uvicorn, on a socket of this machine; gives its URL."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as place:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, args=([place],), daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{place.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)

@@ -50,7 +50,7 @@ def test_an_arm_without_a_share_gets_nobody() -> None:
         ({"split": {"teacher": 0.5}}, r"serving: the shares of the split must add up to 1 \(got teacher 0.5\)"),
         ({"split": {"teacher": 1.5, "student": -0.5}}, "the share of student must be 0 or more"),
         ({"split": {}}, "add up to 1"),
-        ({"split": {"teacher": float("nan"), "student": 1}}, "the share of teacher must be 0 or more"),
+        ({"split": {"teacher": float("nan"), "student": 1}}, r"serving\.split\.teacher: should be a finite number"),
         ({"split": {"techer": 1}}, "techer"),
         ({"arms": ["student", "null"]}, "split gives users to teacher, which is not one of arms"),
         ({"arms": ["teacher"], "split": {"teacher": 1}}, "default_arm student is not one of arms"),

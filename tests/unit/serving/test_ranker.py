@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from recsys.errors import UserError
-from recsys.serving.ranker import Ask, Ranked, Ranker
+from recsys.serving.ranker import Ask, Busy, Ranked, Ranker
 from recsys.serving.recommender import Recommender
 
 
@@ -38,7 +38,7 @@ def test_answers_are_those_of_the_recommender(recommender: Recommender) -> None:
         (expected,) = recommender.rank([ask.history], ask.k, mask_seen=ask.mask_seen)
         assert answer.items == expected.items
         assert answer.scores == pytest.approx(expected.scores, abs=1e-5)
-        assert answer.milliseconds > 0
+        assert answer.milliseconds > 0 and answer.checkpoint == recommender.checkpoint.hash
 
 
 def test_requests_that_wait_share_the_next_pass(held: Held) -> None:
@@ -77,3 +77,21 @@ def test_an_error_reaches_who_asked_and_the_next_request_is_answered(recommender
         return await ranker.rank(Ask(["i1"], 3, True))
 
     assert len(asyncio.run(ask_both()).items) == 3
+
+
+def test_more_than_may_wait_are_refused_at_once_and_leave_room_when_they_go(held: Held) -> None:
+    async def ask_many() -> list[Ranked]:
+        ranker = Ranker(held, batch=4, waiting=6)
+        first = asyncio.create_task(ranker.rank(Ask(["i1"], 3, True)))
+        await asyncio.sleep(0.05)  # its pass has begun
+        waiting = [asyncio.create_task(ranker.rank(Ask(["i2"], 3, True))) for _ in range(6)]
+        await asyncio.sleep(0)
+        with pytest.raises(Busy, match="6 requests wait already"):
+            await ranker.rank(Ask(["i3"], 3, True))
+        for lost in waiting[:4]:
+            lost.cancel()
+        held.go.set()
+        return [await task for task in (first, *waiting[4:])]
+
+    assert len(asyncio.run(ask_many())) == 3
+    assert held.passes == [1, 2], "nothing is computed for clients that have gone"

@@ -10,6 +10,7 @@ from recsys.errors import UserError
 from recsys.serving.assignment import assign
 from recsys.serving.ranker import Ranked
 from recsys.serving.service import (
+    Pinned,
     RecommendRequest,
     Service,
     check_same_dataset,
@@ -21,34 +22,24 @@ from recsys.serving.service import (
 SPLIT = {"teacher": 0.5, "student": 0.5}
 
 
-@pytest.fixture
-def service(dataset: PreparedDataset) -> Service:
-    return Service(
-        dataset,
-        arms=("teacher", "student"),
-        split=SPLIT,  # type: ignore[arg-type]
-        salt="s",
-        default_arm="student",
-        max_k=20,
-        max_history=30,
-    )
-
-
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
         (RecommendRequest(history=["i1"], k=0), r"k must be between 1 and 20 \(got 0\)"),
         (RecommendRequest(history=["i1"], k=21), r"k must be between 1 and 20 \(got 21\)"),
-        (RecommendRequest(history=[]), "history is empty"),
-        (RecommendRequest(history=[], user_id="u1"), "history is empty"),
         (RecommendRequest(), "give a user_id, a history, or both"),
         (RecommendRequest(history=["i1"] * 31), "history has 31 items; at most 30 are accepted"),
-        (RecommendRequest(history=["i1"], arm="null"), "arm 'null' is not served here; served: teacher, student"),
     ],
 )
 def test_requests_that_are_refused(service: Service, request_: RecommendRequest, message: str) -> None:
     with pytest.raises(UserError, match=message):
         service.task(request_)
+
+
+def test_an_arm_that_is_not_served_is_refused(service: Service) -> None:
+    service.arms = ("teacher", "student")
+    with pytest.raises(UserError, match="arm 'null' is not served here; served: teacher, student"):
+        service.task(RecommendRequest(history=["i1"], arm="null"))
 
 
 @pytest.mark.parametrize(
@@ -59,6 +50,7 @@ def test_requests_that_are_refused(service: Service, request_: RecommendRequest,
         ('{"arm": "referee"}', "arm: should be 'teacher', 'student' or 'null' (got 'referee')"),
         ('{"history": [1]}', "history.0: should be a valid string (got 1)"),
         ('{"user_id": ""}', "user_id: String should have at least 1 character (got '')"),
+        ('{"history": []}', "history is empty; give at least one item id, or leave it out and give a user_id"),
         ("[]", "body: should be an object (got [])"),
         ("{", "the body is not valid JSON"),
     ],
@@ -114,12 +106,13 @@ def test_nothing_known_falls_back_to_popular_items(service: Service, dataset: Pr
 
 def test_a_ranking_becomes_an_answer_with_titles(service: Service) -> None:
     task = service.task(RecommendRequest(history=["i1"], k=2))
-    answer = service.ranked(task, Ranked(["i9", "i4"], [2.5, 1.5], milliseconds=0.51, together=1))
+    answer = service.ranked(task, Ranked(["i9", "i4"], [2.5, 1.5], 0.51, together=1, checkpoint="abc"))
     assert [(i.item_id, i.title, i.score) for i in answer.items] == [
         ("i9", "Film number 9", 2.5),
         ("i4", "Film number 4", 1.5),
     ]
     assert answer.model_ms == 0.51 and not answer.fallback
+    assert answer.checkpoint == "abc" and service.popular(task).checkpoint is None
 
 
 def test_checkpoints_of_another_dataset_are_refused(
@@ -138,3 +131,12 @@ def test_checkpoints_of_another_dataset_are_refused(
     (random_initialised / "_SUCCESS").unlink()
     with pytest.raises(UserError, match=r"checkpoint .* does not exist or is incomplete"):
         checkpoint_facts(str(random_initialised))
+
+
+def test_a_checkpoint_that_was_replaced_since_it_was_deployed_is_told() -> None:
+    pinned = Pinned(("random", "f"), {"student": "0123456789abcdef"})
+    assert pinned.changed("student", "0123456789abcdef") is None
+    assert pinned.changed("student", "fedcba9876543210") == (
+        "the student was deployed from checkpoint 0123456789ab, which is fedcba987654 now; deploy again"
+    )
+    assert "which is gone; deploy again" in (pinned.changed("student", None) or "")

@@ -1,0 +1,33 @@
+"""What an arm with a model is to the application, wherever its model runs."""
+
+from typing import Any, Protocol
+
+from recsys.serving.ranker import Ask, Away, Ranked
+
+
+class Model(Protocol):
+    """The model of an arm."""
+
+    async def rank(self, ask: Ask) -> Ranked:
+        """Answer a request.
+
+        Raises:
+            Busy: too many wait already.
+            Away: it cannot answer now.
+        """
+
+    async def facts(self) -> dict[str, Any]:
+        """What `/health` says of it: its checkpoint (hash), kind and parameters; it raises as `rank` does."""
+
+
+class Absent:
+    """The model of an arm that cannot answer as long as this process lives, and says why."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    async def rank(self, _: Ask) -> Ranked:
+        raise Away(self._reason)
+
+    async def facts(self) -> dict[str, Any]:
+        raise Away(self._reason)
