@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from recsys.data.prepared import PreparedDataset
-from recsys.evaluation.ranking import model_scorer, rank_targets
+from recsys.evaluation.ranking import model_scorer, rank_targets, seen_targets
 from recsys.students.config import SASRecConfig
 from recsys.students.sasrec import SASRec
 
@@ -20,6 +20,8 @@ def coarse_scores(num_items: int) -> "object":
 
 
 def naive_rank(scores: np.ndarray, target: int, excluded: set[int]) -> int:
+    if target in excluded:
+        return len(scores)  # N + 1: it cannot be found
     rank = 1
     for item in range(1, len(scores)):
         if item != target and item not in excluded and scores[item] >= scores[target]:
@@ -41,11 +43,14 @@ def test_equals_a_naive_loop(random_dataset: PreparedDataset, mask_seen: bool, b
         assert rank == naive_rank(scores, int(dataset.items[row]), excluded)
 
 
-def test_a_target_seen_before_is_ranked_all_the_same(make) -> None:
+def test_a_target_seen_before_is_a_miss_where_seen_items_are_left_out(make) -> None:
     dataset = make([[1, 2, 3, 4, 1]], num_items=6)
-    scores = torch.tensor([[9.0, 5, 8, 8, 8, 7, 1]])  # padding would win, and seen items 2, 3, 4 too
-    ranks = rank_targets(lambda i, n: scores, dataset, dataset.rows("test"), mask_seen=True)
-    assert ranks.tolist() == [2]
+    scores = torch.tensor([[9.0, 8.5, 8, 8, 8, 7, 1]])  # padding would win
+    ranked = [
+        rank_targets(lambda i, n: scores, dataset, dataset.rows("test"), mask_seen=mask) for mask in (True, False)
+    ]
+    assert [ranks.tolist() for ranks in ranked] == [[7], [1]]
+    assert seen_targets(dataset, dataset.rows("test")).tolist() == [True]
 
 
 def test_equal_scores_count_against_the_target(make) -> None:

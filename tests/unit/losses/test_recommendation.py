@@ -71,7 +71,7 @@ def test_dros_is_bce_plus_alpha_times_its_term() -> None:
 def test_negatives_are_uniform_over_all_items_but_the_target() -> None:
     torch.manual_seed(0)
     module = RecommendationLoss(RecommendationLossConfig(kind="bce", negatives=4000), torch.ones(6))
-    drawn = module._negatives(torch.tensor([3, 5]), 5)
+    drawn = module.negatives(torch.tensor([3, 5]), 5)
     for target, row in zip((3, 5), drawn, strict=True):
         counts = torch.bincount(row, minlength=6)
         assert counts[0] == 0 and counts[target] == 0

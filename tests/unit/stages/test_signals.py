@@ -121,7 +121,7 @@ def test_sets_of_signals_lie_side_by_side(project: Callable[..., Settings], data
         items[name] = TeacherSignals.load(uri, dataset).items[:, :5]
         assert np.array_equal(objective.teacher.items.numpy(), items[name])
     assert not np.array_equal(items["one"], items["two"])
-    unnamed = project("signals.name=other", "students.one.distillation.signals=''")
+    unnamed = project("signals.name=other", "students.one.distillation={ranking: {k: 5}, signals: ''}")
     objective, _, _ = student_stage.build(unnamed.students["one"], unnamed.layout)
     assert np.array_equal(objective.teacher.items.numpy(), items["one"])
 
@@ -142,7 +142,7 @@ def test_signals_stay_until_new_ones_are_complete(
     changed = project("signals.k=7")
     rename = Path.rename
 
-    def killed(_self: Path, *_arguments: object) -> None:
+    def killed(*_arguments: object, **_options: object) -> None:
         raise RuntimeError("killed")
 
     seen = []
