@@ -107,19 +107,40 @@ class Remote:
         return self._pinned.changed("teacher", manifest.content_hash if manifest else None)
 
 
+def load_dataset(settings: Settings, pinned: Pinned) -> PreparedDataset:
+    """The dataset that was deployed.
+
+    Raises:
+        UserError: it is gone, or another by now.
+    """
+    dataset = PreparedDataset.load(settings.layout.dataset)
+    deployed = pinned.dataset[1]
+    if dataset.fingerprint != deployed:
+        raise UserError(f"dataset {deployed[:12]} was deployed, which is {dataset.fingerprint[:12]} now; deploy again")
+    return dataset
+
+
+def models(settings: Settings, pinned: Pinned, teacher: DeploymentHandle | None) -> dict[Arm, Model]:
+    """The models of the ingress."""
+    found: dict[Arm, Model] = {}
+    if teacher is not None:
+        found["teacher"] = Remote(teacher, pinned, checkpoint_uri(settings, "teacher"))
+    if "student" in settings.serving.arms:
+        try:
+            found["student"] = load_ranker(settings, "student", pinned)
+        except Replaced as error:  # the other arms are served all the same
+            found["student"] = Absent(str(error))
+    return found
+
+
 @serve.ingress()
 class Ingress:
     """A replica that takes HTTP requests and holds catalogue, stored histories and the student."""
 
     def __init__(self, settings: Settings, pinned: Pinned, teacher: DeploymentHandle | None) -> None:
         config = settings.serving
-        dataset = PreparedDataset.load(settings.layout.dataset)
-        if dataset.fingerprint != pinned.dataset[1]:
-            raise UserError(
-                f"dataset {pinned.dataset[1][:12]} was deployed, which is {dataset.fingerprint[:12]} now; deploy again"
-            )
         self._service = Service(
-            dataset,
+            load_dataset(settings, pinned),
             arms=config.arms,
             split=config.split,
             salt=config.salt,
@@ -128,14 +149,7 @@ class Ingress:
             max_history=config.max_history,
         )
         self._pinned = pinned
-        self._models: dict[Arm, Model] = {}
-        if teacher is not None:
-            self._models["teacher"] = Remote(teacher, pinned, checkpoint_uri(settings, "teacher"))
-        if "student" in config.arms:
-            try:
-                self._models["student"] = load_ranker(settings, "student", pinned)
-            except Replaced as error:  # the other arms are served all the same
-                self._models["student"] = Absent(str(error))
+        self._models = models(settings, pinned, teacher)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._service, self._models, checkpoints=self._pinned.checkpoints)

@@ -13,9 +13,6 @@ MAX_BODY = 1 << 20
 """Bytes a body may have."""
 BODY_SECONDS = 10.0
 """Time a body may take."""
-MANY = 128
-"""Bodies that may be on their way at once; for each one more, the oldest has `HURRIED_SECONDS` in all."""
-HURRIED_SECONDS = 1.0
 
 # Ray Serve reads these as UTF-8 and answers 500 where they are not.
 _TEXT_HEADERS = {b"x-request-id", b"x-session-id", b"serve-multiplexed-model-id", b"traceparent"}
@@ -32,7 +29,6 @@ class Guard:
     def __init__(self, app: ASGIApp, *, seconds: float = BODY_SECONDS) -> None:
         self.app = app
         self._seconds = seconds
-        self._coming: dict[asyncio.Timeout, float] = {}  # the deadlines of bodies on their way and their starts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,31 +70,18 @@ class Guard:
             OverflowError: it is too long.
         """
         parts, size = [], 0
-        async with asyncio.timeout(self._seconds) as deadline:
-            self._hurry_the_oldest()
-            self._coming[deadline] = asyncio.get_running_loop().time()
-            try:
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    part = message.get("body", b"")
-                    size += len(part)
-                    if size > MAX_BODY:
-                        raise OverflowError
-                    parts.append(part)
-                    if not message.get("more_body", False):
-                        return b"".join(parts)
-            finally:
-                self._coming.pop(deadline, None)
-
-    def _hurry_the_oldest(self) -> None:
-        if len(self._coming) < MANY:
-            return
-        deadline = next(iter(self._coming))
-        hurried = self._coming.pop(deadline) + HURRIED_SECONDS
-        if hurried < (deadline.when() or 0):
-            deadline.reschedule(hurried)
+        async with asyncio.timeout(self._seconds):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                part = message.get("body", b"")
+                size += len(part)
+                if size > MAX_BODY:
+                    raise OverflowError
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
 
 
 def _unreadable(scope: Scope) -> str | None:

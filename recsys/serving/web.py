@@ -63,13 +63,15 @@ def create_app(
     models: Mapping[Arm, Model],
     *,
     checkpoints: Mapping[Arm, str],
-    body_seconds: float = BODY_SECONDS,
+    body_seconds: float = 3 * BODY_SECONDS,
 ) -> FastAPI:
     """The application.
 
     Args:
         models: of the arms that have one.
         checkpoints: hashes of what was deployed; told even while a model is away.
+        body_seconds: time a body may take. Behind a proxy that has the guard as well, bodies are whole when they leave
+            it, and what takes time here is the way between the two on a busy machine.
     """
     app = FastAPI(
         title="recsys-distill",

@@ -1,5 +1,9 @@
 """The application over real HTTP, with random-initialised models: what it answers, refuses, and how it is measured."""
 
+import asyncio
+import contextlib
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,7 +30,9 @@ from recsys.students.sasrec import SASRec
 from recsys.teachers.config import HLLMConfig
 from recsys.teachers.hllm import HLLM
 from recsys.tracking import TrackingConfig
+from tests.integration.commands import processes
 
+MARKER = "RECSYS_TEST_SESSION"  # in the environment of whatever this session starts (tests/conftest.py)
 pytestmark = pytest.mark.ray
 
 
@@ -93,6 +99,7 @@ def test_arms_answer_what_their_checkpoints_recommend(
         assert [item["score"] for item in said["items"]] == pytest.approx(expected.scores, abs=1e-4)
         assert (said["arm"], said["assigned_by"], said["unknown"]) == (arm, "request", expected.unknown)
         assert said["model_ms"] > 0 and not said["fallback"]
+        assert said["checkpoint"] == recommender.checkpoint.hash
         (unmasked,) = recommender.recommend([history], k=60, mask_seen=False)
         said = client.post("/recommend", json={"history": history, "k": 60, "arm": arm, "mask_seen": False}).json()
         assert [item["item_id"] for item in said["items"]] == unmasked
@@ -139,10 +146,62 @@ def test_bad_requests_get_one_clear_sentence(client: httpx.Client, body: object,
     assert (answer.status_code, answer.json()) == (422, {"detail": sentence})
 
 
+def test_slow_bodies_and_headers_that_are_no_text_harm_nobody(client: httpx.Client, url: str) -> None:
+    address = (str(client.base_url.host), client.base_url.port or 0)
+    with contextlib.ExitStack() as held:
+        for _ in range(300):
+            connection = held.enter_context(socket.create_connection(address, timeout=30))
+            connection.sendall(b"POST /recommend HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        assert client.get("/health", timeout=8).json()["status"] == "ok"
+        for arm in ("teacher", "student", "null"):
+            assert client.post("/recommend", json={"history": ["50"], "arm": arm}, timeout=8).status_code == 200
+        assert b" 408 " in connection.recv(100), "each has its deadline"
+    for name in ("X-Request-ID", "X-Session-Id", "serve_multiplexed_model_id"):
+        with socket.create_connection(address, timeout=30) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n" + name.encode() + b": a\xff\r\n\r\n")
+            assert b" 400 " in connection.recv(100), name
+
+
+def replica(name: str) -> int:
+    """The process of a replica of this session."""
+    found = processes(f"{MARKER}={os.environ[MARKER]}")
+    (pid,) = [int(pid) for pid in found if name.encode() in Path("/proc", pid, "cmdline").read_bytes()]
+    return pid
+
+
+def test_a_teacher_that_hangs_refuses_who_finds_no_room_and_harms_no_other_arm(url: str) -> None:
+    def ask(arm: str, count: int, seconds: float) -> list[httpx.Response | httpx.TimeoutException]:
+        async def one(client: httpx.AsyncClient) -> httpx.Response | httpx.TimeoutException:
+            try:
+                return await client.post("/recommend", json={"history": ["50"], "arm": arm})
+            except httpx.TimeoutException as error:
+                return error
+
+        async def all_at_once() -> list[httpx.Response | httpx.TimeoutException]:
+            limits = httpx.Limits(max_connections=count)
+            async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=seconds, limits=limits) as client:
+                return await asyncio.gather(*(one(client) for _ in range(count)))
+
+        return asyncio.run(all_at_once())
+
+    pid = replica("ServeReplica:recsys:Teacher")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        answers = [said for said in ask("teacher", 200, 6) if isinstance(said, httpx.Response)]
+        assert answers and {said.status_code for said in answers} == {503}
+        assert {(said.headers["retry-after"], "busy" in said.json()["detail"]) for said in answers} == {("1", True)}
+        assert all(isinstance(said, httpx.Response) and said.status_code == 200 for said in ask("student", 3, 6))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
+        assert client.post("/recommend", json={"history": ["50"], "arm": "teacher"}).status_code == 200
+
+
 def test_health_and_the_openapi_page(client: httpx.Client, settings: Settings, dataset: PreparedDataset) -> None:
     said = client.get("/health").json()
     checkpoints = {"teacher": settings.layout.teacher, "student": settings.layout.student("small")}
     hashes = {arm: storage.read_manifest(uri).content_hash for arm, uri in checkpoints.items()}  # type: ignore[union-attr]
+    assert said["status"] == "ok" and {facts["state"] for facts in said["arms"].values()} == {"ready"}
     assert {arm: facts.get("checkpoint") for arm, facts in said["arms"].items()} == {**hashes, "null": None}
     assert said["dataset"] == {"name": "served", "fingerprint": dataset.fingerprint}
     assert client.get("/docs").status_code == 200

@@ -52,9 +52,9 @@ def service(dataset: PreparedDataset) -> Service:
 
 
 @contextlib.contextmanager
-def listening(app: ASGIApp) -> Iterator[str]:
+def listening(app: ASGIApp, port: int = 0) -> Iterator[str]:
     """The application under uvicorn, on a socket of this machine; gives its URL."""
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as place:
+    with socket.create_server(("127.0.0.1", port), backlog=1024) as place:
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, args=([place],), daemon=True)
         thread.start()

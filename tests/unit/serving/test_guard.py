@@ -11,7 +11,7 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from recsys.serving.guard import MANY, MAX_BODY
+from recsys.serving.guard import MAX_BODY, Guard
 from recsys.serving.ranker import Ranker
 from recsys.serving.recommender import Recommender
 from recsys.serving.service import Service
@@ -22,7 +22,7 @@ REQUEST = b"POST /recommend HTTP/1.1\r\nhost: test\r\ncontent-type: application/
 
 
 class Places:
-    """As many requests at once as Ray Serve gives a replica; the others wait."""
+    """As many requests at once as Ray Serve has places for; the others wait."""
 
     def __init__(self, app: ASGIApp, number: int) -> None:
         self.app = app
@@ -49,18 +49,19 @@ def answer(connection: socket.socket) -> tuple[int, str]:
 
 @pytest.fixture
 def app(service: Service, recommender: Recommender) -> ASGIApp:
-    student = Ranker(recommender)
-    return create_app(service, {"student": student}, checkpoints={}, body_seconds=6)
+    return create_app(service, {"student": Ranker(recommender)}, checkpoints={}, body_seconds=3)
 
 
 @pytest.fixture
 def url(app: ASGIApp) -> Iterator[str]:
-    with listening(Places(app, 256)) as url:
+    with listening(app) as url:
         yield url
 
 
-def test_bodies_that_do_not_come_take_no_place_from_others(url: str) -> None:
+def test_bodies_that_do_not_come_take_no_place_from_others(app: ASGIApp) -> None:
+    """With the guard before the places, as before Serve's proxy (`ray_jobs.serving.proxy`)."""
     with contextlib.ExitStack() as held:
+        url = held.enter_context(listening(Guard(Places(app, 256), seconds=6)))
         connections = [held.enter_context(connect(url)) for _ in range(300)]
         started = time.monotonic()
         for connection in connections:
@@ -72,6 +73,12 @@ def test_bodies_that_do_not_come_take_no_place_from_others(url: str) -> None:
         assert time.monotonic() - started < 5.5, "others are answered before the deadline"
         answers = [answer(connection) for connection in connections]
         assert set(answers) == {(408, '{"detail":"the body did not come in time; send it again, at once"}')}
+
+
+def test_without_a_proxy_bodies_have_a_deadline_too(url: str) -> None:
+    with connect(url) as connection:
+        connection.sendall(REQUEST % (b"", 100, b"{"))
+        assert answer(connection)[0] == 408
 
 
 def test_a_body_in_pieces_is_read_whole_as_long_as_it_comes_in_time(url: str) -> None:
@@ -93,7 +100,7 @@ def test_a_body_that_is_too_long_is_one_sentence(url: str) -> None:
 
 
 def test_a_client_that_goes_in_the_middle_of_its_body_harms_nobody(url: str) -> None:
-    for _ in range(MANY + 5):
+    for _ in range(50):
         with connect(url) as connection:
             connection.sendall(REQUEST % (b"", 100, b"{"))
     assert httpx.post(f"{url}/recommend", json={"history": ["i1"]}, trust_env=False).status_code == 200

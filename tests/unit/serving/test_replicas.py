@@ -1,0 +1,99 @@
+"""What the ingress makes of what Ray says of the teacher, and what replicas do whose files were replaced. No Ray."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError
+
+from ray_jobs.serving import application, replicas
+from recsys.checkpoint import save_checkpoint
+from recsys.data.prepared import PreparedDataset
+from recsys.errors import UserError
+from recsys.serving.ranker import Ask, Away, Busy
+from recsys.serving.service import Pinned
+from recsys.settings import ServingConfig, Settings
+from recsys.students.config import SASRecConfig
+from recsys.students.sasrec import SASRec
+
+ASK = Ask(["i1"], 3, True)
+
+
+def remote(outcome: Exception | None, uri: str = "/nowhere") -> replicas.Remote:
+    async def answer(*_: Any) -> Any:
+        if outcome is None:
+            await asyncio.sleep(60)
+        raise outcome or AssertionError
+
+    method = SimpleNamespace(remote=answer)
+    handle: Any = SimpleNamespace(rank=method, facts=method)
+    return replicas.Remote(handle, Pinned(("random", "f"), {"teacher": "0" * 64}), uri)
+
+
+def test_a_full_queue_is_busy_and_a_lost_replica_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Busy, match="as many requests wait for the teacher as may"):
+        asyncio.run(remote(BackPressureError(64, 64)).rank(ASK))
+    with pytest.raises(Away, match=r"the teacher does not answer \(RayActorError\); try again"):
+        asyncio.run(remote(RayActorError()).rank(ASK))
+    monkeypatch.setattr(replicas, "ANSWER_SECONDS", 0.05)
+    with pytest.raises(Away, match=r"the teacher did not answer within 0\.05 s"):
+        asyncio.run(remote(None).rank(ASK))
+
+
+@pytest.fixture
+def settings(dataset: PreparedDataset, tmp_path: Path) -> Settings:
+    settings = Settings(
+        name="p", storage=str(tmp_path), serving=ServingConfig(student="small", arms=("teacher", "student", "null"))
+    )
+    dataset.write(settings.layout.dataset)
+    write(settings, dataset, seed=0)
+    return settings
+
+
+def write(settings: Settings, dataset: PreparedDataset, seed: int) -> None:
+    torch.manual_seed(seed)
+    for uri in (settings.layout.teacher, settings.layout.student("small")):
+        save_checkpoint(uri, SASRec(SASRecConfig(width=16, blocks=1), num_items=dataset.num_items), dataset)
+
+
+def test_what_is_deployed_is_pinned(settings: Settings, dataset: PreparedDataset) -> None:
+    pinned = application.check(settings)
+    assert pinned.dataset == (dataset.name, dataset.fingerprint)
+    replicas.load_ranker(settings, "teacher", pinned)
+    write(settings, dataset, seed=1)
+    with pytest.raises(UserError, match=r"the teacher was deployed from checkpoint \w{12}, which is \w{12} now"):
+        replicas.Teacher(settings, pinned)
+    away = remote(RayActorError(), settings.layout.teacher)
+    with pytest.raises(Away, match=r"the teacher was deployed from checkpoint 0{12}, which is \w{12} now; deploy"):
+        asyncio.run(away.facts())
+
+
+def test_an_ingress_whose_student_was_replaced_serves_the_other_arms(
+    settings: Settings, dataset: PreparedDataset
+) -> None:
+    pinned = application.check(settings)
+    write(settings, dataset, seed=1)
+    models = replicas.models(settings, pinned, None)
+    with pytest.raises(Away, match="the student was deployed from checkpoint"):
+        asyncio.run(models["student"].rank(ASK))
+
+
+def test_a_replaced_dataset_is_refused(settings: Settings, dataset: PreparedDataset) -> None:
+    pinned = application.check(settings)
+    other = replace(dataset, user_ids=[f"v{user}" for user in dataset.user_ids], fingerprint="")
+    other.write(settings.layout.dataset)
+    with pytest.raises(UserError, match=r"dataset \w{12} was deployed, which is \w{12} now; deploy again"):
+        replicas.load_dataset(settings, pinned)
+
+
+def test_queues_have_an_end(settings: Settings) -> None:
+    ingress = application.application(settings)._bound_deployment
+    (teacher,) = [one._bound_deployment for one in ingress.init_args if hasattr(one, "_bound_deployment")]
+    for deployment in (ingress, teacher):
+        assert 0 < deployment.max_queued_requests <= 1024
+        assert (deployment.backpressure_config.status_code, deployment.backpressure_config.retry_after_s) == (503, 1)
