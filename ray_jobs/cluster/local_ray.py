@@ -1,7 +1,7 @@
 """A Ray of one's own on this machine, with job server, that leaves nothing behind.
 
-It runs on free ports with a short temporary folder, so that several may live side by side. Ray's core ports listen on
-all interfaces, so everything needs a token from a private file; the job server itself listens on loopback.
+It runs on free ports with a short temporary folder, so that several may live side by side. All of its ports listen on
+loopback, but for one of each replica of Ray Serve; every one of them needs a token from a private file.
 
 Every process below it inherits a marker in its environment. By that marker, and by nothing else, its processes are
 found and ended: Ray's workers leave the process group they were started in. A folder whose owner was killed is found
@@ -30,6 +30,8 @@ from recsys.environment import start_time
 from recsys.errors import UserError
 
 MARKER = "RECSYS_LOCAL_RAY"
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Ray then takes 127.0.0.1 for its node's address, as it does where a node cannot have others beside it."""
 _PREFIX = "recsys-ray-"
 _PID_FILE = "owner.json"
 _TOKEN_FILE = "token"
@@ -166,6 +168,7 @@ def _start(folder: Path, marker: str, num_cpus: int, environment: dict[str, str]
         MARKER: marker,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
+        **LOOPBACK,
         "TMPDIR": str(folder),
         "RAY_COLOR_PREFIX": "0",
         # Of torch and Ray about each other; who develops sees them in the tests.

@@ -1,5 +1,7 @@
 """`make demo` killed, continued, kept, interrupted; README.md's commands on what it made; jobs by the real job API."""
 
+import contextlib
+import ipaddress
 import json
 import os
 import shutil
@@ -12,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ray_jobs.cluster.local_ray import MARKER as RAY_MARKER
@@ -151,3 +154,15 @@ def test_nobody_without_the_token_is_let_in(server: LocalRay) -> None:
         assert answer.status == 200
     assert (server.folder / "token").stat().st_mode & 0o777 == 0o600
     assert server.folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_no_port_listens_beyond_this_machine(server: LocalRay) -> None:
+    marker = json.loads((server.folder / "owner.json").read_text())["marker"]
+    listening = set()
+    for pid in processes(f"{RAY_MARKER}={marker}"):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for connection in psutil.Process(int(pid)).net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    listening.add((connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port))
+    assert len(listening) > 5, "a Ray is running"
+    assert {place for place in listening if not ipaddress.ip_address(place[0]).is_loopback} == set()
