@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     tempfile.tempdir = None
     os.environ.update(QUIET)
     os.environ.update({"TMPDIR": temporary, "RAY_AUTH_MODE": "disabled"})
-    for inherited in ("RAY_ADDRESS", "RECSYS_STORAGE", "RECSYS_DATA"):
+    for inherited in ("RAY_ADDRESS", "RECSYS_STORAGE", "RECSYS_DATA", "PYTHONDONTWRITEBYTECODE"):
         os.environ.pop(inherited, None)
     session = os.environ.get(MARKER, uuid.uuid4().hex).partition(":")[0]
     os.environ[MARKER] = f"{session}:{os.getpid()}"

@@ -34,7 +34,7 @@ def demo(make: Make, tmp_path_factory: pytest.TempPathFactory) -> DemoRuns:
     storage = tmp_path_factory.mktemp("demo")
     arguments = ("demo", "DATA=fixture", f"STORAGE={storage}", f"ARGS=serving.port={free_port()}")
     first = make.start(*arguments)
-    first.wait_for("[4/7] distill")
+    first.wait_for("[5/8] distill")
     first.kill(signal.SIGKILL)
     first.end(30)
     outputs = []

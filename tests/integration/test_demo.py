@@ -60,7 +60,7 @@ def test_runs_are_children_of_one_pipeline_that_was_continued(demo: DemoRuns) ->
     runs = client.search_runs([experiment.experiment_id])
     names = sorted(run.info.run_name for run in runs)
     stages = ["distill sasrec", "distill sasrec-distilled", "evaluate", "infer_teacher", "measure_ab", "prepare_data"]
-    assert names == sorted([*stages, "pipeline", "report", "train_teacher"])
+    assert names == sorted([*stages, "pipeline", "report", "rules", "train_teacher"])
     assert {run.info.status for run in runs} == {"FINISHED"}
     (parent,) = [run.info.run_id for run in runs if run.info.run_name == "pipeline"]
     others = {run.data.tags.get("mlflow.parentRunId") for run in runs if run.info.run_id != parent}
@@ -77,7 +77,7 @@ def test_ctrl_c_leaves_nothing_running(make: Make, tmp_path: Path) -> None:
 
     before = left()
     command = make.start("demo", "DATA=fixture", f"STORAGE={tmp_path}")
-    command.wait_for("[1/7]")
+    command.wait_for("[1/8]")
     assert len(left() - before) > 5, "a Ray is running"
     command.kill(signal.SIGINT)
     assert command.end(120) != 0

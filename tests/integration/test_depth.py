@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from ray_jobs.on_ray import OnRay
-from recsys import storage
 from recsys.checkpoint import load_checkpoint, save_checkpoint
-from recsys.config import digest, from_dict, to_dict
+from recsys.config import from_dict
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
 from recsys.errors import UserError
@@ -128,20 +127,6 @@ def test_what_a_student_is_made_from_is_in_its_key(settings: Settings) -> None:
     model: Any = settings.teacher.model
     save_checkpoint(settings.layout.teacher, E4SRec.build(model, ids.item_vectors().detach()), dataset)
     assert student_stage.key(settings, "middle") != before[0], "another teacher is another student"
-
-
-def test_options_left_out_leave_a_teacher_s_key_alone(settings: Settings) -> None:
-    """Digests of what was written before there were the options."""
-    said = to_dict(settings.teacher)
-    for option in ("rows", "base_layers"):
-        del said["model"][option]
-    manifests = [storage.read_manifest(uri) for uri in (settings.layout.dataset, settings.layout.student("ids"))]
-    inputs = [manifests[0].attributes["fingerprint"], manifests[0].files["items.parquet"]["sha256"]]
-    plain = digest({"teacher": {**said, "scaling": None}, "inputs": [*inputs, manifests[1].content_hash]})
-    assert teacher_stage.key(settings) == plain
-    model: Any = dataclasses.replace(settings.teacher.model, rows="one-a-user")
-    changed = dataclasses.replace(settings, teacher=dataclasses.replace(settings.teacher, model=model))
-    assert teacher_stage.key(changed) != plain
 
 
 @pytest.mark.parametrize(
