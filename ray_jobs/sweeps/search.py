@@ -66,11 +66,12 @@ def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
     os.environ.setdefault("RAY_LOG_TO_DRIVER", "0")
     from ray_jobs.cluster import runtime
     from ray_jobs.sweeps import shared_inputs, trials
+    from ray_jobs.sweeps.room import room
     from recsys.tuning.ledger import Ledger
     from recsys.tuning.search import Search
 
     runtime.connect()
-    concurrent, before = trials.room(config), sweep.recorded()
+    concurrent, before = room(config), sweep.recorded()
     interrupted = sweep.store.interrupted()
     first = [started.parameters for started in interrupted] + sweep.own()
     left = sweep.trials - len(records)

@@ -15,7 +15,7 @@ import pytest
 from ray_jobs import cli
 from recsys.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 STAGES = (
     "prepare_data",
     "train_teacher",
