@@ -113,7 +113,7 @@ def body(options: Options) -> dict[str, Any]:
         with scratch() as folder:
             settings = quick_settings(folder)
             left_out = ("teacher", "distilled", RULES[1])  # what needs a language model
-            wanted = [cell for cell in _in_order([settings], 1) if not {cell.column, cell.model} & {*left_out}]
+            wanted = [cell for cell in order_cells([settings], 1) if not {cell.column, cell.model} & {*left_out}]
             fill(wanted, Path(folder, "store"), options)
             return table([settings], 1, Path(folder, "store"))
     args = options.args
@@ -122,7 +122,7 @@ def body(options: Options) -> dict[str, Any]:
     loaded = [load_config(Settings, file, [f"storage={storage}", "tracking.uri=none"]) for file in files]
     if not loaded:
         raise UserError(f"there is no configuration in {CONFIGS}")
-    wanted = [cell for cell in _in_order(loaded, args.seeds) if fnmatch(cell.id, args.only)]
+    wanted = [cell for cell in order_cells(loaded, args.seeds) if fnmatch(cell.id, args.only)]
     missing = [cell for cell in wanted if read(STORE, cell) is None]
     progress(f"{len(wanted) - len(missing)} of {len(wanted)} cells are there")
     if not args.table:
@@ -342,7 +342,7 @@ def _text(value: dict[str, Any] | None) -> str:
     return f"{value['mean']:.4f}{spread} ({value['seeds']})"
 
 
-def _in_order(loaded: list[Settings], seeds: int) -> list[Cell]:
+def order_cells(loaded: list[Settings], seeds: int) -> list[Cell]:
     """The most telling first: baselines, then by seed and column; data sets take turns."""
     every = [cell for settings in loaded for cell in cells(settings, seeds)]
     return sorted(

@@ -51,7 +51,7 @@ def _run(sweep: Sweep, *, resume: bool, force: bool) -> list[Record]:
         print(f"sweep {sweep.name}: all {len(records)} trials are there, kept", flush=True)
     else:
         try:
-            records = _search(sweep, records)
+            records = search_trials(sweep, records)
         except KeyboardInterrupt:
             print(f"sweep {sweep.name}: {len(sweep.store.ended())} trials are kept; continue with --resume", flush=True)
             raise
@@ -59,7 +59,7 @@ def _run(sweep: Sweep, *, resume: bool, force: bool) -> list[Record]:
     return records
 
 
-def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
+def search_trials(sweep: Sweep, records: list[Record]) -> list[Record]:
     config, settings = sweep.config, sweep.settings
     dataset, signals, states = sweep.load()
     # What a trial has to say is in its record; Ray reads this when it is imported.

@@ -44,14 +44,14 @@ def conclude(sweep: Sweep, records: list[Record]) -> None:
         print(f"not tested: {left} of {sweep.trials} trials are left; continue with --resume", flush=True)
     uri = storage.join(sweep.uri, "report")
     with storage.new_artifact(uri) as directory:
-        _draw(sweep, records, directory, tested)
+        draw(sweep, records, directory, tested)
         if run := sweep.recorded():
             run.log_artifact(directory, "report")
     print(f"report: {storage.join(uri, 'sweep.html')}", flush=True)
     print(f"configuration: {storage.join(sweep.uri, 'winner.yaml')}", flush=True)
 
 
-def _draw(sweep: Sweep, records: list[Record], directory: Path, tested: dict[str, Any] | None) -> None:
+def draw(sweep: Sweep, records: list[Record], directory: Path, tested: dict[str, Any] | None) -> None:
     from recsys.tuning.report import write_report
     from recsys.tuning.search import importances
 

@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 
 from recsys import locks, storage
 from recsys.errors import UserError
+from recsys.manifest import Manifest
 from recsys.settings import Layout
 
 P = ParamSpec("P")
@@ -53,7 +54,7 @@ def alone(where: Callable[..., tuple[str, str]]) -> Callable[[Callable[P, T]], C
     return decorate
 
 
-def required(uri: str, what: str, job: str) -> storage.Manifest:
+def required(uri: str, what: str, job: str) -> Manifest:
     """The manifest of an input.
 
     Raises:

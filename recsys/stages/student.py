@@ -12,7 +12,7 @@ from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.rules.config import RulesTuningConfig
+from recsys.rules.config import HybridConfig, RulesTuningConfig
 from recsys.rules.hybrid import fit_hybrid
 from recsys.settings import Layout, Settings, StudentSettings
 from recsys.signals.signals import TeacherSignals
@@ -21,7 +21,7 @@ from recsys.stages import rules as rules_stage
 from recsys.stages.artefacts import alone, fingerprint, is_current, required
 from recsys.stages.executor import Executor, Trained
 from recsys.students.build import build_student
-from recsys.students.config import CompressedConfig, HybridConfig, SLMRecConfig
+from recsys.students.config import CompressedConfig, SLMRecConfig
 from recsys.students.items import with_plain_items
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import Progress
