@@ -24,10 +24,10 @@ from typing import Any
 
 from harness import FIXTURE, ROOT, Options, main, progress, scratch
 
-from recsys.config import beyond_defaults, digest, from_dict, load_config
+from recsys.config import beyond_defaults, digest, from_dict, key_values, load_config
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.settings import Settings
+from recsys.settings import Settings, WorkersConfig
 
 STORE = ROOT / "results" / "quality"
 CONFIGS = ROOT / "configs"
@@ -64,24 +64,23 @@ class Cell:
         Settings at their defaults do not count, so that a setting which is new leaves finished cells as they are.
         """
         settings = self.settings
-        parts: list[Any] = [_without(settings.data, "path", "items_path", "cache", "download"), self.model, self.seed]
+        parts: list[Any] = [key_values(settings.data, defaults=False), self.model, self.seed]
         if self.model in RULES:
-            with_titles = self.model == RULES[1]
-            parts.append(_without(settings.rules, "cpus", *(() if with_titles else ("titles",))))
+            rules = key_values(settings.rules, defaults=False)
+            if self.model != RULES[1]:
+                rules.pop("titles", None)
+            parts.append(rules)
         elif self.column == "baseline":
             parts.append({name: getattr(settings.evaluation, name) for name in ("recent_days", "cooccurrence")})
         if self.column in ("teacher", "distilled"):
-            parts.append([settings.teacher.model.kind, _without(settings.teacher, "scaling")])
+            parts.append([settings.teacher.model.kind, key_values(settings.teacher, defaults=False)])
         if self.column == "distilled":
             parts.append({name: getattr(settings.signals, name) for name in ("k", "mask_history", "dtype")})
         if self.kind:
-            parts.append([self.kind, _without(settings.students[self.model], "scaling")])
+            # With the names of the signals it learns from, which are no part of a stage's key.
+            student = replace(settings.students[self.model], scaling=WorkersConfig())
+            parts.append([self.kind, beyond_defaults(student)])
         return digest(parts)
-
-
-def _without(config: Any, *names: str) -> dict[str, Any]:
-    """What a configuration says beyond the defaults, some of its fields left out."""
-    return {name: value for name, value in beyond_defaults(config).items() if name not in names}
 
 
 class OutOfTimeError(Exception):
