@@ -160,7 +160,7 @@ def fill(missing: list[Cell], store: Path, options: Options) -> None:
 def prepared(settings: Settings, options: Options) -> PreparedDataset:
     """The prepared data set of a configuration, made once and kept under its storage."""
     from recsys import storage
-    from recsys.data.download import located
+    from recsys.data.download import locate
     from recsys.data.prepare import input_key, prepare
 
     config = settings.data
@@ -171,7 +171,7 @@ def prepared(settings: Settings, options: Options) -> PreparedDataset:
     uri, key = project_of(settings).layout.dataset, input_key(config, settings.name)
     manifest = storage.read_manifest(uri)
     if manifest is None or manifest.key != key:
-        prepare(located(config, report=progress), settings.name, report=progress).write(uri, key=key)
+        prepare(locate(config, report=progress), settings.name, report=progress).write(uri, key=key)
     return PreparedDataset.load(uri)
 
 

@@ -22,7 +22,7 @@ CONFIGS = PROJECT / "ray_jobs" / "configs"
 FIXTURE = PROJECT / "tests" / "fixtures" / "ml-tiny"
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--data", metavar="PATH", help="folder of MovieLens 100K, or `fixture`")
     made.add_argument("--config", metavar="FILE", help="in place of the demo's own")
@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    args = parser().parse_intermixed_args(arguments)
-    sys.exit(cli.guarded(lambda: run(args)))
+    args = build_parser().parse_intermixed_args(arguments)
+    sys.exit(cli.run_guarded(lambda: run(args)))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from recsys.config import digest
 from recsys.environment import start_time
-from recsys.secrets import mask, masked
+from recsys.secrets import mask, mask_values
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -175,7 +175,7 @@ def start(
         for name, value in {"recsys.continued": "true", **own}.items():
             at.set_tag(stored.info.run_id, name, value)
         return stored.info.run_id, False
-    said = masked({name: str(value) for name, value in tags.items()})
+    said = mask_values({name: str(value) for name, value in tags.items()})
     created = at.create_run(experiment_id, run_name=step, tags={**said, WORK_TAG: work, **own})
     return created.info.run_id, True
 

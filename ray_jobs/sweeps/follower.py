@@ -21,7 +21,7 @@ class Follower(tune.Callback):
         self._ledger.start(trial.trial_id, trial.config["parameters"])
 
     def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:  # type: ignore[override]
-        self._ledger.result(trial.trial_id, result)
+        self._ledger.note_result(trial.trial_id, result)
 
     def on_trial_complete(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
         self._ledger.end(trial.trial_id)
@@ -30,7 +30,7 @@ class Follower(tune.Callback):
         self.on_trial_start(trial=trial)  # what is lost on its way up is news
         kept = trial.latest_checkpoint_result
         epoch = int(flatten_dict(kept.metrics).get(RECORDED_EPOCH, 0)) if kept else 0
-        self._ledger.lost(trial.trial_id, why_lost(trial), epoch)
+        self._ledger.note_loss(trial.trial_id, why_lost(trial), epoch)
 
     def on_trial_error(self, *, trial: Any, **_: Any) -> None:  # type: ignore[override]
         self.on_trial_start(trial=trial)

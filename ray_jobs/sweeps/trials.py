@@ -62,7 +62,7 @@ def run_trials(
         if config.search == "population":
             given["interval"] = config.population.interval
             resources["CPU"] = share(config, concurrent)
-        trial: Any = tune.with_parameters(trial_work.alone, **given)
+        trial: Any = tune.with_parameters(trial_work.run_alone, **given)
     else:
         # The trial itself only waits. What its workers ask for is reserved by Ray Train, all of it or nothing, so that
         # no two trials wait for each other, and `room` lets no more begin than fit. Ray Tune wants a trial to hold
@@ -71,7 +71,7 @@ def run_trials(
         scaling = WorkersConfig(
             workers=config.workers, cpus=config.cpus, gpus=config.gpus, max_failures=config.restarts
         )
-        trial = tune.with_parameters(trial_work.with_workers, **given, scaling=scaling, folder=folder)
+        trial = tune.with_parameters(trial_work.run_with_workers, **given, scaling=scaling, folder=folder)
     filesystem, path = storage.filesystem(folder)
     how: dict[str, Any] = {
         "search_alg": _Searcher(search, ledger),

@@ -14,7 +14,7 @@ _WARM_UP = 5
 
 
 @torch.inference_mode()
-def single_request_latency(
+def measure_latency(
     scorers: Mapping[str, Scorer],
     dataset: PreparedDataset,
     rows: np.ndarray,

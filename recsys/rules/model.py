@@ -54,7 +54,7 @@ class SequentialRules(SequentialRecommender):
     def of(
         cls, config: RulesConfig, rules: sparse.csr_array, frequency: np.ndarray, titles: Tensor | None
     ) -> "SequentialRules":
-        """From counted rules ([N+1, N+1]), the items' frequencies [N+1] and title vectors (`centred`), or none."""
+        """From counted rules ([N+1, N+1]), the items' frequencies [N+1] and title vectors (`centre`), or none."""
         from dataclasses import replace
 
         width = 0 if titles is None else titles.shape[1]
@@ -142,7 +142,7 @@ def log_share(counts: Tensor, floor: Tensor, spread: float) -> Tensor:
     return counts.mul_((1 - spread) / torch.where(total > 0, total, 1)).add_(floor).log_()
 
 
-def centred(vectors: Tensor, known: Tensor) -> Tensor:
+def centre(vectors: Tensor, known: Tensor) -> Tensor:
     """Title vectors [N+1, W] less the mean of those that are `known` ([N+1] bool), of unit length; the others zero."""
     mean = vectors[known].double().mean(dim=0) if bool(known.any()) else 0
     return torch.where(known[:, None], F.normalize((vectors.double() - mean), dim=1).float(), 0.0)

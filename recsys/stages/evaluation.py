@@ -21,11 +21,11 @@ from recsys.evaluation import results
 from recsys.evaluation.baselines import CoOccurrence, RecentPopularity, fit_baseline
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.ladder import LADDER, build_rows, print_ladder
-from recsys.evaluation.latency import single_request_latency
+from recsys.evaluation.latency import measure_latency
 from recsys.evaluation.ranking import Scorer, model_scorer
 from recsys.rules.config import RULES, RULES_WITH_TITLES, HybridConfig
 from recsys.settings import Layout, Settings
-from recsys.stages.artefacts import alone, required
+from recsys.stages.artefacts import alone, require
 from recsys.stages.executor import Executor
 
 BASELINES = (RecentPopularity.kind, CoOccurrence.kind)
@@ -55,7 +55,7 @@ def subjects(settings: Settings, only: Collection[str] | None = None) -> list[Su
         UserError: there is no dataset.
     """
     layout, config = settings.layout, settings.evaluation
-    dataset = required(layout.dataset, "prepared dataset", "prepare_data")
+    dataset = require(layout.dataset, "prepared dataset", "prepare_data")
     sampled = [to_dict(config.sampled)] if config.sampled else []
     constants = {RecentPopularity.kind: config.recent_days, CoOccurrence.kind: to_dict(config.cooccurrence)}
     found = [
@@ -209,7 +209,7 @@ def _time(found: list[Subject], layout: Layout, config: EvaluationConfig) -> dic
     """Every model in one process, in turn."""
     dataset = PreparedDataset.load(layout.dataset)
     scorers = {subject.name: _load(subject, dataset, config)[0] for subject in found}
-    return single_request_latency(
+    return measure_latency(
         scorers, dataset, dataset.rows("test"), requests=config.latency_requests, device=_device(config)
     )
 

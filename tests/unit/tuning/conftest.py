@@ -87,4 +87,6 @@ class Sweep:
 
     def epoch(self, trial: str, number: int, value: float, **facts: Any) -> None:
         record = {"epoch": number, "loss": 1.0, "valid_ndcg@10": value, "train_seconds": 2.0, "valid_seconds": 1.0}
-        self.ledger.result(trial, {"quality": value, "record": record, "finished": number == 3, "size": 7, **facts})
+        self.ledger.note_result(
+            trial, {"quality": value, "record": record, "finished": number == 3, "size": 7, **facts}
+        )

@@ -17,7 +17,7 @@ def test_finished_stopped_and_failed(tmp_path: Path, capsys: pytest.CaptureFixtu
         sweep.epoch("a", number, value)
     sweep.epoch("b", 1, 0.25)
     sweep.epoch("c", 1, 0.9)
-    sweep.ledger.result("c", {"failed": "training diverged: the loss of epoch 2 is NaN"})
+    sweep.ledger.note_result("c", {"failed": "training diverged: the loss of epoch 2 is NaN"})
     records = [sweep.ledger.end(trial) for trial in "abc"]
     records.append(sweep.ledger.end("d", failure="its process was lost"))
     assert [r.status for r in records] == ["finished", "stopped", "failed", "failed"]
@@ -44,7 +44,7 @@ def test_weights_are_kept_beside_the_record(tmp_path: Path, monkeypatch: pytest.
         sweep.epoch(trial, 1, 0.1)
     for trial in "ab":
         sweep.leave(trial)
-    sweep.ledger.result("b", {"failed": "NaN"})
+    sweep.ledger.note_result("b", {"failed": "NaN"})
     kept, failed, none = (sweep.ledger.end(trial) for trial in "abc")
     assert (tmp_path / f"{kept.digest}.safetensors").read_text() == "weights of a"
     assert {file.stem for file in tmp_path.glob("*.safetensors")} == {kept.digest}, (failed.reason, none.status)
@@ -57,7 +57,7 @@ def test_a_trial_that_lost_its_process_starts_from_nothing(tmp_path: Path, capsy
     parameters = sweep.begin("a")
     sweep.epoch("a", 1, 0.8)
     sweep.epoch("a", 2, 0.9)
-    sweep.ledger.lost("a", "its node was lost")
+    sweep.ledger.note_loss("a", "its node was lost")
     sweep.ledger.start("a", parameters)
     for number in (1, 2, 3):
         sweep.epoch("a", number, 0.1 * number)
@@ -116,10 +116,10 @@ def test_a_member_of_a_population_goes_on_from_another(tmp_path: Path, capsys: p
     sweep.begin("b")
     sweep.epoch("a", 1, 0.1)
     sweep.epoch("b", 1, 0.4)
-    sweep.ledger.replaced("a", "b", 1, {"model.dropout": 0.25})
+    sweep.ledger.note_replacement("a", "b", 1, {"model.dropout": 0.25})
     sweep.ledger.start("a", {"model.dropout": 0.25})  # Ray Tune starts it again
     sweep.epoch("a", 2, 0.5)
-    sweep.ledger.lost("a", "its node was lost", kept=2)
+    sweep.ledger.note_loss("a", "its node was lost", kept=2)
     sweep.epoch("a", 3, 0.6)
     record = sweep.ledger.end("a")
     assert (record.status, record.epochs, record.best_epoch, record.parameters) == ("finished", 3, 3, own)

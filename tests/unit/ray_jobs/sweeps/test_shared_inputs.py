@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ray_jobs.sweeps.shared_inputs import Inputs, gathered
+from ray_jobs.sweeps.shared_inputs import Inputs, gather
 from recsys.data.prepared import PreparedDataset
 from recsys.signals.states import DTYPES, StatesMeta, StoredStates
 
@@ -19,7 +19,7 @@ def test_stored_states_are_mapped(dtype: str, random_dataset: Callable[..., Prep
     numbers = torch.randn(len(rows), 2, 3).to(DTYPES[dtype])
     states = StoredStates(meta, "hash", rows, numbers, len(dataset.items))
     arrays: list[pickle.PickleBuffer] = []
-    packed = pickle.dumps(gathered(dataset, None, states), protocol=5, buffer_callback=arrays.append)
+    packed = pickle.dumps(gather(dataset, None, states), protocol=5, buffer_callback=arrays.append)
     assert len(packed) < 5000 + 40 * len(dataset.catalogue.titles), "the arrays are not in it"
     inputs = pickle.loads(packed, buffers=arrays)
     assert isinstance(inputs, Inputs) and inputs.states is not None

@@ -144,8 +144,8 @@ def test_a_space_that_is_used_up_is_a_sweep_that_is_through(sweep: Callable[...,
 def test_the_winner_is_trained_on_the_chosen_budget(sweep: Callable[..., Sweep], record: Make) -> None:
     made = sweep(1, epochs=2, retrain=2, retrain_epochs=7)
     assert made.key == sweep(1, epochs=2).key, "no trial is another by it"
-    found = sweep_winner.tuned(made, end(made, record, 3, 0.5)).students
+    found = sweep_winner.add_tuned(made, end(made, record, 3, 0.5)).students
     assert [found[f"s-tuned{n}"].training.seed for n in ("", "-seed1")] == [0, 1]
     assert found["s-tuned"].training.epochs == 7 and found["s-tuned"].model.dropout == 0.3
-    default = sweep_winner.tuned(sweep(1, epochs=2), end(made, record, 3, 0.5)).students
+    default = sweep_winner.add_tuned(sweep(1, epochs=2), end(made, record, 3, 0.5)).students
     assert default["s-tuned"].training.epochs == made.student.training.epochs
