@@ -74,8 +74,8 @@ def run_guarded(work: Callable[[], int]) -> int:
         os.environ.setdefault(name, value)
     sys.excepthook = _masked_traceback
     with ExitStack() as stack:
-        stack.enter_context(redirect_stdout(MaskedStream(sys.stdout)))  # type: ignore[type-var]
-        stack.enter_context(redirect_stderr(MaskedStream(sys.stderr)))  # type: ignore[type-var]
+        stack.enter_context(redirect_stdout(MaskedStream(sys.stdout)))
+        stack.enter_context(redirect_stderr(MaskedStream(sys.stderr)))
         try:
             with _termination():
                 return work()
