@@ -31,7 +31,7 @@ def body(options: Options) -> dict[str, Any]:
     from recsys.decoders.compression import compressed
     from recsys.decoders.config import CompressionConfig, LowRankConfig
     from recsys.decoders.quantised import numbers_and_bytes
-    from recsys.evaluation.latency import measure_latency
+    from recsys.evaluation.latency import single_request_latency
     from recsys.evaluation.ranking import model_scorer
 
     torch.set_num_threads(1)
@@ -71,7 +71,7 @@ def body(options: Options) -> dict[str, Any]:
     }
     smaller = {name: compressed(student, way) for name, way in ways.items()}
     every = scorers | {name: model_scorer(model) for name, model in smaller.items()}
-    single = measure_latency(every, dataset, dataset.rows("test"), requests=requests)
+    single = single_request_latency(every, dataset, dataset.rows("test"), requests=requests)
     small = {
         name: {
             "layers_mb": round(numbers_and_bytes(model.decoder.layers)[1] / 1e6, 3),

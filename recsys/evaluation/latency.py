@@ -14,7 +14,7 @@ _WARM_UP = 5
 
 
 @torch.inference_mode()
-def measure_latency(
+def single_request_latency(
     scorers: Mapping[str, Scorer],
     dataset: PreparedDataset,
     rows: np.ndarray,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from recsys.model import SequentialRecommender
 from recsys.rules.config import RulesConfig
 
-_RULES_AT_ONCE = 1 << 22
+RULES_AT_ONCE = 1 << 22
 _POPULAR = 1e-3  # by how much the most popular item's part of the spread exceeds the least popular one's
 
 
@@ -107,7 +107,7 @@ class SequentialRules(SequentialRecommender):
         begin = 0
         while begin < len(items):
             before = int(ends[begin - 1]) if begin else 0
-            end = max(begin + 1, int(torch.searchsorted(ends, before + _RULES_AT_ONCE, right=True)))
+            end = max(begin + 1, int(torch.searchsorted(ends, before + RULES_AT_ONCE, right=True)))
             self._add(counts[begin:end], items[begin:end], lengths[begin:end], sizes[begin:end])
             begin = end
         return counts

@@ -209,12 +209,12 @@ def _time(
     cells: list[Cell], layout: Layout, config: EvaluationConfig, study: DepthConfig
 ) -> dict[str, dict[str, float]]:
     """Every model in one process, in turn."""
-    from recsys.evaluation.latency import measure_latency
+    from recsys.evaluation.latency import single_request_latency
     from recsys.evaluation.ranking import model_scorer
 
     dataset = PreparedDataset.load(layout.dataset)
     scorers = {cell.name: model_scorer(_load(cell, config, study)) for cell in cells}
-    return measure_latency(
+    return single_request_latency(
         scorers, dataset, dataset.rows("test"), requests=config.latency_requests, device=_device(config)
     )
 

@@ -1,7 +1,7 @@
 import torch
 
 from recsys.data.prepared import PreparedDataset
-from recsys.evaluation.latency import measure_latency
+from recsys.evaluation.latency import single_request_latency
 
 
 def test_every_model_gets_the_same_single_histories_in_turn(random_dataset: PreparedDataset) -> None:
@@ -17,7 +17,7 @@ def test_every_model_gets_the_same_single_histories_in_turn(random_dataset: Prep
 
     before = torch.get_num_threads()
     models = {"a": scorer("a"), "b": scorer("b")}
-    latency = measure_latency(models, random_dataset, random_dataset.rows("test"), requests=20)
+    latency = single_request_latency(models, random_dataset, random_dataset.rows("test"), requests=20)
     assert torch.get_num_threads() == before
     rounds = [(calls[n][0], calls[n + 1][0]) for n in range(0, 50, 2)]  # five of each are not timed
     assert set(rounds) == {("a", "b"), ("b", "a")}

@@ -181,7 +181,7 @@ def test_large_tables_of_a_checkpoint_stay_in_its_file(
     dataset = random_dataset()
     model = untrained(dataset)
     save_checkpoint(str(tmp_path / "t"), model, dataset)
-    monkeypatch.setattr(checkpoint, "_LARGE", 0)
+    monkeypatch.setattr(checkpoint, "LARGE", 0)
     loaded = checkpoint.load_checkpoint(tmp_path / "t").model
     assert isinstance(loaded, HLLM)
     assert torch.equal(loaded.item_vectors(), model.item_vectors())
