@@ -72,10 +72,15 @@ test: $(INSTALLED) ## all tests but the long proofs, under 10 minutes on 2 cores
 test-full: $(INSTALLED) ## all tests
 	@$(PY) -m pytest -n 2 --dist loadfile
 
-check: $(INSTALLED) ## format, lint, types
+check: $(INSTALLED) ## format, lint, types, and that CHANGELOG.md knows the version; what continuous integration runs first
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
+	@version=$$(sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml); \
+		case "$$(sed -n 's/^## \[\(.*\)\].*/\1/p' CHANGELOG.md | head -n 2 | tr '\n' ' ')" in \
+			"$$version "*|"Unreleased $$version "*) ;; \
+			*) echo "error: pyproject.toml says version $$version, CHANGELOG.md another (one Unreleased may stand above)"; exit 1;; \
+		esac
 
 bench: $(INSTALLED) ## all benchmarks, into benchmarks/results/
 	@$(PY) benchmarks

@@ -24,10 +24,10 @@ from typing import Any
 
 from harness import FIXTURE, ROOT, Options, main, progress, scratch
 
-from recsys.config import beyond_defaults, digest, from_dict, load_config
+from recsys.config import beyond_defaults, digest, from_dict, key_values, load_config
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.settings import Settings
+from recsys.settings import Settings, WorkersConfig
 
 STORE = ROOT / "results" / "quality"
 CONFIGS = ROOT / "configs"
@@ -64,24 +64,23 @@ class Cell:
         Settings at their defaults do not count, so that a setting which is new leaves finished cells as they are.
         """
         settings = self.settings
-        parts: list[Any] = [_without(settings.data, "path", "items_path", "cache", "download"), self.model, self.seed]
+        parts: list[Any] = [key_values(settings.data, defaults=False), self.model, self.seed]
         if self.model in RULES:
-            with_titles = self.model == RULES[1]
-            parts.append(_without(settings.rules, "cpus", *(() if with_titles else ("titles",))))
+            rules = key_values(settings.rules, defaults=False)
+            if self.model != RULES[1]:
+                rules.pop("titles", None)
+            parts.append(rules)
         elif self.column == "baseline":
             parts.append({name: getattr(settings.evaluation, name) for name in ("recent_days", "cooccurrence")})
         if self.column in ("teacher", "distilled"):
-            parts.append([settings.teacher.model.kind, _without(settings.teacher, "scaling")])
+            parts.append([settings.teacher.model.kind, key_values(settings.teacher, defaults=False)])
         if self.column == "distilled":
             parts.append({name: getattr(settings.signals, name) for name in ("k", "mask_history", "dtype")})
         if self.kind:
-            parts.append([self.kind, _without(settings.students[self.model], "scaling")])
+            # With the names of the signals it learns from, which are no part of a stage's key.
+            student = replace(settings.students[self.model], scaling=WorkersConfig())
+            parts.append([self.kind, beyond_defaults(student)])
         return digest(parts)
-
-
-def _without(config: Any, *names: str) -> dict[str, Any]:
-    """What a configuration says beyond the defaults, some of its fields left out."""
-    return {name: value for name, value in beyond_defaults(config).items() if name not in names}
 
 
 class OutOfTimeError(Exception):
@@ -113,7 +112,7 @@ def body(options: Options) -> dict[str, Any]:
         with scratch() as folder:
             settings = quick_settings(folder)
             left_out = ("teacher", "distilled", RULES[1])  # what needs a language model
-            wanted = [cell for cell in _in_order([settings], 1) if not {cell.column, cell.model} & {*left_out}]
+            wanted = [cell for cell in order_cells([settings], 1) if not {cell.column, cell.model} & {*left_out}]
             fill(wanted, Path(folder, "store"), options)
             return table([settings], 1, Path(folder, "store"))
     args = options.args
@@ -122,7 +121,7 @@ def body(options: Options) -> dict[str, Any]:
     loaded = [load_config(Settings, file, [f"storage={storage}", "tracking.uri=none"]) for file in files]
     if not loaded:
         raise UserError(f"there is no configuration in {CONFIGS}")
-    wanted = [cell for cell in _in_order(loaded, args.seeds) if fnmatch(cell.id, args.only)]
+    wanted = [cell for cell in order_cells(loaded, args.seeds) if fnmatch(cell.id, args.only)]
     missing = [cell for cell in wanted if read(STORE, cell) is None]
     progress(f"{len(wanted) - len(missing)} of {len(wanted)} cells are there")
     if not args.table:
@@ -161,7 +160,7 @@ def fill(missing: list[Cell], store: Path, options: Options) -> None:
 def prepared(settings: Settings, options: Options) -> PreparedDataset:
     """The prepared data set of a configuration, made once and kept under its storage."""
     from recsys import storage
-    from recsys.data.download import located
+    from recsys.data.download import locate
     from recsys.data.prepare import input_key, prepare
 
     config = settings.data
@@ -172,7 +171,7 @@ def prepared(settings: Settings, options: Options) -> PreparedDataset:
     uri, key = project_of(settings).layout.dataset, input_key(config, settings.name)
     manifest = storage.read_manifest(uri)
     if manifest is None or manifest.key != key:
-        prepare(located(config, report=progress), settings.name, report=progress).write(uri, key=key)
+        prepare(locate(config, report=progress), settings.name, report=progress).write(uri, key=key)
     return PreparedDataset.load(uri)
 
 
@@ -342,7 +341,7 @@ def _text(value: dict[str, Any] | None) -> str:
     return f"{value['mean']:.4f}{spread} ({value['seeds']})"
 
 
-def _in_order(loaded: list[Settings], seeds: int) -> list[Cell]:
+def order_cells(loaded: list[Settings], seeds: int) -> list[Cell]:
     """The most telling first: baselines, then by seed and column; data sets take turns."""
     every = [cell for settings in loaded for cell in cells(settings, seeds)]
     return sorted(

@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from recsys.config import digest
 from recsys.data.config import DataConfig
-from recsys.data.download import located
+from recsys.data.download import locate
 from recsys.data.prepare import prepare
 from recsys.data.prepared import PreparedDataset
 from recsys.losses.config import RecommendationLossConfig
@@ -49,7 +49,7 @@ def body(options: Options) -> dict[str, Any]:
     if options.quick:
         config = DataConfig(path=str(FIXTURE))
     else:
-        config = DataConfig(path=str(options.dataset("ml-100k"))) if options.data_dir else located(DataConfig())
+        config = DataConfig(path=str(options.dataset("ml-100k"))) if options.data_dir else locate(DataConfig())
     dataset = prepare(config, "benchmark", report=progress)
     # As many as a student of the demo takes, for Ray's start weighs the less the longer the training.
     epochs = 2 if options.quick else max(SHORT, min(30, int(3 * options.minutes)))

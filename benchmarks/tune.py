@@ -30,7 +30,7 @@ from harness import FIXTURE, Options, PeakMemory, main, progress, scratch
 
 from recsys.config import digest, from_dict
 from recsys.data.config import DataConfig
-from recsys.data.download import located
+from recsys.data.download import locate
 from recsys.data.prepare import prepare
 from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.settings import Layout, Settings, StudentSettings
@@ -88,7 +88,7 @@ def project(options: Options, folder: str) -> Settings:
     if options.quick:
         config = DataConfig(path=str(FIXTURE), max_history=10)
     else:
-        config = DataConfig(path=str(options.dataset("ml-100k"))) if options.data_dir else located(DataConfig())
+        config = DataConfig(path=str(options.dataset("ml-100k"))) if options.data_dir else locate(DataConfig())
     epochs = 2 if options.quick else 25
     training = {"epochs": epochs, "batch_size": 32, "schedule": "cosine", "patience": 0}
     values = {
@@ -191,7 +191,7 @@ def shared_bytes(dataset: PreparedDataset) -> int:
     from ray_jobs.sweeps import shared_inputs
 
     arrays: list[pickle.PickleBuffer] = []
-    pickle.dumps(shared_inputs.gathered(dataset, made_up_signals(dataset)), protocol=5, buffer_callback=arrays.append)
+    pickle.dumps(shared_inputs.gather(dataset, made_up_signals(dataset)), protocol=5, buffer_callback=arrays.append)
     return sum(array.raw().nbytes for array in arrays)
 
 

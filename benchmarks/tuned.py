@@ -73,6 +73,7 @@ class Contest:
         """Digest of what the sweep depends on."""
         space = key_values(self.spaces[kind], defaults=False)
         space["parameters"] = to_dict(self.spaces[kind])["parameters"]  # their kinds are defaults
+        space["trials"] = self.spaces[kind].trials  # a sweep goes on with more of them; here they are the budget
         return digest([self._cell(self.settings, self.spaces[kind].student, kind, 0).key, space])
 
     def winner(self, store: Path, kind: str) -> dict[str, Any] | None:

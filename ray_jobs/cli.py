@@ -51,7 +51,7 @@ def run_job(
         ray: whether the job may join a cluster, so that a wrong `RAY_ADDRESS` is told before any work.
         writes: whether it writes to the storage; what reads may have a storage that is not writable.
     """
-    args = parser(doc, arguments).parse_intermixed_args()
+    args = build_parser(doc, arguments).parse_intermixed_args()
 
     def work() -> int:
         settings = _settings(args)
@@ -63,19 +63,19 @@ def run_job(
             body(settings, args)
         return 0
 
-    if code := guarded(work):
+    if code := run_guarded(work):
         sys.exit(code)
 
 
-def guarded(work: Callable[[], int]) -> int:
+def run_guarded(work: Callable[[], int]) -> int:
     """Run `work` with quiet libraries; its exit status, 2 after a `UserError`, 130 after Ctrl-C, 143 after SIGTERM,
     each with a line. Nothing that is printed meanwhile shows a password."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     sys.excepthook = _masked_traceback
     with ExitStack() as stack:
-        stack.enter_context(redirect_stdout(MaskedStream(sys.stdout)))  # type: ignore[type-var]
-        stack.enter_context(redirect_stderr(MaskedStream(sys.stderr)))  # type: ignore[type-var]
+        stack.enter_context(redirect_stdout(MaskedStream(sys.stdout)))
+        stack.enter_context(redirect_stderr(MaskedStream(sys.stderr)))
         try:
             with _termination():
                 return work()
@@ -114,7 +114,7 @@ def _masked_traceback(kind: type[BaseException], error: BaseException, trace: An
     print("".join(traceback.format_exception(kind, error, trace)), end="", file=MaskedStream(sys.stderr))
 
 
-def parser(doc: str | None = None, arguments: Arguments | None = None) -> argparse.ArgumentParser:
+def build_parser(doc: str | None = None, arguments: Arguments | None = None) -> argparse.ArgumentParser:
     """The command line of a job."""
     made = argparse.ArgumentParser(
         description=doc,
@@ -138,7 +138,7 @@ def load_settings(arguments: Sequence[str]) -> Settings:
     Raises:
         UserError: the file, a key or a value is not accepted.
     """
-    return _settings(parser().parse_intermixed_args(arguments))
+    return _settings(build_parser().parse_intermixed_args(arguments))
 
 
 def _settings(args: argparse.Namespace) -> Settings:

@@ -16,13 +16,13 @@ from recsys.settings import Settings
 from recsys.stages import student
 
 
-def body(settings: Settings, args: argparse.Namespace) -> None:
-    for name in [args.student] if args.student else student.ordered(settings):
+def run(settings: Settings, args: argparse.Namespace) -> None:
+    for name in [args.student] if args.student else student.order_students(settings):
         student.make(settings, name, OnRay(), force=args.force)
 
 
 def main() -> None:
-    cli.run_job(__doc__, body, lambda parser: parser.add_argument("--student", metavar="NAME"))
+    cli.run_job(__doc__, run, lambda parser: parser.add_argument("--student", metavar="NAME"))
 
 
 if __name__ == "__main__":

@@ -17,19 +17,19 @@ from recsys.settings import Settings
 from recsys.stages import exchange
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--import", metavar="FOLDER", dest="source", type=Path, help="make signals from its files")
     which.add_argument("--export", metavar="FOLDER", dest="target", type=Path, help="write the signals there")
 
 
-def body(settings: Settings, args: argparse.Namespace) -> None:
+def run(settings: Settings, args: argparse.Namespace) -> None:
     importing = args.source is not None
     exchange.make(settings, folder=args.source or args.target, importing=importing, force=args.force)
 
 
 def main() -> None:
-    cli.run_job(__doc__, body, arguments, ray=False, writes=False)
+    cli.run_job(__doc__, run, add_arguments, ray=False, writes=False)
 
 
 if __name__ == "__main__":

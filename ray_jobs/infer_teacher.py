@@ -25,11 +25,11 @@ from recsys.settings import Settings
 from recsys.stages import signals
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--estimate", action="store_true", help="time a sample, say what the pass will cost, and end")
 
 
-def body(settings: Settings, args: argparse.Namespace) -> None:
+def run(settings: Settings, args: argparse.Namespace) -> None:
     if args.estimate:
         signals.estimate(settings, OnRay())
     else:
@@ -37,7 +37,7 @@ def body(settings: Settings, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    cli.run_job(__doc__, body, arguments)
+    cli.run_job(__doc__, run, add_arguments)
 
 
 if __name__ == "__main__":

@@ -20,16 +20,16 @@ from ray_jobs.serving import measurement
 from recsys.settings import Settings
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", metavar="URL", help="measure the server that runs there")
 
 
-def body(settings: Settings, args: argparse.Namespace) -> None:
+def run(settings: Settings, args: argparse.Namespace) -> None:
     measurement.run(settings, force=args.force, address=args.address)
 
 
 def main() -> None:
-    cli.run_job(__doc__, body, arguments)
+    cli.run_job(__doc__, run, add_arguments)
 
 
 if __name__ == "__main__":

@@ -31,20 +31,20 @@ def _measure_ab(settings: Settings, executor: Executor, force: bool) -> None:  #
 STEPS = dict([*_BEFORE, ("measure_ab", _measure_ab), _LAST])
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--only", choices=STEPS, help="this step alone")
     which.add_argument("--from", choices=STEPS, dest="first", help="this step and those after it")
 
 
-def body(settings: Settings, args: argparse.Namespace) -> None:
+def run(settings: Settings, args: argparse.Namespace) -> None:
     names = list(STEPS)
     chosen = [args.only] if args.only else names[names.index(args.first) :] if args.first else names
     pipeline.run(settings, OnRay(), {name: STEPS[name] for name in chosen}, force=args.force)
 
 
 def main() -> None:
-    cli.run_job(__doc__, body, arguments)
+    cli.run_job(__doc__, run, add_arguments)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from recsys.settings import Settings
 _CHANGES = ("student", "trials", "minutes", "concurrent", "retrain", "retrain_epochs")
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--space", metavar="NAME|FILE", default="dllm2rec-weights", help="what is searched")
     parser.add_argument("--resume", action="store_true", help="continue a sweep that was interrupted")
     parser.add_argument("--student", metavar="NAME", help="instead of the space's")
@@ -32,14 +32,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retrain-epochs", metavar="E", help="for at most so many epochs (default: the student's)")
 
 
-def body(settings: Settings, args: argparse.Namespace) -> None:
+def run(settings: Settings, args: argparse.Namespace) -> None:
     changes = {name: getattr(args, name) for name in _CHANGES}
     name, config = search.load_space(args.space, **changes)
     search.run(settings, name, config, resume=args.resume, force=args.force)
 
 
 def main() -> None:
-    cli.run_job(__doc__, body, arguments)
+    cli.run_job(__doc__, run, add_arguments)
 
 
 if __name__ == "__main__":

@@ -35,13 +35,13 @@ def command(settings: Settings, port: int) -> tuple[list[str], dict[str, str]]:
 
 
 def main() -> None:
-    def body(settings: Settings, args: argparse.Namespace) -> None:
+    def run(settings: Settings, args: argparse.Namespace) -> None:
         server, environment = command(settings, args.port)
         print(f"MLflow at http://127.0.0.1:{args.port}, Ctrl-C stops", flush=True)
         os.execve(sys.executable, server, {**os.environ, **environment})
 
     cli.run_job(
-        __doc__, body, lambda parser: parser.add_argument("--port", type=int, default=5000), ray=False, writes=False
+        __doc__, run, lambda parser: parser.add_argument("--port", type=int, default=5000), ray=False, writes=False
     )
 
 

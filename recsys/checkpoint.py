@@ -18,7 +18,7 @@ from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.errors import UserError
 from recsys.model import SequentialRecommender, model_class
 
-_LARGE = 2**28  # bytes
+LARGE = 2**28  # bytes
 _UNREADABLE = (
     KeyError,
     TypeError,
@@ -129,7 +129,7 @@ def _map_tables(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Leave large frozen tables where safetensors maps them, in the file, instead of copying them."""
     for name, buffer in list(model.named_buffers()):
         mapped = state.get(name)
-        if mapped is None or buffer.nbytes < _LARGE or (mapped.shape, mapped.dtype) != (buffer.shape, buffer.dtype):
+        if mapped is None or buffer.nbytes < LARGE or (mapped.shape, mapped.dtype) != (buffer.shape, buffer.dtype):
             continue
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, mapped)

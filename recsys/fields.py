@@ -43,9 +43,9 @@ def at(types_: Iterable[Any], part: str) -> list[Any]:
 
 def names(cls: Any, location: Sequence[Any]) -> list[str]:
     """Field names of the dataclass that `location` leads to, looking through optionals, unions, dicts and lists."""
-    current = _sections([cls])
+    current = sections([cls])
     for part in location:
-        current = _sections(at(current, str(part))) or current
+        current = sections(at(current, str(part))) or current
     return sorted({field.name for owner in current for field in dataclasses.fields(owner)})
 
 
@@ -125,17 +125,17 @@ def _plain(text: str, types_: Sequence[Any]) -> Any:
 def _yaml(node: yaml.Node) -> Any:
     loader = yaml.SafeLoader("")
     try:
-        return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        return loader.construct_object(node, deep=True)
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
-def _sections(types_: Iterable[Any]) -> list[Any]:
+def sections(types_: Iterable[Any]) -> list[Any]:
     """The dataclasses among some types or inside their lists and mappings."""
     found: list[Any] = []
     for tp in types_:
         if isinstance(tp, type) and dataclasses.is_dataclass(tp):
             found.append(tp)
         elif typing.get_origin(tp) in (dict, list, tuple):
-            found += _sections([member for arg in typing.get_args(tp) for member in members(arg)])
+            found += sections([member for arg in typing.get_args(tp) for member in members(arg)])
     return found

@@ -34,9 +34,9 @@ from pyarrow import fs
 from recsys import storage
 from recsys.environment import start_time
 
-_BEAT = 15.0  # seconds between two signs of life
-_EXPIRY = 120.0  # seconds without one
-_POLL = 1.0  # seconds between two looks of the one who waits
+BEAT = 15.0  # seconds between two signs of life
+EXPIRY = 120.0  # seconds without one
+POLL = 1.0  # seconds between two looks of the one who waits
 _TELL = 60.0  # seconds between two lines of it
 _UNKNOWN = "another process"
 
@@ -99,7 +99,7 @@ def hold(uri: str, what: str, say: Say = _print) -> Iterator[None]:
         if time.monotonic() - told > _TELL and lock.others:
             told = time.monotonic()
             say(f"{what} is being made by {lock.others[0]}; waiting for it")
-        time.sleep(random.uniform(0.5, 1.5) * _POLL)
+        time.sleep(random.uniform(0.5, 1.5) * POLL)
     stop = threading.Event()
     beating = threading.Thread(target=lock.beat, args=(stop, what, say), daemon=True)
     beating.start()
@@ -149,10 +149,10 @@ class _Lock:
 
     def beat(self, stop: threading.Event, what: str, say: Say) -> None:
         """Raise the count of the claim until `stop`."""
-        while not stop.wait(_BEAT):
+        while not stop.wait(BEAT):
             with suppress(OSError, ValueError):  # the storage is away for a while: the next sign may come in time
                 if not storage.exists(self._uri):
-                    say(f"{what}: this run gave no sign for {_EXPIRY:g} s, and another has taken its place")
+                    say(f"{what}: this run gave no sign for {EXPIRY:g} s, and another has taken its place")
                     return
                 self._write()
 
@@ -197,7 +197,7 @@ class _Lock:
             since = time.monotonic()
             self._seen[path] = content, since
         owner = _owner(content)
-        if (owner and owner.ended) or time.monotonic() - since > _EXPIRY:
+        if (owner and owner.ended) or time.monotonic() - since > EXPIRY:
             with suppress(FileNotFoundError):
                 self._system.delete_file(path)
             return None

@@ -18,14 +18,14 @@ def mask(text: str) -> str:
     return _PARAMETER.sub(r"\1***", _USER.sub("***@", text))
 
 
-def masked(values: Any) -> Any:
+def mask_values(values: Any) -> Any:
     """Plain JSON values, every text in them masked."""
     if isinstance(values, str):
         return mask(values)
     if isinstance(values, dict):
-        return {name: masked(value) for name, value in values.items()}
+        return {name: mask_values(value) for name, value in values.items()}
     if isinstance(values, list | tuple):
-        return [masked(value) for value in values]
+        return [mask_values(value) for value in values]
     return values
 
 
@@ -37,7 +37,7 @@ def without_secrets(values: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if isinstance(value, dict):
             kept[name], inner = without_secrets(value)
             left_out += [f"{name}.{key}" for key in inner]
-        elif masked(value) != (list(value) if isinstance(value, tuple) else value):
+        elif mask_values(value) != (list(value) if isinstance(value, tuple) else value):
             left_out.append(name)
         else:
             kept[name] = value

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from recsys.config import digest
 from recsys.environment import start_time
-from recsys.secrets import mask, masked
+from recsys.secrets import mask, mask_values
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -169,13 +169,13 @@ def start(
     unfinished = at.search_runs([experiment_id], f"tags.`{WORK_TAG}` = '{work}' and attributes.status != 'FINISHED'")
     own = {OWNER_TAG: _this_process(), **({PARENT_TAG: parent} if parent else {})}
     for stored in unfinished:
-        if stored.info.status == "RUNNING" and _lives(stored) is True:
+        if stored.info.status == "RUNNING" and lives(stored) is True:
             continue
         at.update_run(stored.info.run_id, status="RUNNING")
         for name, value in {"recsys.continued": "true", **own}.items():
             at.set_tag(stored.info.run_id, name, value)
         return stored.info.run_id, False
-    said = masked({name: str(value) for name, value in tags.items()})
+    said = mask_values({name: str(value) for name, value in tags.items()})
     created = at.create_run(experiment_id, run_name=step, tags={**said, WORK_TAG: work, **own})
     return created.info.run_id, True
 
@@ -198,15 +198,15 @@ def reopen(uri: str, id: str) -> bool:
 
 def _close_abandoned(at: "MlflowClient", experiment_id: str) -> None:
     for stored in at.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
-        if _lives(stored) is False:
+        if lives(stored) is False:
             at.set_terminated(stored.info.run_id, "KILLED")
 
 
 def _this_process() -> str:
-    return f"{_machine()} {os.getpid()} {start_time(os.getpid())}"
+    return f"{machine()} {os.getpid()} {start_time(os.getpid())}"
 
 
-def _machine() -> str:
+def machine() -> str:
     """Host, boot and the space of process numbers, which containers have of their own."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -216,13 +216,13 @@ def _machine() -> str:
     return f"{socket.gethostname()} {boot} {space}"
 
 
-def _lives(stored: "StoredRun") -> bool | None:
+def lives(stored: "StoredRun") -> bool | None:
     """Whether the process that works on a run lives; None of another machine's, or where the run does not say."""
     owner = stored.data.tags.get(OWNER_TAG, "").split(" ")
     if len(owner) != 5:
         return None
     host, boot, space, pid, start = owner
-    this_host, this_boot, this_space = _machine().split(" ")
+    this_host, this_boot, this_space = machine().split(" ")
     if host == this_host and boot != this_boot:
         return False  # the machine was started anew
     return None if (host, space) != (this_host, this_space) else str(start_time(int(pid))) == start

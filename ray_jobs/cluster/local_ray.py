@@ -35,7 +35,7 @@ LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 _PREFIX = "recsys-ray-"
 _PID_FILE = "owner.json"
 _TOKEN_FILE = "token"
-_LONGEST_ROOT = 24
+LONGEST_ROOT = 24
 _READY_SECONDS = 120
 _KIND_SECONDS = 0.5
 _ENDING_SECONDS = 30
@@ -142,7 +142,7 @@ def end_processes(marker: str) -> int:
 def _root() -> Path:
     """Where the folders lie: a short path, because Ray puts Unix sockets, of at most 107 characters, below it."""
     usual = Path(tempfile.gettempdir())
-    return usual if len(str(usual)) <= _LONGEST_ROOT else Path("/tmp")
+    return usual if len(str(usual)) <= LONGEST_ROOT else Path("/tmp")
 
 
 def _start(folder: Path, marker: str, num_cpus: int, environment: dict[str, str]) -> LocalRay:

@@ -44,7 +44,7 @@ def submit(ray: LocalRay, entrypoint: str, *, heartbeat: bool = False) -> int:
 
     for noisy in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    client = patiently(lambda: JobSubmissionClient(ray.address, headers=ray.headers))
+    client = ask_patiently(lambda: JobSubmissionClient(ray.address, headers=ray.headers))
     job = _submit_when_ready(client, entrypoint)
     try:
         _stream(client, job, heartbeat)
@@ -53,7 +53,7 @@ def submit(ray: LocalRay, entrypoint: str, *, heartbeat: bool = False) -> int:
         with contextlib.suppress(OSError, RuntimeError):
             client.stop_job(job)
         raise
-    info = patiently(lambda: client.get_job_info(job))
+    info = ask_patiently(lambda: client.get_job_info(job))
     if info.driver_exit_code is None:
         print(f"error: the job did not run: {' '.join((info.message or 'no reason given').split())}", file=sys.stderr)
         return 1
@@ -79,12 +79,12 @@ def _submit_when_ready(client: "JobSubmissionClient", entrypoint: str) -> str:
             return None
 
     deadline = time.monotonic() + _AGENT_SECONDS
-    while (found := patiently(attempt)) is None:
+    while (found := ask_patiently(attempt)) is None:
         time.sleep(0.2)
     return found
 
 
-def patiently(ask: Callable[[], T], seconds: float = _AGENT_SECONDS) -> T:
+def ask_patiently(ask: Callable[[], T], seconds: float = _AGENT_SECONDS) -> T:
     """The answer of Ray's job server, which on a busy machine drops a connection now and then.
 
     Raises:
@@ -106,8 +106,8 @@ def _stream(client: "JobSubmissionClient", job: str, heartbeat: bool) -> None:
     shown = 0
     ended = False
     while not ended:
-        ended = patiently(lambda: client.get_job_status(job).is_terminal())
-        log = patiently(lambda: client.get_job_logs(job))
+        ended = ask_patiently(lambda: client.get_job_status(job).is_terminal())
+        log = ask_patiently(lambda: client.get_job_logs(job))
         # Whole lines only, so that chatter is known as such; the last one may lack its end.
         whole = len(log) if ended else log.rfind("\n") + 1
         lines = [line for line in log[shown:whole].splitlines() if not _CHATTER.search(line)]

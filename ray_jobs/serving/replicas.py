@@ -74,7 +74,7 @@ class Teacher:
 class Remote:
     """The teacher as the ingress sees it: what Ray says of it becomes what the application says."""
 
-    def __init__(self, handle: DeploymentHandle, pinned: Pinned, uri: str) -> None:
+    def __init__(self, handle: DeploymentHandle[Any], pinned: Pinned, uri: str) -> None:
         self._handle = handle
         self._pinned = pinned
         self._uri = uri
@@ -120,7 +120,7 @@ def load_dataset(settings: Settings, pinned: Pinned) -> PreparedDataset:
     return dataset
 
 
-def models(settings: Settings, pinned: Pinned, teacher: DeploymentHandle | None) -> dict[Arm, Model]:
+def models(settings: Settings, pinned: Pinned, teacher: DeploymentHandle[Any] | None) -> dict[Arm, Model]:
     """The models of the ingress."""
     found: dict[Arm, Model] = {}
     if teacher is not None:
@@ -137,7 +137,7 @@ def models(settings: Settings, pinned: Pinned, teacher: DeploymentHandle | None)
 class Ingress:
     """A replica that takes HTTP requests and holds catalogue, stored histories and the student."""
 
-    def __init__(self, settings: Settings, pinned: Pinned, teacher: DeploymentHandle | None) -> None:
+    def __init__(self, settings: Settings, pinned: Pinned, teacher: DeploymentHandle[Any] | None) -> None:
         config = settings.serving
         self._service = Service(
             load_dataset(settings, pinned),

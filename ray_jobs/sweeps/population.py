@@ -73,7 +73,7 @@ class Population(PopulationBasedTraining):
     def _exploit(self, tune_controller: Any, trial: Trial, trial_to_clone: Trial) -> None:
         super()._exploit(tune_controller, trial, trial_to_clone)
         epoch = int(self._trial_state[trial].last_train_time)
-        self._ledger.replaced(trial.trial_id, trial_to_clone.trial_id, epoch, trial.config["parameters"])
+        self._ledger.note_replacement(trial.trial_id, trial_to_clone.trial_id, epoch, trial.config["parameters"])
 
     def _within(self, config: dict[str, Any]) -> dict[str, Any]:
         for key, range in self._ranges.items():

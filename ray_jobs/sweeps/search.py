@@ -51,7 +51,7 @@ def _run(sweep: Sweep, *, resume: bool, force: bool) -> list[Record]:
         print(f"sweep {sweep.name}: all {len(records)} trials are there, kept", flush=True)
     else:
         try:
-            records = _search(sweep, records)
+            records = search_trials(sweep, records)
         except KeyboardInterrupt:
             print(f"sweep {sweep.name}: {len(sweep.store.ended())} trials are kept; continue with --resume", flush=True)
             raise
@@ -59,18 +59,19 @@ def _run(sweep: Sweep, *, resume: bool, force: bool) -> list[Record]:
     return records
 
 
-def _search(sweep: Sweep, records: list[Record]) -> list[Record]:
+def search_trials(sweep: Sweep, records: list[Record]) -> list[Record]:
     config, settings = sweep.config, sweep.settings
     dataset, signals, states = sweep.load()
     # What a trial has to say is in its record; Ray reads this when it is imported.
     os.environ.setdefault("RAY_LOG_TO_DRIVER", "0")
     from ray_jobs.cluster import runtime
     from ray_jobs.sweeps import shared_inputs, trials
+    from ray_jobs.sweeps.room import room
     from recsys.tuning.ledger import Ledger
     from recsys.tuning.search import Search
 
     runtime.connect()
-    concurrent, before = trials.room(config), sweep.recorded()
+    concurrent, before = room(config), sweep.recorded()
     interrupted = sweep.store.interrupted()
     first = [started.parameters for started in interrupted] + sweep.own()
     left = sweep.trials - len(records)

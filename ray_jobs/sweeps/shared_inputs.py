@@ -39,10 +39,10 @@ def share(
     dataset: PreparedDataset, signals: TeacherSignals | None, states: StoredStates | None = None
 ) -> "ray.ObjectRef[Inputs]":
     """Put the data into the object store: once, whatever the number of trials; a node that needs it copies it once."""
-    return ray.put(gathered(dataset, signals, states))
+    return ray.put(gather(dataset, signals, states))
 
 
-def gathered(dataset: PreparedDataset, signals: TeacherSignals | None, states: StoredStates | None = None) -> Inputs:
+def gather(dataset: PreparedDataset, signals: TeacherSignals | None, states: StoredStates | None = None) -> Inputs:
     """What `share` puts there."""
     if signals is None:
         return Inputs(dataset, None, None, states)
@@ -55,7 +55,7 @@ def gathered(dataset: PreparedDataset, signals: TeacherSignals | None, states: S
 
 
 @lru_cache(maxsize=1)
-def received(
+def receive(
     reference: "ray.ObjectRef[Inputs]",
 ) -> tuple[PreparedDataset, TeacherSignals | None, StoredStates | None]:
     """In a process that trains: the shared data, unpacked once for all trials that run there."""

@@ -53,8 +53,7 @@ class Sweep:
         self._run = storage.join(self.uri, "run.json")
         self.store = TrialStore(storage.join(self.uri, "trials"))
         work = student_stage.key(replace(settings, students={config.student: self.trial_student}), config.student)
-        others = {"trials"} if config.search == "population" else {"trials", "population"}
-        self.asked = {key: value for key, value in key_values(config).items() if key not in others}
+        self.asked = key_values(config)
         self.key = digest([work, self.asked])
         self._work = work
 

@@ -17,7 +17,7 @@ from recsys.secrets import without_secrets
 from recsys.settings import Settings
 from recsys.stages import evaluation
 from recsys.stages import student as student_stage
-from recsys.stages.artefacts import required
+from recsys.stages.artefacts import require
 from recsys.tuning.config import candidate, defaults
 from recsys.tuning.records import Record, best
 
@@ -44,14 +44,14 @@ def conclude(sweep: Sweep, records: list[Record]) -> None:
         print(f"not tested: {left} of {sweep.trials} trials are left; continue with --resume", flush=True)
     uri = storage.join(sweep.uri, "report")
     with storage.new_artifact(uri) as directory:
-        _draw(sweep, records, directory, tested)
+        draw(sweep, records, directory, tested)
         if run := sweep.recorded():
             run.log_artifact(directory, "report")
     print(f"report: {storage.join(uri, 'sweep.html')}", flush=True)
     print(f"configuration: {storage.join(sweep.uri, 'winner.yaml')}", flush=True)
 
 
-def _draw(sweep: Sweep, records: list[Record], directory: Path, tested: dict[str, Any] | None) -> None:
+def draw(sweep: Sweep, records: list[Record], directory: Path, tested: dict[str, Any] | None) -> None:
     from recsys.tuning.report import write_report
     from recsys.tuning.search import importances
 
@@ -101,7 +101,7 @@ def _retrain(sweep: Sweep, settings: Settings, winner: Record) -> dict[str, Any]
     }
     if run := sweep.recorded():
         uri = settings.layout.student(names[0])
-        model, content = f"{settings.name}.{names[0]}", required(uri, "checkpoint", "distill").content_hash
+        model, content = f"{settings.name}.{names[0]}", require(uri, "checkpoint", "distill").content_hash
         run.register(storage.local_copy(uri, "checkpoint"), model, content)
         run.log_metrics({"test": tested})
     print(
@@ -117,7 +117,7 @@ def _tuned_names(sweep: Sweep) -> list[str]:
     return [base, *(f"{base}-seed{number}" for number in range(1, sweep.config.retrain))]
 
 
-def tuned(sweep: Sweep, winner: Record) -> Settings:
+def add_tuned(sweep: Sweep, winner: Record) -> Settings:
     """The settings with the winner as further students, one a seed."""
     student = candidate(sweep.student, winner.chosen)
     epochs = sweep.config.retrain_epochs or student.training.epochs
@@ -141,7 +141,7 @@ def _schedule(winner: Record) -> str:
 
 def write_winner(sweep: Sweep, winner: Record) -> Settings:
     """Write `winner.yaml`: the whole configuration with the winner as a student beside the others."""
-    settings = tuned(sweep, winner)
+    settings = add_tuned(sweep, winner)
     changes = "\n".join(f"#   {key}: {value}" for key, value in winner.chosen.items())
     head = (
         f"# Trial {winner.number} of sweep {sweep.name}, the best of {len(sweep.store.records())} on validation: "

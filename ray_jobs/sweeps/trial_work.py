@@ -1,6 +1,6 @@
 """What a trial of a sweep does: train one student with the loop that trains every student, and report each epoch.
 
-`alone` does so in the trial's own process, `with_workers` by a Ray Train run of its own. What breaks a trial is
+`run_alone` does so in the trial's own process, `run_with_workers` by a Ray Train run of its own. What breaks a trial is
 reported as its reason, and the sweep goes on.
 """
 
@@ -22,7 +22,7 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from safetensors.torch import save
 
-from ray_jobs.sweeps.shared_inputs import received
+from ray_jobs.sweeps.shared_inputs import receive
 from ray_jobs.training import train_runs
 from recsys import storage
 from recsys.data.prepared import PreparedDataset
@@ -41,7 +41,7 @@ _FACTS = ("size", "latency_ms", "worker")
 _LATENCY_REQUESTS = 50
 
 
-def alone(
+def run_alone(
     config: dict[str, Any],
     *,
     student: StudentSettings,
@@ -65,7 +65,7 @@ def alone(
     with _reasons():
         tried = candidate(student, config["parameters"])
         training = tried.training
-        dataset, signals, states = received(inputs[0])
+        dataset, signals, states = receive(inputs[0])
         objective = assemble(tried, dataset, signals, layout, states)
         facts = describe(objective, dataset, device)
 
@@ -92,7 +92,7 @@ def alone(
             train(objective, dataset, training, report=report, resume=resumed, device=device)
 
 
-def with_workers(
+def run_with_workers(
     config: dict[str, Any],
     *,
     student: StudentSettings,
@@ -105,7 +105,7 @@ def with_workers(
     """A trial of several workers; a lost one costs what came after the last epoch.
 
     Args:
-        keep: as of `alone`.
+        keep: as of `run_alone`.
         folder: URI under which the run keeps its state.
     """
     name = (
@@ -114,7 +114,7 @@ def with_workers(
     runs = storage.join(folder, "workers")
     with _reasons():
         tried = candidate(student, config["parameters"])
-        trainer = train_runs.trainer(
+        trainer = train_runs.build_trainer(
             name,
             partial(_build, tried, inputs, layout),
             scaling=scaling,
@@ -150,12 +150,12 @@ def _build(
     student: StudentSettings, inputs: list[Any], layout: Layout
 ) -> tuple[Objective, PreparedDataset, TrainingConfig]:
     """In a worker of a Ray Train run."""
-    dataset, signals, states = received(inputs[0])
+    dataset, signals, states = receive(inputs[0])
     return assemble(student, dataset, signals, layout, states), dataset, student.training
 
 
 class _ToTune(TuneReportCallback):
-    """On the controller of a Ray Train run: what rank 0 reports goes to the trial, in the form of `alone`.
+    """On the controller of a Ray Train run: what rank 0 reports goes to the trial, in the form of `run_alone`.
 
     Args:
         file: URI for the weights of the best epoch, "" for none.

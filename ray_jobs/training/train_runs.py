@@ -86,7 +86,9 @@ def fit(
     printer.start()
     try:
         with runtime.own_signals():
-            result: Any = trainer(folder, build, scaling=scaling, train_runs=train_runs, callback=_Report(queue)).fit()
+            result: Any = build_trainer(
+                folder, build, scaling=scaling, train_runs=train_runs, callback=_Report(queue)
+            ).fit()
     except SystemExit as end:
         if end.code:
             raise
@@ -101,7 +103,7 @@ def fit(
     return result.checkpoint
 
 
-def trainer(
+def build_trainer(
     folder: str,
     build: Build,
     *,

@@ -64,7 +64,7 @@ def cache_folder(config: DataConfig) -> Path:
     return Path(base).expanduser() / "recsys-distill"
 
 
-def located(config: DataConfig, report: Callable[[str], Any] = print) -> DataConfig:
+def locate(config: DataConfig, report: Callable[[str], Any] = print) -> DataConfig:
     """The configuration with a path: as it is where the user gave one, else of a fetched MovieLens 100K.
 
     Raises:

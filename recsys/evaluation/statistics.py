@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_DRAWS_AT_ONCE = 2_000_000
+DRAWS_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def paired_bootstrap(
     sums = np.bincount(which, a.astype(np.float64) - b.astype(np.float64))
     sizes = np.bincount(which).astype(np.float64)
     generator = np.random.default_rng(seed)
-    at_once = max(1, _DRAWS_AT_ONCE // len(sums))
+    at_once = max(1, DRAWS_AT_ONCE // len(sums))
     means = []
     for done in range(0, samples, at_once):
         drawn = generator.integers(len(sums), size=(min(at_once, samples - done), len(sums)))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_AT_A_TIME = 32  # positions, C: the products reach their full speed there, and the scores of a small catalogue fit
+AT_A_TIME = 32  # positions, C: the products reach their full speed there, and the scores of a small catalogue fit
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -26,11 +26,11 @@ class _CrossEntropy(torch.autograd.Function):
         loss = hidden_PD.new_zeros((), dtype=torch.float64)
         total_P = mass_PS.sum(1) + uniform
         mean_D = vectors_ND.mean(0) if uniform else vectors_ND.new_zeros(vectors_ND.shape[1])
-        scores_NC = vectors_ND.new_empty(len(vectors_ND), _AT_A_TIME)  # items down: twice as fast as the other way
-        for begin in range(0, len(hidden_PD), _AT_A_TIME):
-            part = slice(begin, begin + _AT_A_TIME)
+        scores_NC = vectors_ND.new_empty(len(vectors_ND), AT_A_TIME)  # items down: twice as fast as the other way
+        for begin in range(0, len(hidden_PD), AT_A_TIME):
+            part = slice(begin, begin + AT_A_TIME)
             hidden_CD, total_C, items_CS, mass_CS = hidden_PD[part], total_P[part], items_PS[part], mass_PS[part]
-            if len(hidden_CD) < _AT_A_TIME:
+            if len(hidden_CD) < AT_A_TIME:
                 scores_NC = vectors_ND.new_empty(len(vectors_ND), len(hidden_CD))
             torch.mm(vectors_ND, hidden_CD.T, out=scores_NC)
             largest_C = scores_NC.amax(0)

@@ -20,7 +20,7 @@ from recsys.evaluation.metrics import gains
 from recsys.evaluation.ranking import seen_targets
 from recsys.rules.config import RulesConfig
 
-_EVENTS_AT_ONCE = 1 << 18
+EVENTS_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Events:
         """Whole users, about so many events at once that their pairs fit into memory."""
         begin = 0
         while begin < len(self.users):
-            user = self.users[min(begin + _EVENTS_AT_ONCE, len(self.users)) - 1]
+            user = self.users[min(begin + EVENTS_AT_ONCE, len(self.users)) - 1]
             end = int(np.searchsorted(self.users, user, side="right"))
             yield Events(self.items[begin:end], self.users[begin:end], self.num_items)
             begin = end

@@ -15,7 +15,7 @@ from recsys.data.prepared import PreparedDataset
 from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.rules.config import RULES, RULES_WITH_TITLES, RulesConfig, RulesTuningConfig
 from recsys.rules.counts import Counts
-from recsys.rules.model import SequentialRules, centred
+from recsys.rules.model import SequentialRules, centre
 from recsys.rules.tune import tune_counts
 from recsys.rules.weights import weighted_gains
 
@@ -67,7 +67,7 @@ def fit_rules(
     found = {RULES: Fitted(alone, valid, tried)}
     if text is None or not bool(text.known.any()):
         return found
-    vectors = centred(text.vectors, text.known)
+    vectors = centre(text.vectors, text.known)
     if tuning is not None:
         config, valid, tried = _tune_titles(dataset, alone, config, vectors, tuning)
         if valid is not None:

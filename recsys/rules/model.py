@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from recsys.model import SequentialRecommender
 from recsys.rules.config import RulesConfig
 
-_RULES_AT_ONCE = 1 << 22
+RULES_AT_ONCE = 1 << 22
 _POPULAR = 1e-3  # by how much the most popular item's part of the spread exceeds the least popular one's
 
 
@@ -54,7 +54,7 @@ class SequentialRules(SequentialRecommender):
     def of(
         cls, config: RulesConfig, rules: sparse.csr_array, frequency: np.ndarray, titles: Tensor | None
     ) -> "SequentialRules":
-        """From counted rules ([N+1, N+1]), the items' frequencies [N+1] and title vectors (`centred`), or none."""
+        """From counted rules ([N+1, N+1]), the items' frequencies [N+1] and title vectors (`centre`), or none."""
         from dataclasses import replace
 
         width = 0 if titles is None else titles.shape[1]
@@ -107,7 +107,7 @@ class SequentialRules(SequentialRecommender):
         begin = 0
         while begin < len(items):
             before = int(ends[begin - 1]) if begin else 0
-            end = max(begin + 1, int(torch.searchsorted(ends, before + _RULES_AT_ONCE, right=True)))
+            end = max(begin + 1, int(torch.searchsorted(ends, before + RULES_AT_ONCE, right=True)))
             self._add(counts[begin:end], items[begin:end], lengths[begin:end], sizes[begin:end])
             begin = end
         return counts
@@ -142,7 +142,7 @@ def log_share(counts: Tensor, floor: Tensor, spread: float) -> Tensor:
     return counts.mul_((1 - spread) / torch.where(total > 0, total, 1)).add_(floor).log_()
 
 
-def centred(vectors: Tensor, known: Tensor) -> Tensor:
+def centre(vectors: Tensor, known: Tensor) -> Tensor:
     """Title vectors [N+1, W] less the mean of those that are `known` ([N+1] bool), of unit length; the others zero."""
     mean = vectors[known].double().mean(dim=0) if bool(known.any()) else 0
     return torch.where(known[:, None], F.normalize((vectors.double() - mean), dim=1).float(), 0.0)

@@ -22,9 +22,9 @@ from recsys.rules.config import RulesConfig
 from recsys.rules.counts import Counts, WithoutUser, history_weights
 from recsys.rules.model import SequentialRules, log_share
 from recsys.signals.config import SignalsConfig
+from recsys.signals.rankings import Rankings
 from recsys.signals.signals import SignalsMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
-from recsys.teacher import Rankings
 
 _CELLS_AT_ONCE = 1 << 23  # scores in memory, some times over
 _SHARD = 8192

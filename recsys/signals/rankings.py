@@ -38,7 +38,7 @@ class Rankings:
         return dataclasses.replace(self, **rows)
 
 
-def joined(parts: Sequence[Rankings]) -> Rankings:
+def join_rankings(parts: Sequence[Rankings]) -> Rankings:
     """Rankings of distinct rows as one, rows ascending."""
     together: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts])

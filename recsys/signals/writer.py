@@ -27,6 +27,7 @@ from recsys import storage
 from recsys.data.prepared import PreparedDataset
 from recsys.data.splits import Split
 from recsys.errors import UserError
+from recsys.manifest import MANIFEST
 from recsys.signals.signals import SignalsMeta, rankings_table
 from recsys.signals.states import part_uri, write_part
 
@@ -234,11 +235,11 @@ class SignalsWriter:
             Path(source).rename(target)
         else:  # no rename there: in between readers find none, and the sealed work directory has them
             storage.delete(self.uri)
-            manifest = storage.read_bytes(storage.join(self.work, storage.MANIFEST))
+            manifest = storage.read_bytes(storage.join(self.work, MANIFEST))
             for info in system.get_file_info(fs.FileSelector(source, recursive=True)):
-                if info.type == fs.FileType.File and info.base_name != storage.MANIFEST:
+                if info.type == fs.FileType.File and info.base_name != MANIFEST:
                     system.copy_file(info.path, target + info.path[len(source) :])
-            storage.write_bytes(storage.join(self.uri, storage.MANIFEST), manifest)
+            storage.write_bytes(storage.join(self.uri, MANIFEST), manifest)
         self._remove_other_passes()
 
     def _remove_other_passes(self) -> None:

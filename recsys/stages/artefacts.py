@@ -8,6 +8,7 @@ from typing import ParamSpec, TypeVar
 
 from recsys import locks, storage
 from recsys.errors import UserError
+from recsys.manifest import Manifest
 from recsys.settings import Layout
 
 P = ParamSpec("P")
@@ -53,7 +54,7 @@ def alone(where: Callable[..., tuple[str, str]]) -> Callable[[Callable[P, T]], C
     return decorate
 
 
-def required(uri: str, what: str, job: str) -> storage.Manifest:
+def require(uri: str, what: str, job: str) -> Manifest:
     """The manifest of an input.
 
     Raises:
@@ -71,4 +72,4 @@ def fingerprint(layout: Layout) -> str:
     Raises:
         UserError: it is not there yet.
     """
-    return str(required(layout.dataset, "prepared dataset", "prepare_data").attributes["fingerprint"])
+    return str(require(layout.dataset, "prepared dataset", "prepare_data").attributes["fingerprint"])

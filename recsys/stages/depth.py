@@ -22,7 +22,7 @@ from recsys.evaluation.depth import METRIC, print_study, recommend, write_pictur
 from recsys.losses.alignment import common_blocks
 from recsys.settings import DepthConfig, Layout, Settings, StudentSettings
 from recsys.stages import student as student_stage
-from recsys.stages.artefacts import alone, fingerprint, is_current, required
+from recsys.stages.artefacts import alone, fingerprint, is_current, require
 from recsys.stages.executor import Executor
 from recsys.students.config import SLMRecConfig
 
@@ -55,11 +55,11 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> dict
         UserError: there is no teacher, it is of another dataset, has no layers to cut, or not as many as asked for.
     """
     layout = settings.layout
-    required(layout.dataset, "prepared dataset", "prepare_data")
-    required(layout.teacher, "teacher", "train_teacher")
+    require(layout.dataset, "prepared dataset", "prepare_data")
+    require(layout.teacher, "teacher", "train_teacher")
     deepest = teacher_depth(layout.teacher, PreparedDataset.load(layout.dataset))
-    depths = chosen_depths(settings, deepest)
-    students = made_students(settings, depths, deepest)
+    depths = choose_depths(settings, deepest)
+    students = make_students(settings, depths, deepest)
     with_students = dataclasses.replace(settings, students={**settings.students, **students})
     for name in students:
         student_stage.make(with_students, name, executor, force=force)
@@ -108,7 +108,7 @@ def teacher_depth(uri: str, dataset: PreparedDataset) -> int:
     return model.depth
 
 
-def chosen_depths(settings: Settings, deepest: int) -> list[int]:
+def choose_depths(settings: Settings, deepest: int) -> list[int]:
     """The depths to try, ascending, below the teacher's."""
     depths = sorted(set(settings.depth.depths)) or [2**n for n in range(deepest.bit_length()) if 2**n < deepest]
     if not depths or depths[0] < 1 or depths[-1] >= deepest:
@@ -119,7 +119,7 @@ def chosen_depths(settings: Settings, deepest: int) -> list[int]:
     return depths
 
 
-def made_students(settings: Settings, depths: list[int], deepest: int) -> dict[str, StudentSettings]:
+def make_students(settings: Settings, depths: list[int], deepest: int) -> dict[str, StudentSettings]:
     """The students that the study trains, by name."""
     config = settings.depth
     students = {}
@@ -143,7 +143,7 @@ def made_students(settings: Settings, depths: list[int], deepest: int) -> dict[s
 def key(settings: Settings, cells: list[Cell]) -> str:
     """Digest of what the study depends on."""
     config = settings.evaluation
-    inputs = [[cell.name, required(cell.uri, cell.name, "depth").content_hash] for cell in cells]
+    inputs = [[cell.name, require(cell.uri, cell.name, "depth").content_hash] for cell in cells]
     shown = [config.mask_seen, config.latency_requests, config.sampled and to_dict(config.sampled)]
     small = [to_dict(settings.depth.compression(name)) for name in settings.depth.compress]
     return digest([inputs, fingerprint(settings.layout), shown, settings.depth.tolerance, small])

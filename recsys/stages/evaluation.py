@@ -25,7 +25,7 @@ from recsys.evaluation.latency import single_request_latency
 from recsys.evaluation.ranking import Scorer, model_scorer
 from recsys.rules.config import RULES, RULES_WITH_TITLES, HybridConfig
 from recsys.settings import Layout, Settings
-from recsys.stages.artefacts import alone, required
+from recsys.stages.artefacts import alone, require
 from recsys.stages.executor import Executor
 
 BASELINES = (RecentPopularity.kind, CoOccurrence.kind)
@@ -55,7 +55,7 @@ def subjects(settings: Settings, only: Collection[str] | None = None) -> list[Su
         UserError: there is no dataset.
     """
     layout, config = settings.layout, settings.evaluation
-    dataset = required(layout.dataset, "prepared dataset", "prepare_data")
+    dataset = require(layout.dataset, "prepared dataset", "prepare_data")
     sampled = [to_dict(config.sampled)] if config.sampled else []
     constants = {RecentPopularity.kind: config.recent_days, CoOccurrence.kind: to_dict(config.cooccurrence)}
     found = [

@@ -186,7 +186,7 @@ def epoch_line(name: str, training: TrainingConfig, epoch: int, metrics: dict[st
     )
 
 
-def paced(say: Callable[[int, int], None], seconds: float = 4) -> Callable[[int, int], None]:
+def pace(say: Callable[[int, int], None], seconds: float = 4) -> Callable[[int, int], None]:
     """`say(done, total)` at most every so many seconds, and at the end."""
     last = time.monotonic()
 

@@ -114,7 +114,7 @@ def _distill(settings: Settings, executor: Executor, force: bool) -> None:
     from recsys.stages import student, teacher
 
     done = teacher.needed_students(settings)  # a second time they would be other students than the teacher's
-    for name in student.ordered(settings):
+    for name in student.order_students(settings):
         student.make(settings, name, executor, force=force and name not in done)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from recsys import tracking
 from recsys.config import to_dict
-from recsys.data.download import located
+from recsys.data.download import locate
 from recsys.data.prepare import input_key, prepare
 from recsys.data.prepared import PreparedDataset
 from recsys.settings import Settings
@@ -36,7 +36,7 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> Prep
             say(line)
         return dataset
     started = time.monotonic()
-    config = located(settings.data, report=say)
+    config = locate(settings.data, report=say)
     params = {"data": to_dict(settings.data)}
     with tracking.start_run(
         settings.tracking, settings.layout.mlflow, settings.name, "prepare_data", params=params, tags={"dataset": uri}

@@ -16,8 +16,8 @@ from recsys.rules.fit import fit_rules
 from recsys.rules.signals import write_signals
 from recsys.settings import Layout, RulesSettings, Settings
 from recsys.signals.signals import TeacherSignals
-from recsys.stages.artefacts import alone, is_current, required
-from recsys.stages.executor import Executor, paced
+from recsys.stages.artefacts import alone, is_current, require
+from recsys.stages.executor import Executor, pace
 
 KINDS = (RULES, RULES_WITH_TITLES)
 SIGNALS = "rules"
@@ -29,7 +29,7 @@ def key(settings: Settings) -> str:
     Raises:
         UserError: the dataset is not there yet.
     """
-    dataset = required(settings.layout.dataset, "prepared dataset", "prepare_data")
+    dataset = require(settings.layout.dataset, "prepared dataset", "prepare_data")
     inputs = [dataset.attributes["fingerprint"], dataset.files["items.parquet"]["sha256"]]
     return digest({"rules": key_values(settings.rules), "inputs": inputs})
 
@@ -72,7 +72,7 @@ def fit(asked: RulesSettings, layout: Layout, work: str) -> dict[str, float | No
             asked.titles,
             titles_hash=dataset.titles_hash,
             cache=storage.join(layout.storage_root, "text-embeddings"),
-            progress=paced(say),
+            progress=pace(say),
         )
         text = TextEmbeddings.load(uri)
     found = fit_rules(dataset, asked.model, text=text, tuning=asked.tuning, report=_say)
@@ -93,7 +93,7 @@ def best(layout: Layout) -> str:
     with_titles = layout.rules(RULES_WITH_TITLES)
     if storage.read_manifest(with_titles) is not None:
         return with_titles
-    required(layout.rules(RULES), "sequential rules", "rules")
+    require(layout.rules(RULES), "sequential rules", "rules")
     return layout.rules(RULES)
 
 
@@ -101,7 +101,7 @@ def best(layout: Layout) -> str:
 def _make_signals(settings: Settings, executor: Executor, *, force: bool) -> None:
     layout, config = settings.layout, settings.signals
     source, uri = best(layout), layout.signals_of(SIGNALS)
-    work = digest({"signals": key_values(config), "rules": required(source, "rules", "rules").content_hash})
+    work = digest({"signals": key_values(config), "rules": require(source, "rules", "rules").content_hash})
     if not force and is_current(uri, work):
         print(f"signals of the rules: {uri} is up to date", flush=True)
         return

@@ -71,7 +71,7 @@ class ShardedPass:
 
 
 def plan_shards(config: SignalsConfig, dataset: PreparedDataset) -> ShardPlan:
-    assert config.rows_per_shard is not None, "filled in by `covered`"
+    assert config.rows_per_shard is not None, "filled in by `fill_open`"
     return ShardPlan.of(dataset, config.splits, config.rows_per_shard, train_rows=config.train_rows)
 
 
@@ -101,7 +101,7 @@ class ShardRanker:
         Raises:
             UserError: a teacher is of another dataset, or cannot be read or run so.
         """
-        from recsys.signals.rankings import joined
+        from recsys.signals.rankings import join_rankings
 
         rows = self._plan.shard(number)
         teacher_of_row = self._teacher_of(rows)
@@ -112,7 +112,7 @@ class ShardRanker:
             started = time.perf_counter()
             parts.append(self._replica.rank(uri, rows[teacher_of_row == teacher]))
             seconds += time.perf_counter() - started
-        ranked = joined(parts)
+        ranked = join_rankings(parts)
         aside = len(rows) - len(ranked.rows)
         self._writer.write_shard(
             number,

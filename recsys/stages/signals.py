@@ -26,7 +26,7 @@ from recsys.signals.signals import SignalsMeta, TeacherSignals
 from recsys.signals.states import StatesMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
 from recsys.stages import estimate as estimates
-from recsys.stages.artefacts import alone, fingerprint, is_current, required
+from recsys.stages.artefacts import alone, fingerprint, is_current, require
 from recsys.stages.executor import Executor
 from recsys.stages.shards import ShardedPass, plan_shards, teacher_uris
 
@@ -42,11 +42,11 @@ def key(settings: Settings) -> str:
     """
     inputs = {
         "dataset": fingerprint(settings.layout),
-        "teacher": required(settings.layout.teacher, "teacher", "train_teacher").content_hash,
+        "teacher": require(settings.layout.teacher, "teacher", "train_teacher").content_hash,
     }
     for fold in range(settings.teacher.folds):
         what = f"teacher without fold {fold + 1}"
-        inputs[what] = required(settings.layout.teacher_of_fold(fold), what, "train_teacher").content_hash
+        inputs[what] = require(settings.layout.teacher_of_fold(fold), what, "train_teacher").content_hash
     return digest({"signals": key_values(settings.signals), **inputs})
 
 
@@ -59,7 +59,7 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> None
         return
     dataset = PreparedDataset.load(layout.dataset)
     checkpoint = load_teacher(layout.teacher, dataset, "meta")
-    settings = covered(settings, type(_teacher(checkpoint)))
+    settings = fill_open(settings, type(_teacher(checkpoint)))
     config, plan = settings.signals, plan_shards(settings.signals, dataset)
     from recsys.inference.ranking import check_k
 
@@ -112,7 +112,7 @@ def estimate(settings: Settings, executor: Executor) -> None:
     key(settings)  # says what is missing
     dataset = PreparedDataset.load(settings.layout.dataset)
     checkpoint = load_teacher(settings.layout.teacher, dataset, "meta")
-    settings = covered(settings, type(_teacher(checkpoint)))
+    settings = fill_open(settings, type(_teacher(checkpoint)))
     plan = plan_shards(settings.signals, dataset)
     if states := states_meta(settings.signals, _teacher(checkpoint)):
         print(describe_states(states, dataset, plan), flush=True)
@@ -152,7 +152,7 @@ def describe_states(states: StatesMeta, dataset: PreparedDataset, plan: ShardPla
     return f"signals: states after layers {layers} of {rows:,} training rows take {size:,.1f} MB in {states.dtype}"
 
 
-def covered(settings: Settings, teacher: "type[Teacher]") -> Settings:
+def fill_open(settings: Settings, teacher: "type[Teacher]") -> Settings:
     """The settings with what this kind of teacher leaves open: the training rows to rank, and the rows of a shard."""
     config = settings.signals
     if config.train_rows is None:

@@ -12,16 +12,16 @@ from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.rules.config import RulesTuningConfig
+from recsys.rules.config import HybridConfig, RulesTuningConfig
 from recsys.rules.hybrid import fit_hybrid
 from recsys.settings import Layout, Settings, StudentSettings
 from recsys.signals.signals import TeacherSignals
 from recsys.signals.states import StoredStates
 from recsys.stages import rules as rules_stage
-from recsys.stages.artefacts import alone, fingerprint, is_current, required
+from recsys.stages.artefacts import alone, fingerprint, is_current, require
 from recsys.stages.executor import Executor, Trained
 from recsys.students.build import build_student
-from recsys.students.config import CompressedConfig, HybridConfig, SLMRecConfig
+from recsys.students.config import CompressedConfig, SLMRecConfig
 from recsys.students.items import with_plain_items
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import Progress
@@ -37,15 +37,15 @@ def key(settings: Settings, name: str) -> str:
     student = find(settings, name)
     inputs = [fingerprint(settings.layout)]
     for signals in dict.fromkeys(signals_uris(student, settings.layout)):
-        inputs.append(required(signals, "set of teacher signals", _pass(settings, signals)).content_hash)
+        inputs.append(require(signals, "set of teacher signals", _pass(settings, signals)).content_hash)
     if student.model.kind == "hybrid":
-        inputs.append(required(rules_stage.best(settings.layout), "sequential rules", "rules").content_hash)
+        inputs.append(require(rules_stage.best(settings.layout), "sequential rules", "rules").content_hash)
         inputs.append(digest(key_values(settings.rules.tuning or RulesTuningConfig())))
     if student.model.kind in ("slmrec", "compressed", "hybrid"):
         uri = teacher_uri(student, settings.layout)
         made_from = _made_from(student)
         job = f"distill --student {made_from}" if made_from else "train_teacher"
-        inputs.append(required(uri, f"teacher of student {name}", job).content_hash)
+        inputs.append(require(uri, f"teacher of student {name}", job).content_hash)
     return digest({"student": key_values(student), "inputs": inputs})
 
 
@@ -259,7 +259,7 @@ def _made_from(student: StudentSettings) -> str:
     return student.model.teacher if isinstance(student.model, SLMRecConfig | CompressedConfig) else ""
 
 
-def ordered(settings: Settings) -> list[str]:
+def order_students(settings: Settings) -> list[str]:
     """Names of the students: those without distillation first, and before each the student that it is cut from.
 
     Raises:

@@ -15,8 +15,8 @@ from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.settings import Layout, Settings, TeacherSettings
-from recsys.stages.artefacts import alone, fingerprint, is_current, required
-from recsys.stages.executor import Executor, Trained, paced
+from recsys.stages.artefacts import alone, fingerprint, is_current, require
+from recsys.stages.executor import Executor, Trained, pace
 from recsys.teacher import Teacher, teacher_class
 from recsys.teachers.config import with_absolute_folders
 from recsys.training.config import TrainingConfig
@@ -30,11 +30,11 @@ def key(settings: Settings) -> str:
     Raises:
         UserError: the dataset or a student is not there yet.
     """
-    dataset = required(settings.layout.dataset, "prepared dataset", "prepare_data")
+    dataset = require(settings.layout.dataset, "prepared dataset", "prepare_data")
     inputs = [dataset.attributes["fingerprint"], dataset.files["items.parquet"]["sha256"]]
     for name in needed_students(settings):
         inputs.append(
-            required(settings.layout.student(name), f"student {name}", f"distill --student {name}").content_hash
+            require(settings.layout.student(name), f"student {name}", f"distill --student {name}").content_hash
         )
     return digest({"teacher": key_values(settings.teacher), "inputs": inputs})
 
@@ -128,7 +128,7 @@ def prepare(teacher: TeacherSettings, layout: Layout) -> dict[str, str]:
         PreparedDataset.load(layout.dataset),
         cache=layout.storage_root,
         student=layout.student,
-        progress=paced(say),
+        progress=pace(say),
     )
 
 

@@ -184,7 +184,7 @@ class SweepConfig:
     student: str
     parameters: dict[str, Parameter] = Field(min_length=1)
     search: Literal["tpe", "random", "grid", "population"] = "tpe"
-    trials: int = Field(default=24, ge=1)
+    trials: NotInKey[int] = Field(default=24, ge=1)
     objectives: tuple[Objective, ...] = ("quality",)
     stopping: StoppingConfig = StoppingConfig()
     population: PopulationConfig = PopulationConfig()

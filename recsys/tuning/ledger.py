@@ -93,14 +93,14 @@ class Ledger:
             self._store.start(started)
         self._live[trial] = _Live(started, run, time.monotonic())
 
-    def result(self, trial: str, result: Mapping[str, Any]) -> None:
+    def note_result(self, trial: str, result: Mapping[str, Any]) -> None:
         """An epoch was reported, or why there are none."""
         live = self._live[trial]
         live.last.update(result)
         if record := result.get("record"):
             live.curve[int(record["epoch"])] = dict(record)
 
-    def lost(self, trial: str, reason: str, kept: int = 0) -> None:
+    def note_loss(self, trial: str, reason: str, kept: int = 0) -> None:
         """The process or node of a trial was lost, and it will begin again after epoch `kept`."""
         live = self._live[trial]
         live.curve = {number: record for number, record in live.curve.items() if number <= kept}
@@ -108,7 +108,7 @@ class Ledger:
         live.restarts += 1
         self._say(f"  trial {live.started.number}: {reason}; it starts again")
 
-    def replaced(self, trial: str, by: str, epoch: int, parameters: Mapping[str, Any]) -> None:
+    def note_replacement(self, trial: str, by: str, epoch: int, parameters: Mapping[str, Any]) -> None:
         """A trial of a population goes on from the weights that another has after an epoch, with its own parameters."""
         live, donor = self._live[trial], self._live[by].started.number
         live.changes.append({"epoch": epoch, "from": donor, "parameters": dict(parameters)})

@@ -98,7 +98,7 @@ def write_report(directory: Path, about: Mapping[str, Any], config: SweepConfig,
                 _figure_section(
                     f"Quality and {unit}",
                     f"pareto_{cost}",
-                    lambda form, cost=cost: plots.pareto(records, cost, form),  # type: ignore[misc]
+                    lambda form, cost=cost: plots.pareto(records, cost, form),
                     directory,
                     f"Quality against {unit}; not beaten in both: {leaders}",
                     "Latency was measured inside the trials, beside whatever else the machine did: read it coarsely."

@@ -118,7 +118,7 @@ def test_what_a_student_is_made_from_is_in_its_key(settings: Settings) -> None:
         UserError, match=r"there is no teacher of student small in .*; run distill --student middle first"
     ):
         student_stage.key(settings, "small")
-    assert student_stage.ordered(settings) == ["ids", "middle", "small"]
+    assert student_stage.order_students(settings) == ["ids", "middle", "small"]
     before = student_stage.key(settings, "middle"), teacher_stage.key(settings)
     dataset = student_stage.PreparedDataset.load(settings.layout.dataset)
     ids = SASRec(SASRecConfig(width=8, heads=1, max_positions=10), num_items=dataset.num_items)
@@ -172,10 +172,10 @@ def test_a_compressed_student_is_made_without_training(settings: Settings, capsy
 
 
 def test_depths_that_cannot_be(settings: Settings) -> None:
-    assert depth.chosen_depths(dataclasses.replace(settings, depth=depth_of()), 8) == [1, 2, 4]
+    assert depth.choose_depths(dataclasses.replace(settings, depth=depth_of()), 8) == [1, 2, 4]
     with pytest.raises(UserError, match=r"depths is \[8\], but the teacher has 8 layers"):
-        depth.chosen_depths(dataclasses.replace(settings, depth=depth_of(depths=[8])), 8)
-    made = depth.made_students(dataclasses.replace(settings, depth=depth_of()), [3, 4], 8)
+        depth.choose_depths(dataclasses.replace(settings, depth=depth_of(depths=[8])), 8)
+    made = depth.make_students(dataclasses.replace(settings, depth=depth_of()), [3, 4], 8)
     blocks = {name: student.alignment.blocks for name, student in made.items() if student.alignment}
     assert blocks == {"depth-3-distilled": 1, "depth-4-distilled": 4}
     save_checkpoint(settings.layout.teacher, *_small(settings))
@@ -219,7 +219,7 @@ def _small(settings: Settings) -> tuple[SASRec, Any]:
 def test_a_cycle_of_teachers_is_named() -> None:
     cycle = {name: {"model": {"kind": "slmrec", "layers": 1, "teacher": other}} for name, other in ("ab", "ba")}
     with pytest.raises(UserError, match="in the end it is its own teacher"):
-        student_stage.ordered(from_dict(Settings, {"students": cycle}))
+        student_stage.order_students(from_dict(Settings, {"students": cycle}))
 
 
 def test_the_pipeline_trains_the_ids_once_and_before_the_teacher(

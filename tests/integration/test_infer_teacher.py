@@ -318,9 +318,9 @@ def test_what_is_left_open_is_filled_in_by_the_kind(
 ) -> None:
     signals = dataclasses.replace(settings.signals, train_rows=None, rows_per_shard=None)
     open_ = dataclasses.replace(settings, signals=signals)
-    filled = signals_stage.covered(open_, teacher_class(kind)).signals
+    filled = signals_stage.fill_open(open_, teacher_class(kind)).signals
     assert (filled.train_rows, filled.rows_per_shard) == (rows, shard)
-    assert signals_stage.covered(settings, teacher_class(kind)).signals.rows_per_shard == 12
+    assert signals_stage.fill_open(settings, teacher_class(kind)).signals.rows_per_shard == 12
 
 
 def test_what_is_missing_or_does_not_fit_is_one_sentence(

@@ -119,7 +119,7 @@ def test_no_field_takes_both_text_and_numbers() -> None:
         for field in dataclasses.fields(section):
             types = fields.at([section], field.name)
             assert not {str} < set(types) - {type(None)}, f"{section.__name__}.{field.name}"
-            for inner in fields._sections(types):
+            for inner in fields.sections(types):
                 look(inner)
 
     look(Settings)

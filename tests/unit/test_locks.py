@@ -25,7 +25,7 @@ with locks.hold(sys.argv[1], "student a"):
 
 @pytest.fixture(params=["disk", "s3"])
 def artefact(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(locks, "_POLL", 0.01)
+    monkeypatch.setattr(locks, "POLL", 0.01)
     root = request.getfixturevalue("bucket") if request.param == "s3" else str(tmp_path)
     return storage.join(root, "students", "a")
 
@@ -89,8 +89,8 @@ def test_the_second_says_who_it_waits_for(artefact: str) -> None:
 def test_a_claim_without_a_sign_of_life_is_void(
     tmp_path: Path, content: dict | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "_POLL", 0.01)
-    monkeypatch.setattr(locks, "_EXPIRY", 0.05)
+    monkeypatch.setattr(locks, "POLL", 0.01)
+    monkeypatch.setattr(locks, "EXPIRY", 0.05)
     artefact = str(tmp_path / "a")
     claim(artefact, content)
     with locks.hold(artefact, "a", say=lambda line: None):
@@ -98,7 +98,7 @@ def test_a_claim_without_a_sign_of_life_is_void(
 
 
 def test_a_claim_with_signs_of_life_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "_EXPIRY", 0.05)
+    monkeypatch.setattr(locks, "EXPIRY", 0.05)
     lock = locks._Lock(str(tmp_path / "a"))
     for count in range(4):
         claim(str(tmp_path / "a"), other(count=count))
@@ -108,7 +108,7 @@ def test_a_claim_with_signs_of_life_holds(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_holder_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "_BEAT", 0.005)
+    monkeypatch.setattr(locks, "BEAT", 0.005)
     artefact = tmp_path / "a"
     with locks.hold(str(artefact), "a"):
         file = next(tmp_path.glob(".a.lock-*"))
@@ -119,7 +119,7 @@ def test_the_holder_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_what_a_killed_process_holds_is_taken_over_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "_POLL", 0.01)
+    monkeypatch.setattr(locks, "POLL", 0.01)
     artefact = tmp_path / "students" / "a"
     command = [sys.executable, "-c", HOLD, str(artefact)]
     root = Path(__file__).parents[2]

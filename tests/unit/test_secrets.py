@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from recsys.secrets import MaskedStream, mask, masked, without_secrets
+from recsys.secrets import MaskedStream, mask, mask_values, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_other_text_stays(text: str) -> None:
 
 def test_values_at_any_depth() -> None:
     values = {"a": {"uri": "http://u:p@h"}, "b": ["s3://k:s@b/x", 1], "c": None, "d": "x"}
-    assert masked(values) == {"a": {"uri": "http://***@h"}, "b": ["s3://***@b/x", 1], "c": None, "d": "x"}
+    assert mask_values(values) == {"a": {"uri": "http://***@h"}, "b": ["s3://***@b/x", 1], "c": None, "d": "x"}
     assert without_secrets(values) == ({"a": {}, "c": None, "d": "x"}, ["a.uri", "b"])
 
 

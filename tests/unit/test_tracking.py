@@ -238,8 +238,7 @@ def test_a_store_that_is_locked_on_the_way_is_said_once_and_asked_again_later(
             with tracking.start_run(TrackingConfig(), copied, "p", "inner") as inner:
                 inner.log_metrics({"loss": 1.0})
         run.log_metrics({"loss": 2.0}, step=20)  # too soon
-        for uri in tracking_store._away:
-            monkeypatch.setitem(tracking_store._away, uri, 0.0)
+        monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 61)
         run.log_metrics({"loss": 3.0}, step=21)
     said = capsys.readouterr()
     first, last = said.out.splitlines()
@@ -291,7 +290,7 @@ def test_what_a_killed_process_left_is_closed_or_continued_and_what_lives_is_lef
                 with tracking.start_run(TrackingConfig(), store, "left", step) as run:
                     ids[step] = run.id
                 client(store).update_run(run.id, status="RUNNING")
-                owner = f"{tracking_store._machine()} {process.pid} {start_time(process.pid)}"
+                owner = f"{tracking_store.machine()} {process.pid} {start_time(process.pid)}"
                 client(store).set_tag(run.id, tracking_store.OWNER_TAG, owner)
             gone.kill()
             gone.wait()
@@ -312,8 +311,8 @@ def test_of_another_machines_runs_nothing_is_known(store: str, monkeypatch: pyte
             stored = client(store).get_run(run.id)
             if machine:
                 stored.data.tags[tracking_store.OWNER_TAG] = f"{machine} 1 1"
-            assert tracking_store._lives(stored) is expected
-        host, boot, space = tracking_store._machine().split(" ")
+            assert tracking_store.lives(stored) is expected
+        host, boot, space = tracking_store.machine().split(" ")
         for owner, expected in (
             (f"{host} {boot} {space} {os.getpid()} 1", False),
             (f"{host} before {space} {os.getpid()} 1", False),
@@ -321,7 +320,7 @@ def test_of_another_machines_runs_nothing_is_known(store: str, monkeypatch: pyte
             ("", None),
         ):
             stored.data.tags[tracking_store.OWNER_TAG] = owner
-            assert tracking_store._lives(stored) is expected, owner
+            assert tracking_store.lives(stored) is expected, owner
 
 
 def test_a_store_that_another_process_made_meanwhile_is_kept(
@@ -337,7 +336,7 @@ def test_a_store_that_another_process_made_meanwhile_is_kept(
         link(source, target)
 
     monkeypatch.setattr(os, "link", late)
-    tracking_store._make(file)
+    tracking_store.client(f"sqlite:///{file}")
     assert file.read_bytes() == Path(store, "mlflow.db").read_bytes()
     assert [path.name for path in file.parent.iterdir()] == ["mlflow.db"]
 

@@ -16,7 +16,7 @@ from recsys.errors import UserError
 
 MARK = "\ufdd0"  # stands for a byte that is not of the encoding; Unicode promises never to give it a meaning
 _LONGEST = 64 << 20
-_TAIL = 1 << 14
+TAIL = 1 << 14
 _UNDEFINED = (0x81, 0x8D, 0x8F, 0x90, 0x9D)  # bytes without a meaning in Windows-1252
 _ESCAPED = re.compile("[\udc80-\udcff]")
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
@@ -98,7 +98,7 @@ def _last_end(data: bytes, delimiter: str | None) -> int:
     if delimiter is None or b'"' not in data:
         return data.rfind(b"\n") + 1 or data.rfind(b"\r", 0, len(data) - 1) + 1
     # Behind a quote that surely closes one need not know what was before: mostly a look at the tail is enough.
-    size = _TAIL
+    size = TAIL
     while size < len(data):
         tail = data[-size:].lstrip(b'"')  # half a run of quotes tells nothing
         _, where, closes = _quotes(np.frombuffer(tail, np.uint8), delimiter)

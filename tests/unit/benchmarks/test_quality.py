@@ -37,7 +37,7 @@ def store(quality, folder: Path, cell, ndcg: float) -> None:
 
 
 def test_the_most_telling_cells_come_first(quality) -> None:
-    order = quality._in_order([configured()], seeds=2)
+    order = quality.order_cells([configured()], seeds=2)
     assert [(cell.model, cell.seed) for cell in order] == [
         ("recent-popularity", 0), ("co-occurrence", 0), ("sequential-rules", 0), ("sequential-rules-titles", 0),
         ("softmax", 0), ("teacher", 0), ("distilled", 0), ("bce", 0),

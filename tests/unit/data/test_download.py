@@ -8,7 +8,7 @@ import pytest
 
 from recsys.data import download
 from recsys.data.config import DataConfig
-from recsys.data.download import Archive, located
+from recsys.data.download import Archive, locate
 from recsys.data.prepare import prepare
 from recsys.errors import UserError
 
@@ -52,14 +52,14 @@ def index(tmp_path, monkeypatch, fixture_data) -> Path:
 
 def test_a_path_of_the_user_comes_first(tmp_path) -> None:
     config = DataConfig(path=str(tmp_path), cache=str(tmp_path / "cache"))
-    assert located(config) is config
+    assert locate(config) is config
     assert not (tmp_path / "cache").exists()
 
 
 def test_the_wheel_is_used_where_only_a_package_index_is_reachable(index, tmp_path, fixture_data) -> None:
     config = DataConfig(cache=str(tmp_path / "cache"))
     said: list[str] = []
-    found = located(config, report=said.append)
+    found = locate(config, report=said.append)
     assert found.source == "recbole"
     assert any("GroupLens is out of reach" in line for line in said)
     from_wheel = prepare(found, "a", report=said.append)
@@ -68,14 +68,14 @@ def test_the_wheel_is_used_where_only_a_package_index_is_reachable(index, tmp_pa
     assert from_wheel.titles_hash == original.titles_hash
 
     said.clear()
-    assert located(config, report=said.append).path == found.path
+    assert locate(config, report=said.append).path == found.path
     assert len(said) == 1
     assert "of the cache" in said[0]
 
     cached = tmp_path / "cache" / download.RECBOLE.file
     cached.write_bytes(cached.read_bytes()[:-10])
     said.clear()
-    assert located(config, report=said.append).path == found.path
+    assert locate(config, report=said.append).path == found.path
     assert "is damaged and is fetched again" in said[0]
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == [cached.stem, cached.name]
 
@@ -85,7 +85,7 @@ def test_a_wheel_with_another_checksum_is_refused(index, tmp_path, monkeypatch) 
     monkeypatch.setattr(download, "RECBOLE", Archive(real.file, "0" * 64, real.members, real.source))
     said: list[str] = []
     with pytest.raises(UserError, match=r"cannot be fetched.*set data\.path"):
-        located(DataConfig(cache=str(tmp_path / "cache")), report=said.append)
+        locate(DataConfig(cache=str(tmp_path / "cache")), report=said.append)
     assert any("instead of 000000000000" in line for line in said)
     assert not any((tmp_path / "cache").iterdir())
 
@@ -99,14 +99,14 @@ def test_the_archive_of_grouplens_is_taken_from_the_cache(tmp_path, monkeypatch,
     digest = hashlib.sha256((cache / download.GROUPLENS.file).read_bytes()).hexdigest()
     real = download.GROUPLENS
     monkeypatch.setattr(download, "GROUPLENS", Archive(real.file, digest, real.members, real.source))
-    found = located(DataConfig(cache=str(cache), download=False), report=lambda _: None)
+    found = locate(DataConfig(cache=str(cache), download=False), report=lambda _: None)
     assert found.source == "ml-100k"
     assert prepare(found, "a", report=lambda _: None).num_users == 80
 
 
 def test_without_cache_and_without_leave_to_fetch(tmp_path) -> None:
     with pytest.raises(UserError, match=r"is not in the cache .*data\.download=true"):
-        located(DataConfig(cache=str(tmp_path), download=False))
+        locate(DataConfig(cache=str(tmp_path), download=False))
 
 
 def test_the_cache_follows_the_environment(monkeypatch, tmp_path) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import decimal
 import gzip
 import io
 import itertools
@@ -16,12 +15,10 @@ import pytest
 
 from recsys.config import from_dict
 from recsys.data.config import DataConfig
-from recsys.data.ids import normal_ids
 from recsys.data.prepare import prepare
 from recsys.data.prepared import PreparedDataset
-from recsys.data.readers import open_source, records
-from recsys.data.readers.records import EncodingTally, open_quote, record_ends
-from recsys.data.readers.times import SECOND, instants
+from recsys.data.readers import open_source
+from recsys.data.readers.times import SECOND
 from recsys.errors import UserError
 
 DAY = 86_400
@@ -110,49 +107,6 @@ def test_an_encoding_is_said_or_asked_for(tmp_path: Path) -> None:
         assert f"encoding '{encoding}' cannot be read" in refused(chinese, encoding=encoding)
 
 
-def test_the_tally_of_pieces_is_that_of_the_whole() -> None:
-    for text, encoding in (("é" * 5 + "\n", "utf-8"), ("é\n", "latin-1"), ("“\n", "cp1252"), ("é\x81\n", "latin-1")):
-        data, pieces = text.encode(encoding) * 3, EncodingTally()
-        for line in data.splitlines(keepends=True):
-            pieces.add(line)
-        whole = EncodingTally()
-        whole.add(data)
-        assert pieces == whole
-        assert data.decode(whole.encoding) == text * 3
-
-
-def naive_ends(data: bytes) -> tuple[list[int], bool]:
-    """Ends of records, and whether a quote is open at last; byte by byte."""
-    ends, inside, begins, at = [], False, True, 0
-    while at < len(data):
-        here, following = data[at : at + 1], data[at + 1 : at + 2]
-        if inside and here == b'"':
-            inside, at = following == b'"', at + (following == b'"')
-        elif inside:
-            pass
-        elif here == b'"' and begins:
-            inside, begins = True, False
-        else:
-            if here == b"\n" or (here == b"\r" and following not in (b"", b"\n")):
-                ends.append(at + 1)
-            begins = here in (b",", b"\n", b"\r")
-        at += 1
-    return ends, inside
-
-
-def test_records_end_where_a_walk_over_the_bytes_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = random.Random(0)
-    for size in (2, 3, 8):
-        monkeypatch.setattr(records, "_TAIL", size)
-        for _ in range(250):
-            data = "".join(generator.choice('a",\n\r') for _ in range(generator.randrange(1, 25))).encode()
-            ends, inside = naive_ends(data)
-            assert record_ends(data, ",").tolist() == ends, data
-            assert (open_quote(data, ",") is not None) == inside, data
-            if b'"' in data:
-                assert records._last_end(data, ",") == (ends[-1] if ends else 0), data
-
-
 def test_any_cut_of_a_quoted_file_gives_its_rows_and_their_lines(tmp_path: Path) -> None:
     generator = random.Random(1)
     for case in range(25):
@@ -221,35 +175,6 @@ def test_the_same_ids_in_other_types(tmp_path: Path, fingerprint: str, kind: pa.
     users = pa.array([user for user, _, _ in EVENTS]).cast(pa.binary() if pa.types.is_fixed_size_binary(kind) else kind)
     log = table(tmp_path / "log.parquet", user_id=users.cast(kind))
     assert read(log).fingerprint == fingerprint
-
-
-def test_ids_that_are_numbers() -> None:
-    assert normal_ids(pa.array([1.0, 1.5, None, float("nan"), 2.0**60])).to_pylist() == ["1", "1.5", "", "", ""]
-    numbers = [decimal.Decimal("1.00"), decimal.Decimal("1.50"), decimal.Decimal("100.00")]
-    assert normal_ids(pa.array(numbers)).to_pylist() == ["1", "1.5", "100"]
-    assert normal_ids(pa.array([2**64 - 1, None], pa.uint64())).to_pylist() == [str(2**64 - 1), ""]
-
-
-def test_times_are_read_to_the_nanosecond() -> None:
-    texts = {
-        "12 ": 12 * SECOND,
-        " 12.9 ": 12_900_000_000,
-        "-3.5": -3_500_000_000,
-        "1e3": 1000 * SECOND,
-        "1500000000.123456789": 1_500_000_000_123_456_789,
-        "1500000000123.25": 1_500_000_000_123_250_000,
-        "1500000000000000001": 1_500_000_000_000_000_001,
-        "2020-01-02": 1_577_923_200 * SECOND,
-        "2020-01-02 00:00:01": 1_577_923_201 * SECOND,
-        "2020-01-02T00:00:02.5Z": 1_577_923_202_500_000_000,
-        "2020-01-02T02:00:02+02:00": 1_577_923_202 * SECOND,
-        **dict.fromkeys(["soon", "", "nan", "1e400", "12a", "2020-02-30", "9" * 20, "20000000000"]),
-    }
-    assert instants(pa.chunked_array([list(texts)])).to_pylist() == list(texts.values())
-    assert instants(pa.array([1.75, float("nan"), None, 1e30])).to_pylist() == [1_750_000_000, None, None, None]
-    assert instants(pa.array([-(2**63), 2**63 - 1, 0, 10**10])).to_pylist() == [None, None, 0, None]
-    assert instants(pa.array([1500], pa.timestamp("ms", "Asia/Tokyo"))).to_pylist() == [1_500_000_000]
-    assert instants(pa.array([1]), "ms").to_pylist() == [10**6], "a unit that is asked for is not guessed"
 
 
 @pytest.mark.parametrize("absurd", [0, -1, 10**10, 253_402_300_799])

@@ -36,7 +36,7 @@ def test_same_seed_same_interval_whatever_the_chunks(monkeypatch: pytest.MonkeyP
     a, b = np.random.default_rng(1).random((2, 50))
     whole = paired_bootstrap(a, b, np.arange(50), samples=300, seed=4)
     assert whole == paired_bootstrap(a, b, np.arange(50), samples=300, seed=4)
-    monkeypatch.setattr(statistics, "_DRAWS_AT_ONCE", 500)
+    monkeypatch.setattr(statistics, "DRAWS_AT_ONCE", 500)
     assert whole == paired_bootstrap(a, b, np.arange(50), samples=300, seed=4)
     assert whole != paired_bootstrap(a, b, np.arange(50), samples=300, seed=5)
 

@@ -14,7 +14,7 @@ from recsys.decoders.dtypes import resolve_dtype
 from recsys.errors import UserError
 from recsys.inference.engine import TeacherEngine
 from recsys.inference.ranking import check_k, rank_rows, top_items, window_starts
-from recsys.signals.rankings import joined
+from recsys.signals.rankings import join_rankings
 from recsys.teachers.config import E4SRecConfig, HLLMConfig
 from recsys.teachers.e4srec import E4SRec
 from recsys.teachers.hllm import HLLM
@@ -131,8 +131,8 @@ def test_a_poisoned_row_is_set_aside(random_dataset: Callable[..., PreparedDatas
 
     parts = [rank_rows(TeacherEngine(model, "fp32"), dataset, row, k=5, mask_history=True) for row in rows[:, None]]
     assert {len(part.rows) for part in parts} == {0, 1}, "a row alone may be the poisoned one"
-    assert np.array_equal(joined(parts).rows, rest.rows)
-    assert np.array_equal(joined(parts).items, rest.items)
+    assert np.array_equal(join_rankings(parts).rows, rest.rows)
+    assert np.array_equal(join_rankings(parts).items, rest.items)
 
 
 def test_k_must_leave_candidates(random_dataset: Callable[..., PreparedDataset]) -> None:
@@ -181,7 +181,7 @@ def test_large_tables_of_a_checkpoint_stay_in_its_file(
     dataset = random_dataset()
     model = untrained(dataset)
     save_checkpoint(str(tmp_path / "t"), model, dataset)
-    monkeypatch.setattr(checkpoint, "_LARGE", 0)
+    monkeypatch.setattr(checkpoint, "LARGE", 0)
     loaded = checkpoint.load_checkpoint(tmp_path / "t").model
     assert isinstance(loaded, HLLM)
     assert torch.equal(loaded.item_vectors(), model.item_vectors())

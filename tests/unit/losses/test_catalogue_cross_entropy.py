@@ -27,7 +27,7 @@ def naive(hidden: Tensor, vectors: Tensor, items: Tensor, mass: Tensor, uniform:
 def test_loss_and_gradients_equal_a_naive_loop(
     positions: int, shares: int, uniform: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_AT_A_TIME", 4)
+    monkeypatch.setattr(module, "AT_A_TIME", 4)
     torch.manual_seed(positions)
     hidden = (3 * torch.randn(positions, WIDTH, dtype=torch.float64)).requires_grad_()
     vectors = torch.randn(ITEMS, WIDTH, dtype=torch.float64, requires_grad=True)

@@ -29,7 +29,7 @@ def shown(dataset, row: int) -> list[int]:
 @pytest.mark.parametrize("config", CONFIGS)
 def test_counts_equal_naive_loops(random_dataset, config: RulesConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = random_dataset(items=20, longest=12)
-    monkeypatch.setattr(counting, "_EVENTS_AT_ONCE", 7)  # users in several parts
+    monkeypatch.setattr(counting, "EVENTS_AT_ONCE", 7)  # users in several parts
     rows = dataset.rows("test")
     scores = (history_weights(dataset, rows, config.decay) @ Counts.fit(dataset, config).rules()).toarray()
     for place, row in enumerate(rows):

@@ -21,7 +21,7 @@ from recsys.serving.recommender import Recommender
 from recsys.students.config import GRU4RecConfig, SASRecConfig
 from recsys.students.gru4rec import GRU4Rec
 from recsys.students.sasrec import SASRec
-from tests.unit.rules.test_rules import text_of
+from tests.unit.rules.test_model import text_of
 
 TUNING = RulesTuningConfig(student_rules=(0.0, 0.7, 1.5), student_titles=(0.0, 2.0))
 

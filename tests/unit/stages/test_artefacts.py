@@ -60,7 +60,7 @@ def test_every_job_takes_verify(artefact: str, tmp_path: Path, monkeypatch: pyte
 
 
 def test_one_makes_it_and_the_other_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "_POLL", 0.01)
+    monkeypatch.setattr(locks, "POLL", 0.01)
     uri, made, begun = str(tmp_path / "students" / "a"), [], threading.Event()
 
     @alone(lambda name, **_: (uri, f"student {name}"))

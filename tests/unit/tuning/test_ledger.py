@@ -1,68 +1,12 @@
-"""The ledger: what is written when, from what Ray Tune reports."""
+"""The ledger: what is written when, from what is reported of trials."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.tune.utils import flatten_dict
 
-from ray_jobs.sweeps.trials import _Follower
-from recsys.config import digest, from_dict
 from recsys.tracking import Run
-from recsys.tuning.config import SweepConfig
-from recsys.tuning.ledger import Ledger
-from recsys.tuning.records import Started, TrialStore
-from recsys.tuning.search import Search
-
-CONFIG = from_dict(
-    SweepConfig, {"student": "s", "parameters": {"model.dropout": {"kind": "uniform", "low": 0, "high": 1}}}
-)
-
-
-class Sweep:
-    """A ledger on a store, and the search that it tells."""
-
-    def __init__(self, folder: Path, seconds: float | None = None) -> None:
-        self.folder, self.store = folder, TrialStore(str(folder))
-        self.opened: list[Started] = []
-        records, interrupted = self.store.ended(), self.store.interrupted()
-        self.search = Search(CONFIG, digest, records=records, first=[s.parameters for s in interrupted])
-        self.ledger = Ledger(
-            self.store,
-            self.search,
-            digest=digest,
-            metric="ndcg@10",
-            epochs=3,
-            trials=4,
-            records=records,
-            interrupted=interrupted,
-            open_run=self.open,
-            weights=str(folder / "weights"),
-            seconds=seconds,
-        )
-
-    def open(self, started: Started) -> Run:
-        assert self.store.started(started.digest) is not None, "a run has a trial before it is opened"
-        self.opened.append(started)
-        return Run(id=started.run or f"run-{started.number}")
-
-    def begin(self, trial: str) -> Mapping[str, Any]:
-        parameters = self.search.ask()
-        assert parameters is not None
-        self.ledger.propose(parameters)
-        self.ledger.start(trial, parameters)
-        return parameters
-
-    def leave(self, trial: str) -> None:
-        """What a trial does whose epoch was its best."""
-        self.folder.joinpath("weights").mkdir(exist_ok=True)
-        self.folder.joinpath("weights", f"{trial}.safetensors").write_text(f"weights of {trial}")
-
-    def epoch(self, trial: str, number: int, value: float, **facts: Any) -> None:
-        record = {"epoch": number, "loss": 1.0, "valid_ndcg@10": value, "train_seconds": 2.0, "valid_seconds": 1.0}
-        self.ledger.result(trial, {"quality": value, "record": record, "finished": number == 3, "size": 7, **facts})
+from tests.unit.tuning.conftest import Sweep
 
 
 def test_finished_stopped_and_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +17,7 @@ def test_finished_stopped_and_failed(tmp_path: Path, capsys: pytest.CaptureFixtu
         sweep.epoch("a", number, value)
     sweep.epoch("b", 1, 0.25)
     sweep.epoch("c", 1, 0.9)
-    sweep.ledger.result("c", {"failed": "training diverged: the loss of epoch 2 is NaN"})
+    sweep.ledger.note_result("c", {"failed": "training diverged: the loss of epoch 2 is NaN"})
     records = [sweep.ledger.end(trial) for trial in "abc"]
     records.append(sweep.ledger.end("d", failure="its process was lost"))
     assert [r.status for r in records] == ["finished", "stopped", "failed", "failed"]
@@ -100,7 +44,7 @@ def test_weights_are_kept_beside_the_record(tmp_path: Path, monkeypatch: pytest.
         sweep.epoch(trial, 1, 0.1)
     for trial in "ab":
         sweep.leave(trial)
-    sweep.ledger.result("b", {"failed": "NaN"})
+    sweep.ledger.note_result("b", {"failed": "NaN"})
     kept, failed, none = (sweep.ledger.end(trial) for trial in "abc")
     assert (tmp_path / f"{kept.digest}.safetensors").read_text() == "weights of a"
     assert {file.stem for file in tmp_path.glob("*.safetensors")} == {kept.digest}, (failed.reason, none.status)
@@ -113,7 +57,7 @@ def test_a_trial_that_lost_its_process_starts_from_nothing(tmp_path: Path, capsy
     parameters = sweep.begin("a")
     sweep.epoch("a", 1, 0.8)
     sweep.epoch("a", 2, 0.9)
-    sweep.ledger.lost("a", "its node was lost")
+    sweep.ledger.note_loss("a", "its node was lost")
     sweep.ledger.start("a", parameters)
     for number in (1, 2, 3):
         sweep.epoch("a", number, 0.1 * number)
@@ -121,41 +65,6 @@ def test_a_trial_that_lost_its_process_starts_from_nothing(tmp_path: Path, capsy
     assert (record.epochs, record.quality, record.status) == (3, pytest.approx(0.3), "finished")
     assert len(sweep.opened) == 1, "one run"
     assert record.restarts == 1 and "trial 0: its node was lost; it starts again" in capsys.readouterr().out
-
-
-def test_a_trial_that_is_lost_before_it_starts(tmp_path: Path) -> None:
-    """Ray Tune tells of the start of a trial when its process is up."""
-    sweep = Sweep(tmp_path)
-    follower = _Follower(sweep.ledger)
-    parameters = [sweep.search.ask() for _ in range(2)]
-    trials = [
-        SimpleNamespace(trial_id=f"{n}", config={"parameters": p}, latest_checkpoint_result=None, error_file=None)
-        for n, p in enumerate(parameters)
-    ]
-    for made in parameters:
-        sweep.ledger.propose(made or {})
-    follower.on_trial_recover(trial=trials[0])
-    follower.on_trial_start(trial=trials[0])
-    follower.on_trial_error(trial=trials[1])
-    sweep.epoch("0", 3, 0.5)
-    follower.on_trial_complete(trial=trials[0])
-    found = {r.number: (r.status, r.reason, r.restarts) for r in sweep.store.records()}
-    assert found == {0: ("finished", "", 1), 1: ("failed", "its process was lost", 0)}
-    assert len(sweep.opened) == 2
-
-
-@pytest.mark.parametrize("form", [lambda told: told, flatten_dict])
-def test_a_member_that_is_lost_goes_on_from_its_kept_state(tmp_path: Path, form: Any) -> None:
-    sweep = Sweep(tmp_path)
-    parameters = sweep.begin("a")
-    for number in (1, 2, 3):
-        sweep.epoch("a", number, 0.1 * number)
-    kept = SimpleNamespace(metrics=form({"record": {"epoch": 2}}))
-    trial = SimpleNamespace(
-        trial_id="a", config={"parameters": parameters}, latest_checkpoint_result=kept, error_file=None
-    )
-    _Follower(sweep.ledger).on_trial_recover(trial=trial)
-    assert (sweep.ledger.end("a").epochs, sweep.opened[0].number) == (2, 0)
 
 
 def test_after_an_interruption(tmp_path: Path) -> None:
@@ -207,10 +116,10 @@ def test_a_member_of_a_population_goes_on_from_another(tmp_path: Path, capsys: p
     sweep.begin("b")
     sweep.epoch("a", 1, 0.1)
     sweep.epoch("b", 1, 0.4)
-    sweep.ledger.replaced("a", "b", 1, {"model.dropout": 0.25})
+    sweep.ledger.note_replacement("a", "b", 1, {"model.dropout": 0.25})
     sweep.ledger.start("a", {"model.dropout": 0.25})  # Ray Tune starts it again
     sweep.epoch("a", 2, 0.5)
-    sweep.ledger.lost("a", "its node was lost", kept=2)
+    sweep.ledger.note_loss("a", "its node was lost", kept=2)
     sweep.epoch("a", 3, 0.6)
     record = sweep.ledger.end("a")
     assert (record.status, record.epochs, record.best_epoch, record.parameters) == ("finished", 3, 3, own)

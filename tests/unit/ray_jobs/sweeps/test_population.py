@@ -64,7 +64,7 @@ class Tuned:
     def _schedule_trial_save(self, trial: MadeUp, result: dict[str, Any]) -> str:
         return trial.checkpoint
 
-    def replaced(self, trial: str, by: str, epoch: int, parameters: dict[str, Any]) -> None:
+    def note_replacement(self, trial: str, by: str, epoch: int, parameters: dict[str, Any]) -> None:
         assert LOW <= parameters["dropout"] <= HIGH
         self.told.append((trial, by, epoch))
 

@@ -15,7 +15,7 @@ import pytest
 from ray_jobs import cli
 from recsys.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 STAGES = (
     "prepare_data",
     "train_teacher",
@@ -228,7 +228,7 @@ def test_neither_prints_nor_tracebacks_show_a_password(capsys: pytest.CaptureFix
         raise RuntimeError(uri)
 
     with pytest.raises(RuntimeError) as raised:
-        cli.guarded(work)
+        cli.run_guarded(work)
     sys.excepthook(raised.type, raised.value, raised.tb)
     said = capsys.readouterr()
     assert "writing to http://***@server" in said.out
@@ -247,7 +247,7 @@ def test_sigterm_ends_a_job_as_ctrl_c_does(capsys: pytest.CaptureFixture[str]) -
             closed.append(True)
         return 0
 
-    assert cli.guarded(work) == 143
+    assert cli.run_guarded(work) == 143
     assert closed == [True]
     assert capsys.readouterr().err == "terminated; run the same command again to continue\n"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -288,11 +288,11 @@ def test_exit_status() -> None:
     def fail(error: BaseException) -> int:
         raise error
 
-    assert cli.guarded(lambda: 7) == 7
-    assert cli.guarded(lambda: fail(UserError("no"))) == 2
-    assert cli.guarded(lambda: fail(KeyboardInterrupt())) == 130
+    assert cli.run_guarded(lambda: 7) == 7
+    assert cli.run_guarded(lambda: fail(UserError("no"))) == 2
+    assert cli.run_guarded(lambda: fail(KeyboardInterrupt())) == 130
     with pytest.raises(RuntimeError):
-        cli.guarded(lambda: fail(RuntimeError("a fault of ours keeps its traceback")))
+        cli.run_guarded(lambda: fail(RuntimeError("a fault of ours keeps its traceback")))
 
 
 def test_overrides_may_stand_between_options() -> None:

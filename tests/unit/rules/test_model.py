@@ -36,7 +36,7 @@ def test_scores_are_the_formula(random_dataset, monkeypatch: pytest.MonkeyPatch)
     dataset, config = random_dataset(items=20, longest=12), RulesConfig(title_weight=1.5)
     text = text_of(dataset)
     fitted = fit_rules(dataset, config, text=text)
-    monkeypatch.setattr(module, "_RULES_AT_ONCE", 50)  # batches in several parts
+    monkeypatch.setattr(module, "RULES_AT_ONCE", 50)  # batches in several parts
     rows = dataset.rows("test")
     items, lengths = (torch.from_numpy(each) for each in dataset.histories(rows))
     alone, titled = (model_scorer(fitted[name].model)(items, lengths) for name in (RULES, RULES_WITH_TITLES))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from ray_jobs.sweeps.trials import _Former, _scheduler
+from ray_jobs.sweeps.stopping import Former, build_scheduler
 from recsys.tuning.config import StoppingConfig
 from recsys.tuning.records import Record
 
@@ -16,7 +16,7 @@ EPOCHS = 9
 
 def stopped_at(scheduler: TrialScheduler, name: str, values: list[float]) -> int | None:
     """The epoch after which a trial with this metric is stopped."""
-    trial = _Former(name)
+    trial = Former(name)
     scheduler.on_trial_add(None, trial)
     best = -np.inf
     for epoch, value in enumerate(values, start=1):
@@ -43,7 +43,7 @@ def test_asha_decides_as_the_plain_rule(reduction: int, record: Make) -> None:
     ends = []
     for number in range(40):
         curves = [generator.random(int(generator.integers(1, EPOCHS + 1))).tolist() for _ in range(number % 7)]
-        scheduler = _scheduler(
+        scheduler = build_scheduler(
             StoppingConfig(kind="asha", grace=1, reduction=reduction),
             EPOCHS,
             [record(n, curve) for n, curve in enumerate(curves)],
@@ -57,14 +57,16 @@ def test_asha_decides_as_the_plain_rule(reduction: int, record: Make) -> None:
 def test_the_median_rule_stops_what_is_worse_than_most(record: Make) -> None:
     former = [record(n, [0.1 * (n + 1)] * EPOCHS) for n in range(5)]
     config = StoppingConfig(kind="median", grace=2)
-    assert stopped_at(_scheduler(config, EPOCHS, former), "good", [0.35] * EPOCHS) is None
-    assert stopped_at(_scheduler(config, EPOCHS, former), "bad", [0.25] * EPOCHS) == 2
-    assert stopped_at(_scheduler(config, EPOCHS, former[:2]), "early", [0.01] * EPOCHS) is None, "too few to judge"
+    assert stopped_at(build_scheduler(config, EPOCHS, former), "good", [0.35] * EPOCHS) is None
+    assert stopped_at(build_scheduler(config, EPOCHS, former), "bad", [0.25] * EPOCHS) == 2
+    assert stopped_at(build_scheduler(config, EPOCHS, former[:2]), "early", [0.01] * EPOCHS) is None, "too few to judge"
 
 
 def test_a_trial_that_breaks_does_not_break_the_median(record: Make) -> None:
-    scheduler = _scheduler(StoppingConfig(kind="median", grace=2), EPOCHS, [record(n, [0.3] * 6) for n in range(3)])
-    broken, never = _Former("broken"), _Former("never")
+    scheduler = build_scheduler(
+        StoppingConfig(kind="median", grace=2), EPOCHS, [record(n, [0.3] * 6) for n in range(3)]
+    )
+    broken, never = Former("broken"), Former("never")
     for trial in (broken, never):
         scheduler.on_trial_add(None, trial)
     for epoch in range(1, 6):
@@ -77,5 +79,5 @@ def test_a_trial_that_breaks_does_not_break_the_median(record: Make) -> None:
 
 
 def test_none_stops_nothing(record: Make) -> None:
-    scheduler = _scheduler(StoppingConfig(kind="none"), EPOCHS, [record(0, [0.9] * EPOCHS)])
+    scheduler = build_scheduler(StoppingConfig(kind="none"), EPOCHS, [record(0, [0.9] * EPOCHS)])
     assert stopped_at(scheduler, "new", [0.0] * EPOCHS) is None

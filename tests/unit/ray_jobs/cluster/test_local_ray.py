@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ def abandon(root: Path, owner: subprocess.Popen[bytes]) -> tuple[Path, subproces
 def test_a_killed_owner_counts_as_dead_even_before_its_parent_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_ray, "_root", lambda: tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(local_ray, "LONGEST_ROOT", len(str(tmp_path)))
     owner = subprocess.Popen(SLEEP)
     folder, left = abandon(tmp_path, owner)
     try:

@@ -44,7 +44,7 @@ def trial(monkeypatch: pytest.MonkeyPatch, random_dataset: Callable[..., Prepare
         monkeypatch.setattr(
             trial_work.tune, "get_checkpoint", lambda: tune.Checkpoint.from_directory(resume) if resume else None
         )
-        trial_work.alone(
+        trial_work.run_alone(
             {"parameters": parameters},
             student=from_dict(StudentSettings, STUDENT),
             inputs=[None],
@@ -55,7 +55,7 @@ def trial(monkeypatch: pytest.MonkeyPatch, random_dataset: Callable[..., Prepare
         )
         return told, runs[-1]
 
-    monkeypatch.setattr(trial_work, "received", lambda _: (dataset, None, None))
+    monkeypatch.setattr(trial_work, "receive", lambda _: (dataset, None, None))
     monkeypatch.setattr(trial_work.tune, "get_context", lambda: SimpleNamespace(get_trial_id=lambda: "t"))
     monkeypatch.setattr(trial_work.ray, "get_gpu_ids", list)
     node = SimpleNamespace(get_node_id=lambda: "0123456789")

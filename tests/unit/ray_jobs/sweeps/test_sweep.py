@@ -33,7 +33,7 @@ def sweep(
     settings = from_dict(Settings, {"name": "p", "storage": str(tmp_path), "students": {"s": student}})
     random_dataset().write(settings.layout.dataset)
     metrics = {"masked": {"ndcg@10": 0.1, "hr@10": 0.2}}
-    monkeypatch.setattr(sweep_winner, "_draw", lambda *_: None)
+    monkeypatch.setattr(sweep_winner, "draw", lambda *_: None)
     monkeypatch.setattr(student_stage, "make", lambda *_: {})
     monkeypatch.setattr(evaluation, "subjects", lambda *_: [])
     monkeypatch.setattr(results, "read_result", lambda *_: SimpleNamespace(metrics=metrics))
@@ -43,7 +43,7 @@ def sweep(
         standard = {"student": "s", "parameters": space, "trials": trials, "retrain": 1}
         made = Sweep(settings, "x", from_dict(SweepConfig, standard | values))
         # What is left to try is not tried: the time is up.
-        monkeypatch.setattr(sweeps, "_search", lambda sweep, _: sweep.store.records())
+        monkeypatch.setattr(sweeps, "search_trials", lambda sweep, _: sweep.store.records())
         return made
 
     return build
@@ -85,7 +85,7 @@ def test_each_winner_that_is_tested_counts(
     sweep: Callable[..., Sweep], record: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[int] = []
-    monkeypatch.setattr(sweep_winner, "_draw", lambda _sweep, _records, _folder, test: shown.append(test["winners"]))
+    monkeypatch.setattr(sweep_winner, "draw", lambda _sweep, _records, _folder, test: shown.append(test["winners"]))
     made = sweep(1)
     first = end(made, record, 0, 0.5)
     go_on(made)
@@ -144,8 +144,8 @@ def test_a_space_that_is_used_up_is_a_sweep_that_is_through(sweep: Callable[...,
 def test_the_winner_is_trained_on_the_chosen_budget(sweep: Callable[..., Sweep], record: Make) -> None:
     made = sweep(1, epochs=2, retrain=2, retrain_epochs=7)
     assert made.key == sweep(1, epochs=2).key, "no trial is another by it"
-    found = sweep_winner.tuned(made, end(made, record, 3, 0.5)).students
+    found = sweep_winner.add_tuned(made, end(made, record, 3, 0.5)).students
     assert [found[f"s-tuned{n}"].training.seed for n in ("", "-seed1")] == [0, 1]
     assert found["s-tuned"].training.epochs == 7 and found["s-tuned"].model.dropout == 0.3
-    default = sweep_winner.tuned(sweep(1, epochs=2), end(made, record, 3, 0.5)).students
+    default = sweep_winner.add_tuned(sweep(1, epochs=2), end(made, record, 3, 0.5)).students
     assert default["s-tuned"].training.epochs == made.student.training.epochs

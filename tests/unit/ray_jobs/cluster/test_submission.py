@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from ray_jobs.cluster.submission import patiently
+from ray_jobs.cluster.submission import ask_patiently
 from recsys.errors import UserError
 
 
@@ -25,8 +25,8 @@ def test_a_dropped_connection_is_asked_again() -> None:
         thread = threading.Thread(target=serve, args=(server,))
         thread.start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        assert patiently(lambda: urllib.request.urlopen(url, timeout=10).read()) == b"yes"
+        assert ask_patiently(lambda: urllib.request.urlopen(url, timeout=10).read()) == b"yes"
         thread.join()
     assert len(asked) == 3
     with pytest.raises(UserError, match="does not answer"):
-        patiently(lambda: urllib.request.urlopen(url, timeout=10), seconds=0.3)
+        ask_patiently(lambda: urllib.request.urlopen(url, timeout=10), seconds=0.3)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import ray
 
-from ray_jobs.sweeps.trials import _share, room
+from ray_jobs.sweeps.room import room, share
 from recsys.config import from_dict
 from recsys.errors import UserError
 from recsys.tuning.config import SweepConfig
@@ -95,4 +95,4 @@ def test_none_of_a_population_asks_for_more_than_a_node_has(
     cluster: Any, nodes: list[Node], asked: dict[str, Any], concurrent: int, expected: float
 ) -> None:
     cluster(*nodes)
-    assert _share(config(**asked), concurrent) == pytest.approx(expected)
+    assert share(config(**asked), concurrent) == pytest.approx(expected)

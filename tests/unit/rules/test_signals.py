@@ -19,7 +19,7 @@ from recsys.students.build import build_student
 from recsys.students.config import SASRecConfig
 from recsys.training.windows import Windows
 from tests.unit.rules.conftest import naive_scores
-from tests.unit.rules.test_rules import text_of
+from tests.unit.rules.test_model import text_of
 
 
 def fitted(dataset, folder: Path, name: str = RULES, config: RulesConfig | None = None) -> Checkpoint:
