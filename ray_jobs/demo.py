@@ -5,7 +5,7 @@
     python -m ray_jobs.demo --data /data/ml-100k        your own copy of MovieLens 100K
     python -m ray_jobs.demo --serve                     serve what an earlier demo made, until Ctrl-C
 
-It starts a local Ray (`ray_jobs.local_ray`), submits `python -m ray_jobs.pipeline` as one job through Ray's job API,
+It starts a local Ray (`ray_jobs.cluster.local_ray`), submits `python -m ray_jobs.pipeline` through Ray's job API,
 streams its log, ends with its exit code, and leaves no process or temporary file behind. On a cluster the same job is
 submitted by `ray job submit` (README). Killed at any moment and started again, it continues.
 """
