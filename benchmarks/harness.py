@@ -54,7 +54,7 @@ class Options:
             UserError: no data folder was named, or it has no such data set.
         """
         if self.data_dir is None:
-            raise UserError(f"data set {key} is needed; name the folder it lies in by --data-dir or RECSYS_DATA")
+            raise UserError(f"data set {key} is needed; give its folder with --data-dir or RECSYS_DATA")
         if not (self.data_dir / key).is_dir():
             raise UserError(f"{self.data_dir} has no data set {key}; name another folder by --data-dir or RECSYS_DATA")
         return self.data_dir / key
@@ -88,7 +88,7 @@ def main(
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; nothing of this run is kept but finished cells", file=sys.stderr)
+        print("interrupted; of this run only finished cells are kept", file=sys.stderr)
         sys.exit(130)
     print(json.dumps(figures), flush=True)
 

@@ -68,7 +68,7 @@ def models(ids_training: TrainingConfig, training: TrainingConfig) -> list[Model
         return Model(name, says, config, training, above, taught)
 
     eight, deep = teacher(8), teacher(32)
-    # Chosen on validation, one seed, among four ways of weighing the losses (docs/experiments.md).
+    # Chosen on validation, one seed, among four ways of weighing the losses (docs/experiments).
     tuned: dict[str, Any] = {"blocks": 4, "cosine": 0, "norm": 0, "supervision": 0, "logits": 1}
     return [
         ids,

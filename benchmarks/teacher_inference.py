@@ -1,4 +1,4 @@
-"""Rows a second of the teacher passes against the plain procedures they replace, same checkpoint, same rows, one run.
+"""Rows per second of the teacher passes against the plain procedures they replace, same checkpoint, same rows, one run.
 
     python benchmarks/teacher_inference.py [--quick] [--minutes N] [--data-dir D]
 
@@ -133,7 +133,7 @@ def two_actors(model: BIGRec, dataset: PreparedDataset, folder: str) -> dict[str
     """Time of two processes, one thread each, for the rows of one, after their start: they share nothing but disk.
 
     Each way is taken three times by turns and its shortest time counts, for others may be at work on the machine; what
-    share of a core each process got in that time is told as well.
+    share of a core each process got in that time is reported as well.
     """
     dataset.write(f"{folder}/dataset")
     save_checkpoint(f"{folder}/teacher", model, dataset)
@@ -313,7 +313,7 @@ def windows(model: Teacher, dataset: PreparedDataset, options: Options, peak: fl
         (hidden @ engine.vectors.T).topk(K, dim=1)
     one = (time.perf_counter() - began) / len(alone)
     kind = model.kind
-    progress(f"{kind}: {len(rows) / seconds:,.0f} rows a second by windows, {1 / one:,.0f} one at a time")
+    progress(f"{kind}: {len(rows) / seconds:,.0f} rows/s by windows, {1 / one:,.0f} one at a time")
     return {
         f"{kind}_speedup": round(one * len(rows) / seconds, 1),
         f"{kind}_rows_per_second": round(len(rows) / seconds, 1),
@@ -324,7 +324,7 @@ def windows(model: Teacher, dataset: PreparedDataset, options: Options, peak: fl
 
 def large_catalogue(folder: str, options: Options) -> dict[str, Any]:
     """Peak resident memory (GB) of a process that ranks a million items, 384 wide, with a small decoder:
-    once loaded, and for more rows, larger batches and more items a row."""
+    once loaded, and for more rows, larger batches and more items per row."""
     items = 2_000 if options.quick else 1_000_000
     generator = np.random.default_rng(0)
     users, length = (8, 12) if options.quick else (24, 50)

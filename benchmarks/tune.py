@@ -3,9 +3,9 @@
     python benchmarks/tune.py [--quick] [--minutes N] [--data-dir D] [--trials 12] [--gigabytes 1]
 
 Overhead: a sweep of the undistilled SASRec over the space `student-baseline` on MovieLens 100K, asynchronous halving,
-one trial a core, tracking in SQLite; Ray's start, the processes' imports and the report are part of it. Memory: made-up
-data and teacher signals of `--gigabytes` are put into the object store once; the peak of all processes (each shared
-page counted once) with two trials at a time is compared with that of one at a time, each on a Ray of its own.
+one trial per core, tracking in SQLite; Ray's start, the processes' imports and the report are part of it. Memory:
+made-up data and teacher signals of `--gigabytes` are put into the object store once; the peak of all processes
+(each shared page counted once) with two trials at a time is compared with that of one at a time, each on its own Ray.
 
 Keys: `overhead_share`, of the places for trials times the sweep's seconds, what was not training or validation;
 `trial_start_seconds`, what a trial takes beside its epochs, median of those after the first of their process, and
@@ -134,7 +134,7 @@ def starts(records: list[Record]) -> tuple[list[float], list[float]]:
 
 
 def memory(gigabytes: float, trials: int, folder: str) -> tuple[float, float]:
-    """Peak GB of everything with so many trials at a time, and the GB that they share."""
+    """Peak GB of everything with this many trials at a time, and the GB that they share."""
     from ray_jobs.sweeps import shared_inputs
     from ray_jobs.sweeps import trials as jobs
     from recsys.tracking import Run

@@ -63,7 +63,7 @@ class Contest:
     def student(self, kind: str) -> StudentSettings:
         name = self.spaces[kind].student
         if name not in self.settings.students:
-            raise UserError(f"{self.settings.name}: {kind}.yaml is for student {name}, which its configuration has not")
+            raise UserError(f"{self.settings.name}: {kind}.yaml is for student {name}, which it does not have")
         return self.settings.students[name]
 
     def file(self, kind: str) -> str:
@@ -228,7 +228,7 @@ def _drawn(contest: Contest, place: dict[str, Any], seeds: int) -> list[str]:
     lines = [
         f"## {contest.settings.name}: tuned alone against tuned distilled",
         "",
-        f"{space.trials} configurations each, at most {space.epochs or 'their own'} epochs a trial, {space.search}, "
+        f"{space.trials} configurations each, at most {space.epochs or 'their own'} epochs per trial, {space.search}, "
         f"{space.stopping.kind}; the winner by validation trained anew for at most "
         f"{contest.student('alone').training.epochs} epochs with {seeds} seeds. Test by full ranking, "
         f"{contest.settings.data.protocol}, items of the past left out; mean ± standard deviation over seeds.",
@@ -296,7 +296,7 @@ def _quick(folder: str) -> Contest:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of each winner (default 3)")
     parser.add_argument("--only", default="*", metavar="PATTERN", help="data sets, such as 'amazon-*'")
-    parser.add_argument("--concurrent", type=int, metavar="N", help="trials at a time (default: one a core)")
+    parser.add_argument("--concurrent", type=int, metavar="N", help="trials at a time (default: one per core)")
     parser.add_argument("--table", action="store_true", help="only draw the table")
     parser.add_argument("--storage", metavar="ROOT", help="where work is kept (default: $RECSYS_STORAGE, else ./runs)")
 

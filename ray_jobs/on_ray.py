@@ -110,10 +110,10 @@ class OnRay:
 
 
 def _task(section: str, cpus: float, gpus: float, *, retries: int = 3) -> Any:
-    """A Ray task with so many cores and GPUs that does what it is given.
+    """A Ray task with these cores and GPUs that does what it is given.
 
     Raises:
-        UserError: no node has so many.
+        UserError: no node has that many.
     """
     import ray
 

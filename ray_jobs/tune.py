@@ -9,7 +9,7 @@ A space is a YAML file (`recsys.tuning.config.SweepConfig`), or the name of one 
 of a sweep lies in `<storage>/<name>/sweeps/<space>-<student>`: a record of each trial, `sweep.html` with its pictures,
 and `winner.yaml`, which `ray_jobs.distill` takes as it is. A sweep that was killed continues with --resume: trials that
 ended are not repeated, interrupted ones start again, and the search has learned from both. Selection is by validation
-alone; test rows are ranked once, for the winner, when it has been trained anew with so many seeds as --retrain says.
+alone; test rows are ranked once, for the winner, when it has been retrained with as many seeds as --retrain says.
 """
 
 import argparse
@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trials", metavar="N", help="how many configurations are tried")
     parser.add_argument("--minutes", metavar="M", help="no trial starts after them, running ones are stopped")
     parser.add_argument("--concurrent", metavar="N", help="trials at a time")
-    parser.add_argument("--retrain", metavar="SEEDS", help="train the winner anew with so many seeds, and test it")
-    parser.add_argument("--retrain-epochs", metavar="E", help="for at most so many epochs (default: the student's)")
+    parser.add_argument("--retrain", metavar="SEEDS", help="train the winner again with this many seeds, and test it")
+    parser.add_argument("--retrain-epochs", metavar="E", help="for at most this many epochs (default: the student's)")
 
 
 def run(settings: Settings, args: argparse.Namespace) -> None:

@@ -41,7 +41,7 @@ class TeacherSettings:
     """The teacher and where it is trained.
 
     Attributes:
-        folds: users are dealt to so many folds, and for each fold one more teacher is trained without them, which then
+        folds: users are dealt into this many folds, and for each one more teacher is trained without them, which then
             ranks their training rows: a teacher is overconfident on rows that it has learned. 0 lets the one teacher
             rank all rows. Training costs 1 + folds times as much. Not for teachers that are built from a student of
             the project: that student knows all rows.
@@ -208,7 +208,7 @@ class ServingConfig:
         teacher_replicas, student_replicas: the student lives in the replicas that take the HTTP requests; there are two
             of them, so that one may go.
         start_seconds: how long replicas may take to load their models.
-        measure_requests, measure_warmup: requests an arm, and before these some that do not count.
+        measure_requests, measure_warmup: requests per arm, and before them some that do not count.
         measure_concurrency: kept-alive connections.
     """
 

@@ -88,7 +88,7 @@ def ask_patiently(ask: Callable[[], T], seconds: float = _AGENT_SECONDS) -> T:
     """The answer of Ray's job server, which on a busy machine drops a connection now and then.
 
     Raises:
-        UserError: it has not answered for so many seconds.
+        UserError: it has not answered for that long.
     """
     deadline = time.monotonic() + seconds
     while True:

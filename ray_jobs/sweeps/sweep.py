@@ -102,7 +102,7 @@ class Sweep:
         if isinstance(known, dict) and known.get("key") != self.key and begun:
             raise UserError(
                 f"sweep {self.name} in {self.uri} was made with another space, student or data ({ended} trials); "
-                "--force throws them away and starts anew"
+                "--force throws them away and starts over"
             )
         if begun and not self.through() and not resume:
             raise UserError(

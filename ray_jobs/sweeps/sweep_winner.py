@@ -118,7 +118,7 @@ def _tuned_names(sweep: Sweep) -> list[str]:
 
 
 def add_tuned(sweep: Sweep, winner: Record) -> Settings:
-    """The settings with the winner as further students, one a seed."""
+    """The settings with the winner as further students, one per seed."""
     student = candidate(sweep.student, winner.chosen)
     epochs = sweep.config.retrain_epochs or student.training.epochs
     students = dict(sweep.settings.students)

@@ -80,7 +80,7 @@ def fit(
         discard(name, train_runs=train_runs, key=key)
     left = _run_folders(name, key, train_runs)
     if left and folder not in left:
-        print(f"{name}: DeepSpeed resumes with as many workers as before alone; beginning afresh", flush=True)
+        print(f"{name}: DeepSpeed resumes only with as many workers as before; starting over", flush=True)
     queue: Queue = Queue(actor_options={"num_cpus": 0})
     printer = threading.Thread(target=_follow, args=(queue, name, training, run), daemon=True)
     printer.start()

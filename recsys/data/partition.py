@@ -84,7 +84,7 @@ def _fault(count: int, first_row: int, problem: str) -> pa.Table:
 def encode(log: pa.Table, item_ids: pa.Array, *, only_dated: bool = False) -> pa.Table:
     """Sort a partition by (user, time, row) and replace ids by numbers: `ENCODED_SCHEMA`.
 
-    Users are numbered by their first row. Memory: about 60 bytes an interaction of the partition, besides its ids.
+    Users are numbered by their first row. Memory: about 60 bytes per interaction of the partition, besides its ids.
 
     Args:
         only_dated: leave out rows whose time is no date.

@@ -3,8 +3,8 @@
 `prepare` speaks to the log only through `Partitions`: here they are tables in this process, on a cluster blocks of a
 Ray dataset. Either way the same functions see the same rows, so the fingerprint is the same.
 
-Memory of the caller: 12 bytes an interaction for the finished sequences (briefly 40), the ids of users and items, and
-the titles; a partition takes about 100 bytes an interaction of its own where it lies.
+Memory of the caller: 12 bytes per interaction for the finished sequences (briefly 40), the ids of users and items, and
+the titles; a partition takes about 100 bytes per interaction of its own where it lies.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -51,7 +51,7 @@ class TextEmbeddings:
 
         Language-model vectors lie in a narrow cone (their mean is far from zero), which hides what tells items apart.
         Rows have a length of about 1: at √W, Adam's steps on what reads them would be as many times too long
-        (docs/experiments.md). Missing titles stay zero, that is, average.
+        (docs/experiments). Missing titles stay zero, that is, average.
         """
         mean, scale = self.scale()
         standardised = ((self.vectors.double() - mean) / scale).float()

@@ -8,7 +8,7 @@ class CoOccurrenceConfig:
     """The item co-occurrence baseline. The defaults did well on the validation rows of both MovieLens 100K and Beauty.
 
     Attributes:
-        window: pairs of items of one user count when they are at most so many interactions apart.
+        window: pairs of items of one user count when they are at most this many interactions apart.
         history: how many of the latest items of a history are looked up.
         decay: weight of an item relative to the one after it.
         normalisation: exponent of the neighbour's count that a pair is divided by; 0 favours popular items.

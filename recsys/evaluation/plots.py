@@ -128,7 +128,7 @@ def learning_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], form: s
     """NDCG@10 on validation after each epoch; a dot marks the best one.
 
     Args:
-        curves: name → one record an epoch (`recsys.training.loop.Progress.curve`).
+        curves: name → one record per epoch (`recsys.training.loop.Progress.curve`).
     """
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator

@@ -64,7 +64,7 @@ def block_ends(depth: int, blocks: int) -> list[int]:
 
 
 def check_blocks(student: int, teacher: int, blocks: int) -> None:
-    """Raise a `UserError` where layers cannot be grouped in so many blocks.
+    """Raise a `UserError` where layers cannot be grouped into this many blocks.
 
     Args:
         student, teacher: their depths.

@@ -17,7 +17,7 @@ class RecommendationLossConfig:
     Attributes:
         kind: `softmax` over the whole catalogue; `bce` with uniform negatives, as the paper trains its students;
             `dros` is `bce` plus alpha times the distributionally robust term.
-        negatives: negatives a position (bce, dros).
+        negatives: negatives per position (bce, dros).
         alpha, beta: weight and radius of the DROS term in the form that DLLM2Rec uses.
     """
 

@@ -23,7 +23,7 @@ def position_weights(k: int, beta: float) -> Tensor:
 
 
 def confidence_weights(target_distance: Tensor, temperature: float) -> Tensor:
-    """w^c ∝ exp(−d/T), one number a position (eq. 7), before it is divided by its mean over the training rows: [P].
+    """w^c ∝ exp(−d/T), one number per position (eq. 7), before it is divided by its mean over the training rows: [P].
 
     Args:
         target_distance: [P] distance d between what the teacher predicted and the true item; NaN (no distance) gives 0.

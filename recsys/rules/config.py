@@ -16,14 +16,14 @@ class RulesConfig:
     set's own.
 
     Attributes:
-        window: j follows i where it comes at most so many events later.
+        window: j follows i where it comes at most this many events later.
         decay: δ, weight of an item of the history relative to the one after it.
         backward: β, weight of a pair read against its direction.
-        distance: c, a pair so many events apart counts 1 / distance^c.
+        distance: c, a pair d events apart counts 1 / d^c.
         source, target: a and b, exponents of the frequencies that a rule from i to j is divided by.
         spread: share of the probability that is given to all items alike, so that the logarithm is finite.
         title_weight: w, weight of the cosine of titles beside the logarithm of the counts' share; 0 for no titles.
-        successors: keep so many strongest rules of each item; null keeps all.
+        successors: keep this many strongest rules of each item; null keeps all.
         rules, title_width: of a fitted model, filled in when it is fitted.
     """
 

@@ -51,7 +51,7 @@ class Events:
         return Events(self.items[begin:end], self.users[begin:end], self.num_items)
 
     def chunks(self) -> Iterator["Events"]:
-        """Whole users, about so many events at once that their pairs fit into memory."""
+        """Whole users, as many at once as fit into memory with their pairs."""
         begin = 0
         while begin < len(self.users):
             user = self.users[min(begin + EVENTS_AT_ONCE, len(self.users)) - 1]

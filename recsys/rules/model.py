@@ -23,7 +23,7 @@ class SequentialRules(SequentialRecommender):
     Of two items without a rule the more popular one's part of s is greater, by at most a thousandth, so that it comes
     first. The second vector of the cosine is the mean of the history's centred title vectors, weighted by δ^age.
 
-    Memory: 8 bytes a rule, 4 W + 12 an item. Time of a history: its items' rules, and N · (W + 1).
+    Memory: 8 bytes per rule, 4 W + 12 per item. Time of a history: its items' rules, and N · (W + 1).
 
     Attributes:
         starts: [N+2] int64; item i's rules are `starts[i]` to `starts[i + 1]`.

@@ -56,7 +56,7 @@ def sample_histories(dataset: PreparedDataset, count: int, seed: int = 0) -> lis
     """
     rows = dataset.rows("test")
     if not len(rows):
-        raise UserError(f"dataset {dataset.name!r} has no test rows to replay; prepare it anew")
+        raise UserError(f"dataset {dataset.name!r} has no test rows to replay; prepare it again")
     drawn = np.random.default_rng(seed).choice(rows, size=count, replace=count > len(rows))
     items, lengths = dataset.histories(drawn)
     ids = dataset.catalogue.item_ids

@@ -11,7 +11,7 @@ class StatesConfig:
     """The teacher's states that the pass stores of the training rows, for students taught block by block.
 
     Attributes:
-        blocks: after each of so many blocks of layers; it divides the teacher's depth.
+        blocks: after each of this many blocks of layers; it divides the teacher's depth.
         dtype: as which they are stored; bf16 halves the bytes and rounds.
     """
 
@@ -36,9 +36,9 @@ class SignalsConfig:
             there is work for at most as many actors as shards. null leaves it to the kind of teacher: 8,192, or 256 for
             BIGRec.
         batch_size: windows of a sequence in one forward pass.
-        actors, max_actors: the actor pool; with `max_actors` it grows to so many where the cluster has room.
+        actors, max_actors: the actor pool; with `max_actors` it grows to that many where the cluster has room.
         cpus, gpus: what each process of an actor asks for.
-        tensor_parallel: processes an actor, among which the teacher's matrices are parted (DeepSpeed's AutoTP), for
+        tensor_parallel: processes per actor, over which the teacher's matrices are split (DeepSpeed's AutoTP), for
             teachers that are too large for one GPU. On CPU it works, and gains nothing.
         kernel_injection: DeepSpeed's own GPU kernels, for architectures that it has them for (Llama), of teachers that
             score in one pass.
@@ -68,7 +68,7 @@ class SignalsConfig:
             raise ValueError(f"max_actors is {self.max_actors}, less than actors ({self.actors}); raise it")
         if self.tensor_parallel > 1 and self.gpus not in (0, 1):
             raise ValueError(
-                f"gpus is {self.gpus:g} a process, but with tensor_parallel each has one of its own; set it to 1"
+                f"gpus is {self.gpus:g} per process, but with tensor_parallel each has one of its own; set it to 1"
             )
         if self.kernel_injection and (self.tensor_parallel > 1 or not self.gpus):
             raise ValueError("kernel_injection is for one process with a GPU; set gpus to 1 and tensor_parallel to 1")

@@ -3,8 +3,8 @@
 A ranking made by any other LLM recommender can teach our students, and ours can feed theirs:
 
 - `all_embeddings.pt`: a tensor [N, D], the teacher's embedding of every item;
-- `myrank_train.txt`: a line a training row, the K best items, best first;
-- `confidence_train.txt`: a line a training row, for each of these K items the distance to what the teacher predicted,
+- `myrank_train.txt`: one line per training row, the K best items, best first;
+- `confidence_train.txt`: one line per training row, for each of these K items its distance to the teacher's prediction,
   smaller is surer.
 
 Items count from 0 in these files: item j is our item j+1, in the order of `items.parquet`. Line r belongs to the r-th
@@ -88,7 +88,7 @@ def import_signals(folder: Path, dataset: PreparedDataset, uri: str, *, teacher:
     ranking = _numbers(folder / RANKING, len(rows))
     confidence = _numbers(folder / CONFIDENCE, len(rows))
     if confidence.shape != ranking.shape:
-        raise UserError(f"{CONFIDENCE} has {confidence.shape[1]} numbers a line, {RANKING} has {ranking.shape[1]}")
+        raise UserError(f"{CONFIDENCE} has {confidence.shape[1]} numbers per line, {RANKING} has {ranking.shape[1]}")
     outside = (ranking != np.floor(ranking)) | (ranking < 0) | (ranking >= dataset.num_items)
     _refuse(RANKING, outside, lambda value: f"item {value:g} is not one of 0..{dataset.num_items - 1}", ranking)
     items = item_of[ranking.astype(np.int64)]
@@ -194,7 +194,7 @@ def _embeddings(path: Path, item_of: np.ndarray, dataset: PreparedDataset) -> to
         raise UserError(f"{path.name} holds more than a tensor, or is damaged: {reason}") from None
     if not isinstance(table, torch.Tensor) or table.ndim != 2 or len(table) != dataset.num_items:
         shape = tuple(table.shape) if isinstance(table, torch.Tensor) else type(table).__name__
-        raise UserError(f"{path.name} must be a tensor of {dataset.num_items} rows, one an item (it is {shape})")
+        raise UserError(f"{path.name} must be a tensor of {dataset.num_items} rows, one per item (it is {shape})")
     if not bool(torch.isfinite(table).all()):
         first = int((~torch.isfinite(table)).any(dim=1).nonzero()[0])
         raise UserError(f"{path.name}: the embedding of item {first} is not finite")

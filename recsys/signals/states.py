@@ -41,7 +41,7 @@ class StatesMeta:
     dtype: str
 
     def bytes(self, rows: int) -> int:
-        """What the states of so many rows take."""
+        """What the states of this many rows take."""
         return rows * len(self.layers) * self.width * DTYPES[self.dtype].itemsize
 
 
@@ -57,7 +57,7 @@ def write_part(uri: str, number: int, rows: np.ndarray, states: Tensor) -> None:
 
 
 class StoredStates:
-    """The states of training rows in memory: S · B · H numbers of the stored type, and 8 bytes an interaction.
+    """The states of training rows in memory: S · B · H numbers of the stored type, and 8 bytes per interaction.
 
     Attributes:
         checkpoint_hash: of the teacher whose states they are.

@@ -32,7 +32,7 @@ class Cell:
     """One model of the study.
 
     Attributes:
-        layers: it is the checkpoint read out after so many; None for all.
+        layers: the checkpoint is read out after this many; None for all.
         compressed: how its weights are made smaller, "" for not at all.
     """
 

@@ -62,8 +62,8 @@ def describe(timing: Timing, plan: ShardPlan, config: SignalsConfig) -> list[str
     device = "GPU" if config.gpus else "core"
     cpus, gpus = resources(config)
     lines = [
-        f"estimate: {timing.rows_per_second:,.1f} rows/s an actor, from {timing.rows:,} rows in {timing.seconds:.1f} s "
-        f"after {timing.load_seconds:.0f} s of loading, on {timing.hardware}",
+        f"estimate: {timing.rows_per_second:,.1f} rows/s per actor ({timing.rows:,} rows in {timing.seconds:.1f} s "
+        f"after {timing.load_seconds:.0f} s of loading), on {timing.hardware}",
         f"estimate: {len(plan.rows):,} rows in {len(plan)} shards",
         f"{'actors':>9} {'time':>12} {device + '-hours':>12}",
     ]

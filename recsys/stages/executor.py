@@ -37,14 +37,14 @@ class Executor(Protocol):
     """What stages ask for."""
 
     def call(self, work: Callable[[], T], *, cpus: float, gpus: float, section: str, retry: bool = True) -> T:
-        """Do a piece of work where there are so many cores and GPUs.
+        """Do a piece of work where there are that many cores and GPUs.
 
         Args:
             section: of the settings that say how many.
             retry: begin again where its process is lost.
 
         Raises:
-            UserError: `work` raised it, or there will never be so many.
+            UserError: `work` raised it, or there will never be that many.
         """
 
     def call_all(
@@ -178,7 +178,7 @@ class InProcess:
 
 
 def epoch_line(name: str, training: TrainingConfig, epoch: int, metrics: dict[str, Any]) -> str:
-    """What a person is told of an epoch."""
+    """The progress line of an epoch."""
     metric = training.metric
     return (
         f"{name}: epoch {epoch}/{training.epochs}  loss {metrics['loss']:.4f}  "
@@ -187,7 +187,7 @@ def epoch_line(name: str, training: TrainingConfig, epoch: int, metrics: dict[st
 
 
 def pace(say: Callable[[int, int], None], seconds: float = 4) -> Callable[[int, int], None]:
-    """`say(done, total)` at most every so many seconds, and at the end."""
+    """`say(done, total)` at most every `seconds`, and at the end."""
     last = time.monotonic()
 
     def progress(done: int, total: int) -> None:

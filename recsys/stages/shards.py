@@ -58,9 +58,9 @@ class ShardedPass:
 
     @contextmanager
     def progress(self, plan: ShardPlan, missing: Sequence[int]) -> Iterator[Callable[[Counts], None]]:
-        """Tell rows, rows and tokens a second and the time left, at least every five seconds.
+        """Print rows, rows and tokens per second and the time left, at least every five seconds.
 
-        What it gives is told of every finished shard.
+        What it gives is called for every finished shard.
 
         Raises:
             UserError: not one prediction of the first many rows was finite.

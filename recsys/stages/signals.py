@@ -102,7 +102,7 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> None
         )
     print(
         f"signals: {len(plan.rows) - len(aside):,} rows ranked, top {config.k} each, in {seconds:.1f} s "
-        f"({meta.cost['rows_per_teacher_second']:,} rows a second and actor); {layout.signals}",
+        f"({meta.cost['rows_per_teacher_second']:,} rows/s per actor); {layout.signals}",
         flush=True,
     )
 
@@ -124,7 +124,7 @@ def states_meta(config: SignalsConfig, teacher: "Teacher") -> StatesMeta | None:
     """Which states the pass stores, None for none.
 
     Raises:
-        UserError: the teacher has no layers to speak of, or not so many blocks of them.
+        UserError: the teacher has no layers to speak of, or too few for the blocks.
     """
     if config.states is None:
         return None

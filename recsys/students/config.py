@@ -55,8 +55,8 @@ class SLMRecConfig:
     it is.
 
     Attributes:
-        layers: keep the first so many.
-        every: keep every so manieth layer, the last one included.
+        layers: keep this many of the first.
+        every: keep one layer in this many, the last one included.
         keep: keep these, numbered from 1.
         teacher: the student of this project that it is cut from and taught by; empty for the project's teacher.
         start: from the `teacher`'s trained weights, or `fresh`: as the teacher began, from pretrained or random ones.

@@ -32,7 +32,7 @@ class DistilledItemTable(ItemTable):
     z_i is the teacher's embedding of the item, frozen and standardised per dimension (language-model embeddings share
     large constant components that carry no preference), then scaled to a length of about 1: Adam moves every weight of
     g by the learning rate, and so g(z) by that times the length of z, which at √Z drowns what b_i learns
-    (docs/experiments.md). g is a learnable projector, b_i a learnable offset, zero at first: what is rarely seen stays
+    (docs/experiments). g is a learnable projector, b_i a learnable offset, zero at first: what is rarely seen stays
     where the teacher puts it. `folded` computes the table once for serving, so that a served student carries no
     language-model weights.
 

@@ -1,6 +1,6 @@
 """How a training step is carried out: plain PyTorch (data-parallel where there are several processes) or DeepSpeed.
 
-Both engines take the same objective and configuration and write their resume state as one file a process or several.
+Both engines take the same objective and configuration and write their resume state as one file per process or several.
 Resume state is written and read by the same run only; what is exchanged or served is `recsys.checkpoint`.
 """
 

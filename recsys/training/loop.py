@@ -40,7 +40,7 @@ class Progress:
     Attributes:
         epoch: epochs finished.
         best_epoch, best: the epoch (from 1) with the best validation metric, and its metrics.
-        curve: one record an epoch: losses, validation metrics, seconds.
+        curve: one record per epoch: losses, validation metrics, seconds.
         finished: no further epoch follows.
     """
 

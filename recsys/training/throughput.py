@@ -1,4 +1,4 @@
-"""How fast training is: rows and tokens a second and, on a GPU, the share of its peak that is reached."""
+"""How fast training is: rows and tokens per second and, on a GPU, the share of its peak that is reached."""
 
 import torch
 import torch.distributed as dist
@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from recsys.training.batches import Batch
 from recsys.training.objective import Objective
 
-# Dense bf16 products a second by the vendor's data sheets; the longest name that a card's name holds counts.
+# Dense bf16 FLOP/s by the vendor's data sheets; the longest entry contained in a card's name counts.
 PEAKS = {
     "B200": 2250e12, "H200": 989e12, "H100": 989e12, "H100 PCIe": 756e12, "A100": 312e12, "L40S": 362e12,
     "L4": 121e12, "A10": 125e12, "A10G": 70e12, "RTX 4090": 165e12,
@@ -19,7 +19,7 @@ class Meter:
     """Counts what the steps of an epoch work off, over all processes."""
 
     def __init__(self, objective: Objective, device: torch.device, peak: float | None = None) -> None:
-        """peak: products a second of this device; by default that of its name, none where it is not known."""
+        """peak: FLOP/s of this device; by default looked up by its name, none where that is unknown."""
         self._objective, self._device = objective, device
         self._peak = peak or (peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None)
         self._flops_of_token: float | None = None
@@ -39,7 +39,7 @@ class Meter:
     def read(self, seconds: float) -> dict[str, float]:
         """The figures of what was counted since the last call, over all processes, all of which must call this.
 
-        `flops_utilisation` is the mean over devices, by the operations a token of this process's first row; what
+        `flops_utilisation` is the mean over devices, by the operations per token of this process's first row; what
         gradient checkpointing computes again does not count.
         """
         counted = torch.tensor([self._rows, self._tokens, 1.0], dtype=torch.float64, device=self._device)

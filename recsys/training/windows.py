@@ -26,7 +26,7 @@ class Windows:
     Memory: 9 T bytes to know and count training rows, plus 16 bytes a window, 24 where windows are given.
 
     Args:
-        batch_size: windows a step over all processes.
+        batch_size: windows per step over all processes.
         times: batches say when the items were met.
         one_a_user: learn each user's last training target alone, from its latest history (SLMRec's training rows).
         starts: [S] for each training row where the window begins that it is learned in; windows may overlap.

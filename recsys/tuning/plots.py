@@ -44,7 +44,7 @@ def best_so_far(records: Sequence[Record], form: str = "wide") -> "Figure":
 
 
 def curves(records: Sequence[Record], form: str = "wide") -> "Figure":
-    """Validation quality after each epoch, a line a trial: what the stopping saw."""
+    """Validation quality after each epoch, one line per trial: what the stopping saw."""
     from matplotlib.ticker import MaxNLocator
 
     figure, axes = new_axes(form)
@@ -92,7 +92,7 @@ def importance(shares: Mapping[str, float], form: str = "wide") -> "Figure":
 def parallel_coordinates(
     records: Sequence[Record], parameters: Mapping[str, Parameter], form: str = "wide"
 ) -> "Figure":
-    """A line a trial through its values, the better the stronger; the last axis is quality.
+    """One line per trial through its values, the better the stronger; the last axis is quality.
 
     On a narrow page the axes lie one below the other.
     """

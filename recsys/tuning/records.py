@@ -1,4 +1,4 @@
-"""What a sweep has tried, as one file a trial, so that nothing finished is ever lost or repeated.
+"""What a sweep has tried, as one file per trial, so that nothing finished is ever lost or repeated.
 
     <sweep>/trials/<digest>.started.json   written before a trial trains
     <sweep>/trials/<digest>.json           written once, whole, when it has ended
@@ -50,7 +50,7 @@ class Record:
         metric: the validation metric that selects.
         quality: its best value, None where no epoch was finished.
         best_epoch: epoch (from 1) of that value, 0 for none.
-        curve: one record an epoch (`recsys.training.loop`).
+        curve: one record per epoch (`recsys.training.loop`).
         size: numbers the served model keeps.
         latency_ms: median milliseconds of one history, measured in the trial beside whatever else ran.
         train_seconds: in its epochs, validation included.

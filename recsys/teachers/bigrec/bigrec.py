@@ -359,7 +359,7 @@ class BIGRec(TitleWriter):
         config = self.config
         said = {
             "language_model": config.base,
-            "learned_rows": config.train_rows,  # a sample of so many training rows; null is all
+            "learned_rows": config.train_rows,  # a sample of this many training rows; null is all
             **{name: getattr(config, name) for name in ("beams", "constrained", "pooling", "time_gaps", "history")},
         }
         if self.student is not None:

@@ -60,7 +60,7 @@ def test_data_folder_of_the_command_line_or_the_environment(harness, monkeypatch
 
 
 def test_data_that_is_not_there_is_said(harness, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="name the folder it lies in by --data-dir"):
+    with pytest.raises(UserError, match="give its folder with --data-dir"):
         harness.Options(quick=False, minutes=1, data_dir=None, args=Namespace()).dataset("ml-100k")
     with pytest.raises(UserError, match="has no data set ml-100k"):
         harness.Options(quick=False, minutes=1, data_dir=tmp_path, args=Namespace()).dataset("ml-100k")

@@ -105,7 +105,7 @@ def test_what_does_not_go_together_is_said() -> None:
     for values, message in (
         (
             {"tensor_parallel": 2, "gpus": 0.5},
-            "gpus is 0.5 a process, but with tensor_parallel each has one of its own",
+            "gpus is 0.5 per process, but with tensor_parallel each has one of its own",
         ),
         ({"kernel_injection": True}, "kernel_injection is for one process with a GPU"),
         ({"actors": 3, "max_actors": 2}, r"max_actors is 2, less than actors \(3\)"),

@@ -111,7 +111,7 @@ def test_a_cut_keeps_the_layers_it_names() -> None:
 
 
 @pytest.mark.parametrize("start", ["teacher", "fresh"])
-def test_every_so_manieth_layer_is_kept(dataset: PreparedDataset, tmp_path: Path, start: str) -> None:
+def test_every_nth_layer_is_kept(dataset: PreparedDataset, tmp_path: Path, start: str) -> None:
     deep = checkpoint(e4srec(), dataset, tmp_path / "teacher")
     model = build_slmrec(slm(every=2, start=start), dataset, deep, loss=LOSS).model
     assert model.depth == 2
