@@ -5,6 +5,9 @@ import socket
 
 from recsys.errors import UserError
 
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""A Ray that is started with it takes 127.0.0.1 for its node's address, as where a node cannot have others beside it.
+Ray reads it once, when it is imported."""
 _SECONDS = 5.0
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ray_jobs.address import cluster_address
+from ray_jobs.address import LOOPBACK, cluster_address
 from recsys import storage
 from recsys.config import load_config
 from recsys.errors import UserError
@@ -57,8 +57,8 @@ def run_job(
         settings = _settings(args)
         _require_lasting_storage(settings)
         check_storage(settings.layout.storage_root, writes=writes)
-        if ray:
-            cluster_address()
+        if ray and cluster_address() is None:
+            os.environ.update(LOOPBACK)
         with verifying(args.verify):
             body(settings, args)
         return 0

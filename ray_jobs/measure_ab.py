@@ -16,7 +16,6 @@ machine all latencies grow, so measure on an idle one.
 import argparse
 
 from ray_jobs import cli
-from ray_jobs.serving import measurement
 from recsys.settings import Settings
 
 
@@ -25,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(settings: Settings, args: argparse.Namespace) -> None:
+    from ray_jobs.serving import measurement
+
     measurement.run(settings, force=args.force, address=args.address)
 
 

@@ -22,15 +22,25 @@ own (docs/decisions/student-placement.md).
 
 import signal
 import threading
+from typing import TYPE_CHECKING, Any
 
 from ray_jobs import cli
-from ray_jobs.serving.application import build, deploy, undeploy
 from recsys.settings import Settings
 
-__all__ = ["build", "main"]
+if TYPE_CHECKING:
+    from ray.serve import Application
+
+
+def build(args: dict[str, Any]) -> "Application":
+    """The application from plain settings, for `serve deploy`."""
+    from ray_jobs.serving import application
+
+    return application.build(args)
 
 
 def serve_until_stopped(settings: Settings) -> None:
+    from ray_jobs.serving.application import deploy, undeploy
+
     stopped = threading.Event()
     address = deploy(settings)
     for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, and `ray job stop`

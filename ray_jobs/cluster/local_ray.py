@@ -25,13 +25,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_jobs.address import LOOPBACK
 from ray_jobs.cli import QUIET
 from recsys.environment import start_time
 from recsys.errors import UserError
 
 MARKER = "RECSYS_LOCAL_RAY"
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Ray then takes 127.0.0.1 for its node's address, as it does where a node cannot have others beside it."""
 _PREFIX = "recsys-ray-"
 _PID_FILE = "owner.json"
 _TOKEN_FILE = "token"

@@ -166,3 +166,34 @@ def test_no_port_listens_beyond_this_machine(server: LocalRay) -> None:
                     listening.add((connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port))
     assert len(listening) > 5, "a Ray is running"
     assert {place for place in listening if not ipaddress.ip_address(place[0]).is_loopback} == set()
+
+
+ALONE = """
+import pkgutil, sys
+import ray_jobs
+from ray_jobs import cli
+for job in pkgutil.iter_modules(ray_jobs.__path__, "ray_jobs."):
+    __import__(job.name)
+assert "ray" not in sys.modules, "Ray reads its environment when it is imported, before a job has seen RAY_ADDRESS"
+
+def body(settings, args):
+    import psutil
+    from ray_jobs.cluster import runtime
+    runtime.connect()
+    own = psutil.Process()
+    for process in (own, *own.children(recursive=True)):
+        for connection in process.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                print("listens:", connection.laddr.ip.removeprefix("::ffff:"))
+
+cli.run_job("a job", body)
+"""
+
+
+def test_a_job_that_starts_its_own_ray_listens_on_loopback(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ALONE, "--storage", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    listening = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("listens:")]
+    assert len(listening) > 5
+    assert [address for address in listening if not ipaddress.ip_address(address).is_loopback] == []
