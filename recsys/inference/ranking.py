@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.histories import Histories
 from recsys.inference.engine import TeacherEngine
 from recsys.model import CausalRecommender
 from recsys.signals.config import SignalsConfig
@@ -58,10 +59,8 @@ class WindowPass:
         """
         found: list[Tensor] = []
         places: list[np.ndarray] = []
-        for which, items, times, window, position in _batches(dataset, rows, self._config.batch_size):
-            met = torch.from_numpy(times) if self._engine.uses_times else None
-            states = self._engine.states(torch.from_numpy(items), layers, met).cpu()
-            found.append(states[torch.from_numpy(window), torch.from_numpy(position)].to(dtype))
+        for which, histories, window, position in _batches(dataset, rows, self._config.batch_size):
+            found.append(self._engine.states(histories, layers).cpu()[window, position].to(dtype))
             places.append(which)
         return torch.cat(found)[torch.from_numpy(np.argsort(np.concatenate(places)))]
 
@@ -102,13 +101,11 @@ def rank_rows(
     rank_of = np.empty(len(rows), dtype=np.int64)
     parts = []
     done = tokens = 0
-    for which, items, times, window, position in _batches(dataset, rows, batch_size):
-        hidden_PD = engine.hidden(torch.from_numpy(items), torch.from_numpy(times) if engine.uses_times else None)[
-            torch.from_numpy(window).to(engine.device), torch.from_numpy(position).to(engine.device)
-        ]
+    for which, histories, window, position in _batches(dataset, rows, batch_size):
+        hidden_PD = engine.hidden(histories)[window.to(engine.device), position.to(engine.device)]
         rank_of[which] = np.arange(done, done + len(which))
         done += len(which)
-        tokens += int(np.count_nonzero(items))
+        tokens += int(histories.lengths.sum())
         for begin in range(0, len(which), batch_size):
             chunk = rows[which[begin : begin + batch_size]]
             parts.append(
@@ -138,12 +135,11 @@ def check_k(dataset: PreparedDataset, rows: np.ndarray, k: int, mask_history: bo
 
 def _batches(
     dataset: PreparedDataset, rows: np.ndarray, batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, Histories, Tensor, Tensor]]:
     """Windows of similar length together.
 
     Yields:
-        which: [P] indices into `rows`; items, times: [B, L] int64; window, position: [P] where each row's prediction
-            is.
+        which: [P] indices into `rows`; histories; window, position: [P] where each row's prediction is.
     """
     starts, window_of = np.unique(window_starts(dataset, rows), return_inverse=True)
     last = np.zeros(len(starts), dtype=np.int64)
@@ -158,9 +154,11 @@ def _batches(
         inside = columns < length[chosen, None]
         index = np.where(inside, starts[chosen, None] + columns, 0)
         items, times = (np.where(inside, values[index], 0) for values in (dataset.items, dataset.timestamps))
+        histories = Histories(*map(torch.from_numpy, (items.astype(np.int64), length[chosen], times)))
         which = np.concatenate([by_window[bounds[w] : bounds[w + 1]] for w in chosen])
         window = np.repeat(np.arange(len(chosen)), bounds[chosen + 1] - bounds[chosen])
-        yield which, items.astype(np.int64), times, window, rows[which] - 1 - starts[chosen][window]
+        position = rows[which] - 1 - starts[chosen][window]
+        yield which, histories, torch.from_numpy(window), torch.from_numpy(position)
 
 
 @torch.inference_mode()

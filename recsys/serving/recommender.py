@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recsys.checkpoint import Checkpoint, load_checkpoint
 from recsys.errors import UserError
-from recsys.model import UNKNOWN_TIME
+from recsys.histories import UNKNOWN_TIME, Histories
 
 Times = Sequence[Sequence[int] | None] | None
 
@@ -130,10 +130,12 @@ class Recommender:
     ) -> tuple[list[list[int]], list[list[float]]]:
         limit = self.checkpoint.max_history
         recent = [history[-limit:] for history in histories]
-        lengths = torch.tensor([len(history) for history in recent], device=self._device)
-        items = self._padded(recent)
-        met = None if times is None else self._padded([one[-limit:] for one in times])
-        scores = self._model.scores(items, lengths, self._item_vectors, met)
+        shown = Histories(
+            self._padded(recent),
+            torch.tensor([len(history) for history in recent], device=self._device),
+            None if times is None else self._padded([one[-limit:] for one in times]),
+        )
+        scores = self._model.scores(shown, self._item_vectors)
         scores[:, 0] = -torch.inf
         if mask_seen:
             for row, history in enumerate(histories):

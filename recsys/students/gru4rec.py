@@ -6,6 +6,7 @@ Legend: B batch, L history, N items, D width.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys.histories import Histories
 from recsys.model import CausalRecommender
 from recsys.students.config import GRU4RecConfig
 from recsys.students.items import ItemTable, comparable, compared, folded
@@ -30,14 +31,9 @@ class GRU4Rec(CausalRecommender):
         )
         self.out = nn.Linear(config.width, config.width)
 
-    def hidden(
-        self,
-        items: Tensor,
-        vectors: Tensor | None = None,
-        times: Tensor | None = None,  # noqa: ARG002
-    ) -> Tensor:
+    def hidden(self, histories: Histories, vectors: Tensor | None = None) -> Tensor:
         table = self.item_vectors() if vectors is None else vectors
-        x_BLD = F.embedding(items, table) * self.config.width**0.5
+        x_BLD = F.embedding(histories.items, table) * self.config.width**0.5
         x_BLD, _ = self.gru(F.dropout(x_BLD, self.config.dropout, self.training))
         return compared(self.out(F.dropout(x_BLD, self.config.dropout, self.training)), self.config)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys.histories import Histories
 from recsys.model import CausalRecommender
 from recsys.students.config import SASRecConfig
 from recsys.students.items import ItemTable, comparable, compared, folded
@@ -56,13 +57,8 @@ class SASRec(CausalRecommender):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.width)
 
-    def hidden(
-        self,
-        items: Tensor,
-        vectors: Tensor | None = None,
-        times: Tensor | None = None,  # noqa: ARG002
-    ) -> Tensor:
-        table = self.item_vectors() if vectors is None else vectors
+    def hidden(self, histories: Histories, vectors: Tensor | None = None) -> Tensor:
+        items, table = histories.items, self.item_vectors() if vectors is None else vectors
         x_BLD = F.embedding(items, table) * self.config.width**0.5 + self.positions[: items.shape[1]]
         x_BLD = F.dropout(x_BLD, self.config.dropout, self.training)
         for block in self.blocks:

@@ -7,7 +7,7 @@ import pytest
 from recsys.model import KINDS, CausalRecommender, SequentialRecommender, model_class
 from recsys.teacher import Teacher
 
-METHODS = ("hidden", "query", "scores", "item_vectors", "ready", "text_embeddings", "item_embeddings")
+METHODS = ("hidden", "scores", "item_vectors", "ready", "text_embeddings", "item_embeddings")
 
 
 @pytest.mark.parametrize("kind", KINDS)
