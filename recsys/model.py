@@ -3,7 +3,6 @@
 Legend: B batch, L history, N items, D width.
 """
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,17 +13,7 @@ from torch import Tensor, nn
 from recsys.data.prepared import Catalogue
 from recsys.errors import UserError
 from recsys.histories import Histories
-
-# kind → "module:class". Classes are imported when asked for, so that a student needs no language-model library.
-KINDS = {
-    "sasrec": "recsys.students.sasrec:SASRec",
-    "gru4rec": "recsys.students.gru4rec:GRU4Rec",
-    "sequential-rules": "recsys.rules.model:SequentialRules",
-    "hybrid": "recsys.rules.hybrid:Hybrid",
-    "bigrec": "recsys.teachers.bigrec.bigrec:BIGRec",
-    "hllm": "recsys.teachers.hllm:HLLM",
-    "e4srec": "recsys.teachers.e4srec:E4SRec",
-}
+from recsys.kinds import recommender_class
 
 
 class SequentialRecommender(nn.Module):
@@ -108,7 +97,5 @@ def model_class(kind: str) -> type[SequentialRecommender]:
     Raises:
         UserError: there is no such kind.
     """
-    if kind not in KINDS:
-        raise UserError(f"unknown model kind {kind!r}; known: {', '.join(sorted(KINDS))}")
-    module, _, name = KINDS[kind].partition(":")
-    return getattr(importlib.import_module(module), name)
+    found: type[SequentialRecommender] = recommender_class(kind)
+    return found

@@ -54,7 +54,7 @@ class TeacherEngine:
             model = model.to(self.device)
         model = model.float().eval()
         with torch.inference_mode():
-            self.vectors = model.item_vectors().to(self.device)
+            self.vectors = model.item_vectors().detach().to(self.device)  # not the weights, which are converted
         check_finite(self.vectors)
         if tensor_parallel > 1 and "compression" in model.layout():
             raise UserError("signals.tensor_parallel cannot part the matrices of a compressed teacher; set it to 1")

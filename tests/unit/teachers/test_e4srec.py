@@ -25,7 +25,7 @@ from recsys.signals.config import SignalsConfig
 from recsys.students.config import SASRecConfig, SLMRecConfig
 from recsys.students.sasrec import SASRec
 from recsys.students.slmrec import build_slmrec
-from recsys.teachers.config import E4SRecConfig, HLLMConfig, TeacherConfig
+from recsys.teachers.config import E4SRecConfig, HLLMConfig, TeacherModelConfig
 from recsys.teachers.e4srec import E4SRec
 from recsys.teachers.hllm import HLLM
 from recsys.teachers.hllm_training import hllm_objective
@@ -357,9 +357,9 @@ def test_a_student_of_another_dataset_is_refused(
 
 
 def test_configuration() -> None:
-    assert isinstance(from_dict(TeacherConfig, {"width": 32}), HLLMConfig), "hllm where no kind is given"
-    config = from_dict(TeacherConfig, {"kind": "e4srec", "layers": 3})
-    assert from_dict(TeacherConfig, to_dict(config)) == config == E4SRecConfig(kind="e4srec", layers=3)
+    assert isinstance(from_dict(TeacherModelConfig, {"width": 32}), HLLMConfig), "hllm where no kind is given"
+    config = from_dict(TeacherModelConfig, {"kind": "e4srec", "layers": 3})
+    assert from_dict(TeacherModelConfig, to_dict(config)) == config == E4SRecConfig(kind="e4srec", layers=3)
     for values, message in [
         ({"width": 20, "heads": 4}, "multiple of twice the heads"),
         ({"lora": {}}, "lora adapts a pretrained model"),
