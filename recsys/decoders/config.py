@@ -92,3 +92,9 @@ def absolute_folder(model: str) -> str:
     """A model's folder as an absolute path; names of models stay, also where there is a folder called so."""
     folder = Path(model).expanduser()
     return str(folder.resolve()) if model not in ("from-scratch", "minilm") and folder.is_dir() else model
+
+
+def check_rotary(width: int, heads: int) -> None:
+    """Raise a `ValueError` where a decoder cannot have that many heads."""
+    if width % (2 * heads):
+        raise ValueError(f"width {width} must be a multiple of twice the heads ({heads}): rotary positions turn pairs")

@@ -9,7 +9,7 @@ interactions instead of one for every row.
 Legend: S rows, B windows in a batch, L history, P positions to be scored, N items, K candidates, D width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -201,32 +201,52 @@ def top_items(
         vectors: [N+1, D]; row 0 is left out.
         excluded: pairs (rows, items) that must not be returned, and have no mass.
     """
-    merged: list[Tensor] = []
-    rests = []
-    for begin in range(0, len(vectors), chunk):
-        part = vectors[begin : begin + chunk].to(hidden_PD.device)
-        scores = hidden_PD @ part.T
-        if begin == 0:
-            scores[:, 0] = -torch.inf
-        if excluded is not None:
-            which, items = excluded
-            if len(vectors) > chunk:
-                inside = (items >= begin) & (items < begin + len(part))
-                which, items = which[inside], items[inside] - begin
-            scores[which, items] = -torch.inf
-        values, found = scores.topk(min(k, len(part)), dim=1)
-        if log_mass:
-            rests.append(scores.scatter_(1, found, -torch.inf).logsumexp(dim=1))
-        if not merged:
-            merged = [values, found]
-            continue
-        values, order = torch.cat([merged[0], values], dim=1).sort(dim=1, descending=True, stable=True)
-        found = torch.cat([merged[1], found + begin], dim=1).gather(1, order)
-        if log_mass:
-            rests.append(values[:, k:].logsumexp(dim=1))
-        merged = [values[:, :k], found[:, :k]]
-    values, found = merged
-    if not log_mass:
+    rests: list[Tensor] | None = [] if log_mass else None
+    values, found = best(_products(hidden_PD, vectors, excluded, chunk), k, rests=rests)
+    if rests is None:
         return [found, values]
     rest = torch.stack(rests).logsumexp(dim=0)
     return [found, values, rest - torch.logaddexp(rest, values.logsumexp(dim=1))]
+
+
+def _products(
+    hidden_PD: Tensor, vectors: Tensor, excluded: tuple[Tensor, Tensor] | None, chunk: int
+) -> Iterator[tuple[int, Tensor]]:
+    for begin in range(0, len(vectors), chunk):
+        scores = hidden_PD @ vectors[begin : begin + chunk].to(hidden_PD.device).T
+        if begin == 0:
+            scores[:, 0] = -torch.inf
+        exclude(scores, excluded, begin, -torch.inf)
+        yield begin, scores
+
+
+def exclude(scores: Tensor, excluded: tuple[Tensor, Tensor] | None, begin: int, value: float) -> None:
+    """Give pairs (rows, items) a value among the scores [P, …] of the items from `begin` on."""
+    if excluded is not None:
+        which, items = excluded
+        inside = (items >= begin) & (items < begin + scores.shape[1])
+        scores[which[inside], items[inside] - begin] = value
+
+
+def best(
+    parts: Iterable[tuple[int, Tensor]], k: int, *, largest: bool = True, rests: list[Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """The K best values and their items, [P, K] each, best first, of scores that come part by part.
+
+    Args:
+        parts: first item and scores [P, …] of each part; with `rests` they are written into.
+        rests: gets logarithms of softmax masses [P] that add up to those of all items that are left out.
+    """
+    values = items = torch.empty(0)
+    for number, (begin, scores) in enumerate(parts):
+        new, found = scores.topk(min(k, scores.shape[1]), dim=1, largest=largest)
+        if rests is not None:
+            rests.append(scores.scatter_(1, found, -torch.inf).logsumexp(dim=1))
+        found = found + begin
+        if number:
+            new, order = torch.cat([values, new], dim=1).sort(dim=1, descending=largest, stable=True)
+            found = torch.cat([items, found], dim=1).gather(1, order)
+            if rests is not None:
+                rests.append(new[:, k:].logsumexp(dim=1))
+        values, items = new[:, :k], found[:, :k]
+    return values, items

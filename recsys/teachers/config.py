@@ -4,7 +4,7 @@ import dataclasses
 from typing import Annotated, Any, ClassVar, Literal
 
 from recsys.config import Field, configuration
-from recsys.decoders.config import ItemEncoderConfig, ItemLoRAConfig, LoRAConfig, absolute_folder
+from recsys.decoders.config import ItemEncoderConfig, ItemLoRAConfig, LoRAConfig, absolute_folder, check_rotary
 from recsys.kinds import TEACHERS, OneOf, TeacherConfig
 
 _NO_BASE = "base_layers picks layers of a pretrained model; from scratch set layers, and leave base_layers out"
@@ -66,10 +66,7 @@ class HLLMConfig(TeacherConfig):
             return
         if self.base_layers is not None:
             raise ValueError(_NO_BASE)
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"width {self.width} must be a multiple of twice the heads ({self.heads}): rotary positions turn pairs"
-            )
+        check_rotary(self.width, self.heads)
         if self.user_lora is not None:
             raise ValueError("user_lora adapts a pretrained model; name one in user_model, or leave user_lora out")
 
@@ -129,10 +126,7 @@ class E4SRecConfig(TeacherConfig):
             return
         if self.base_layers is not None:
             raise ValueError(_NO_BASE)
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"width {self.width} must be a multiple of twice the heads ({self.heads}): rotary positions turn pairs"
-            )
+        check_rotary(self.width, self.heads)
         if self.lora is not None:
             raise ValueError("lora adapts a pretrained model; name one in llm, or leave lora out")
         if self.response:

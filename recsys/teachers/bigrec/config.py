@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any, ClassVar, Literal
 
 from recsys.config import Field, configuration
-from recsys.decoders.config import LoRAConfig, absolute_folder
+from recsys.decoders.config import LoRAConfig, absolute_folder, check_rotary
 from recsys.kinds import TeacherConfig
 
 FROM_SCRATCH = "from-scratch"
@@ -81,10 +81,7 @@ class BIGRecConfig(TeacherConfig):
             raise ValueError("popularity and scores_from both say what c is; leave one of them out")
         if self.base != FROM_SCRATCH:
             return
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"width {self.width} must be a multiple of twice the heads ({self.heads}): rotary positions turn pairs"
-            )
+        check_rotary(self.width, self.heads)
         if self.lora is not None:
             raise ValueError("lora adapts a trained model, but base is from-scratch; name a model, or leave lora out")
 

@@ -118,9 +118,9 @@ def test_a_poisoned_row_is_set_aside(random_dataset: Callable[..., PreparedDatas
     whole = rank_rows(TeacherEngine(model, "fp32"), dataset, rows, k=5, mask_history=True)
     hidden = model.hidden
 
-    def poisoned(items: torch.Tensor, vectors: torch.Tensor | None = None) -> torch.Tensor:
-        result = hidden(items, vectors).clone()
-        result[items == 7] = torch.nan  # what is expected after item 7
+    def poisoned(shown: Histories, vectors: torch.Tensor | None = None) -> torch.Tensor:
+        result = hidden(shown, vectors).clone()
+        result[shown.items == 7] = torch.nan  # what is expected after item 7
         return result
 
     model.hidden = poisoned  # type: ignore[method-assign]
