@@ -96,8 +96,9 @@ class Zoo:
     def recommended(self, name: str) -> dict[str, Any]:
         """Top 10 of the catalogue for the latest histories, as serving scores them."""
         model = self.model(name)
+        shown = Histories.of(torch.from_numpy(self.dataset.histories(self.rows)[0]))  # a request tells no times
         with torch.inference_mode():
-            scores = model.scores(Histories.of_rows(self.dataset, self.rows))[:, 1:]
+            scores = model.scores(shown)[:, 1:]
             best = scores.topk(10, sorted=True)
         return {"items": (best.indices + 1).tolist(), "scores": best.values.tolist()}
 
