@@ -66,7 +66,7 @@ serve: $(INSTALLED) ## serve the demo's teacher and student until Ctrl-C
 ui: $(INSTALLED) ## open the recorded runs in MLflow's page until Ctrl-C
 	@$(PY) -m ray_jobs.ui $(WHERE) $(ARGS)
 
-test: $(INSTALLED) ## all tests but the long proofs, under 12 minutes on 2 cores
+test: $(INSTALLED) ## all tests but the long proofs, under 10 minutes on 2 cores
 	@$(PY) -m pytest -n 2 --dist loadfile -m "not full"
 
 test-full: $(INSTALLED) ## all tests

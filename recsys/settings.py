@@ -205,7 +205,8 @@ class ServingConfig:
         default_arm: answers requests that name neither arm nor user.
         host, port: where HTTP listens; the default host is reachable from this machine alone.
         max_k, max_history: what a request may ask for.
-        teacher_replicas, student_replicas: the student lives in the replicas that take the HTTP requests.
+        teacher_replicas, student_replicas: the student lives in the replicas that take the HTTP requests; there are two
+            of them, so that one may go.
         start_seconds: how long replicas may take to load their models.
         measure_requests, measure_warmup: requests an arm, and before these some that do not count.
         measure_concurrency: kept-alive connections.
@@ -221,7 +222,7 @@ class ServingConfig:
     max_k: int = Field(default=100, ge=1)
     max_history: int = Field(default=1000, ge=1)
     teacher_replicas: ReplicasConfig = ReplicasConfig()
-    student_replicas: ReplicasConfig = ReplicasConfig()
+    student_replicas: ReplicasConfig = ReplicasConfig(count=2, cpus=0.45)
     start_seconds: NotInKey[float] = Field(default=300, gt=0)
     measure_requests: int = Field(default=300, ge=1)
     measure_warmup: int = Field(default=30, ge=0)

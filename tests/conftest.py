@@ -55,8 +55,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Fail the session when a process or a temporary file outlives it."""
     temporary = session.config.stash[_TEMPORARY]
     left = [f"process {line}" for line in _leftover_processes()]
-    # PyTorch's compiler makes its cache folder when DeepSpeed is imported.
-    expected = ("pytest-of-", "torchinductor_")
+    # What PyTorch's compiler makes when DeepSpeed is imported, and multiprocessing, which clears up at its end.
+    expected = ("pytest-of-", "torchinductor_", "pymp-")
     left += [f"file {path}" for path in temporary.iterdir() if not path.name.startswith(expected)]
     for line in left:
         print(f"\nleft behind: {line}")

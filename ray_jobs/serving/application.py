@@ -209,6 +209,8 @@ def _start_and_note(host: str, port: int, problem: list[Exception]) -> None:
         "RAY_SERVE_LOG_TO_STDERR": "0",
         # After its own 5 s, Serve would end a proxy that a busy machine has not even let begin.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+        # A proxy that is gone is replaced after three failed checks, which by default are 10 s apart.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         proxy.VARIABLE: proxy.CALLBACK,
     }
     try:

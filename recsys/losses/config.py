@@ -50,6 +50,8 @@ class RankingDistillationConfig:
             hold no such rows) it is the median. `code` takes it in the unit of the distances, null for 1.
         form: `paper` is −w log σ(y); `softmax` is −w log softmax(y) over the catalogue; `code` is what the authors'
             code computes instead of the paper: confidence in each candidate, a negative for each, β = 1.
+        permuted: each training row is taught the list of another one, drawn by the training's seed. A control: what is
+            gained by it was not learned from what the teacher says of the row.
     """
 
     weight: float = Field(default=0.25, ge=0)
@@ -60,6 +62,7 @@ class RankingDistillationConfig:
     beta: float = Field(default=1.0, gt=0)
     temperature: float | None = Field(default=None, gt=0)
     form: Annotated[Literal["paper", "softmax", "code"], BeforeValidator(_form)] = "paper"
+    permuted: bool = False
 
     def __post_init__(self) -> None:
         if not self.position + self.confidence + self.consistency:

@@ -26,8 +26,8 @@ class Client:
 
     Args:
         url: of the server.
-        seconds: how long a request may take, retries included. When Ray Serve's proxy dies, Ray needs about half a
-            minute to start another.
+        seconds: how long a request may take, retries included. When Ray Serve's proxy dies, another one answers
+            after some 6 s.
         transport: what carries the requests, for tests.
     """
 

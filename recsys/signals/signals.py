@@ -10,7 +10,7 @@ Legend: S rows covered, K candidates, N items, T interactions, D width.
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,20 @@ class TeacherSignals:
         table = np.full(total, -1, dtype=np.int64)
         table[self.rows] = np.arange(len(self.rows))
         return table
+
+    def permuted(self, rows: np.ndarray, seed: int) -> "TeacherSignals":
+        """The same signals with what they say of `rows` exchanged among these rows at random."""
+        places = np.flatnonzero(np.isin(self.rows, rows))
+        source = np.arange(len(self.rows))
+        source[places] = np.random.default_rng(seed).permutation(places)
+        mass = self.log_mass_outside
+        return replace(
+            self,
+            items=self.items[source],
+            scores=self.scores[source],
+            target_distance=self.target_distance[source],
+            log_mass_outside=None if mass is None else mass[source],
+        )
 
     @classmethod
     def load(cls, uri: str, dataset: PreparedDataset) -> "TeacherSignals":

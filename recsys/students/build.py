@@ -51,5 +51,7 @@ def build_student(
                 source, student.config.width, hidden=distillation.embedding.hidden, mix=distillation.embedding.mix
             )
         if distillation.ranking is not None:
+            if distillation.ranking.permuted:
+                signals = signals.permuted(dataset.rows("train"), seed)
             teacher = RankingTeacher(signals, dataset, distillation.ranking)
     return NextItemObjective(student, loss, dataset, teacher)

@@ -231,7 +231,9 @@ def test_the_numbers_are_those_recorded(name: str, zoo: Zoo) -> None:
         return
     assert found.keys() == expected.keys() and found["curve"].keys() == expected["curve"].keys()
     for part, values in expected["curve"].items():
-        np.testing.assert_allclose(found["curve"][part], values, rtol=1e-5, err_msg=part)
+        # A last bit more or less may move a target by a place: 0.004 of a mean over 80 users.
+        close = {"rtol": 1e-4} if "loss" in part else {"atol": 0.01}
+        np.testing.assert_allclose(found["curve"][part], values, **close, err_msg=part)
     for part in expected.keys() - {"curve"}:
         np.testing.assert_allclose(found[part]["scores"], expected[part]["scores"], rtol=1e-3, atol=1e-4, err_msg=part)
         same = np.equal(found[part]["items"], expected[part]["items"]).mean()

@@ -205,7 +205,9 @@ def test_what_no_node_can_give_is_refused_instead_of_waited_for(settings: Settin
             ):
                 job(greedy, executor=OnRay())
     teacher = dataclasses.replace(settings.teacher, scaling=WorkersConfig(gpus=1))
-    with pytest.raises(UserError, match=r"a worker asks for 0\.9 CPU and 1 GPU, but the cluster has room for 0"):
+    with pytest.raises(
+        UserError, match=r"a task of teacher\.scaling asks for 0\.9 CPU and 1 GPU, but the cluster has room for 0"
+    ):
         teacher_stage.make(dataclasses.replace(settings, teacher=teacher), executor=OnRay())
 
 

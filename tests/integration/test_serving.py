@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.model import SequentialRecommender
 from recsys.serving.assignment import assign
+from recsys.serving.client import Client
 from recsys.serving.recommender import Recommender
 from recsys.settings import ServingConfig, Settings
 from recsys.students.config import SASRecConfig
@@ -162,11 +164,10 @@ def test_slow_bodies_and_headers_that_are_no_text_harm_nobody(client: httpx.Clie
             assert b" 400 " in connection.recv(100), name
 
 
-def replica(name: str) -> int:
-    """The process of a replica of this session."""
+def actors(name: str) -> list[int]:
+    """The processes of this session's actors of that name."""
     found = processes(f"{MARKER}={os.environ[MARKER]}")
-    (pid,) = [int(pid) for pid in found if name.encode() in Path("/proc", pid, "cmdline").read_bytes()]
-    return pid
+    return [int(pid) for pid in found if name.encode() in Path("/proc", pid, "cmdline").read_bytes()]
 
 
 def test_a_teacher_that_hangs_refuses_who_finds_no_room_and_harms_no_other_arm(url: str) -> None:
@@ -184,10 +185,10 @@ def test_a_teacher_that_hangs_refuses_who_finds_no_room_and_harms_no_other_arm(u
 
         return asyncio.run(all_at_once())
 
-    pid = replica("ServeReplica:recsys:Teacher")
+    (pid,) = actors("ServeReplica:recsys:Teacher")
     os.kill(pid, signal.SIGSTOP)
     try:
-        answers = [said for said in ask("teacher", 200, 6) if isinstance(said, httpx.Response)]
+        answers = [said for said in ask("teacher", 300, 6) if isinstance(said, httpx.Response)]
         assert answers and {said.status_code for said in answers} == {503}
         assert {(said.headers["retry-after"], "busy" in said.json()["detail"]) for said in answers} == {("1", True)}
         assert all(isinstance(said, httpx.Response) and said.status_code == 200 for said in ask("student", 3, 6))
@@ -195,6 +196,20 @@ def test_a_teacher_that_hangs_refuses_who_finds_no_room_and_harms_no_other_arm(u
         os.kill(pid, signal.SIGCONT)
     with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
         assert client.post("/recommend", json={"history": ["50"], "arm": "teacher"}).status_code == 200
+
+
+@pytest.mark.full
+@pytest.mark.faults
+@pytest.mark.parametrize(("lost", "number"), [("ServeReplica:recsys:Ingress", 2), ("ProxyActor", 1)])
+def test_a_lost_replica_is_not_noticed_and_a_lost_proxy_comes_back(url: str, lost: str, number: int) -> None:
+    pids = actors(lost)
+    assert len(pids) == number
+    with Client(url) as client:
+        os.kill(pids[0], signal.SIGKILL)
+        for _ in range(20):
+            assert client.recommend(history=["50"], arm="student").items
+    while len(actors(lost)) < number:
+        time.sleep(0.1)
 
 
 def test_health_and_the_openapi_page(client: httpx.Client, settings: Settings, dataset: PreparedDataset) -> None:

@@ -290,3 +290,19 @@ def test_item_vectors_are_offset_and_projection_of_what_is_named(
         table.weight.normal_()
         expected = table.weight[1:] + mix * (z @ table.projector.weight.T + table.projector.bias)
         torch.testing.assert_close(objective.model.item_vectors()[1:], expected)
+
+
+def test_permuted_lists_are_those_of_other_training_rows(random_dataset: Callable[..., PreparedDataset]) -> None:
+    dataset = random_dataset(users=30, items=40, longest=12)
+    signals, train = made_up(dataset, all_rows(dataset)), dataset.rows("train")
+    other = signals.permuted(train, seed=0)
+    inside = np.isin(signals.rows, train)
+    assert np.array_equal(other.items[~inside], signals.items[~inside])
+    moved = (other.items[inside] != signals.items[inside]).any(axis=1)
+    assert moved.mean() > 0.9
+    lists = {(tuple(i), tuple(s)) for i, s in zip(signals.items.tolist(), signals.scores.tolist(), strict=True)}
+    assert {(tuple(i), tuple(s)) for i, s in zip(other.items.tolist(), other.scores.tolist(), strict=True)} == lists
+    learned = built(dataset, signals, permuted=True).teacher
+    assert learned is not None
+    places = learned.index[torch.from_numpy(signals.rows)]
+    assert torch.equal(learned.items[places], torch.from_numpy(other.items)), "what the option teaches"
