@@ -116,9 +116,9 @@ def recommender_class(kind: str) -> Any:
     Raises:
         UserError: there is no such kind.
     """
-    place = _named(KINDS[kind]).recommender if kind in KINDS else ""
-    if not place:
-        raise UserError(f"unknown model kind {kind!r}; known: {', '.join(sorted(KINDS))}")
+    if kind not in KINDS or not (place := _named(KINDS[kind]).recommender):
+        known = sorted(name for name, config in KINDS.items() if _named(config).recommender)
+        raise UserError(f"unknown model kind {kind!r}; known: {', '.join(known)}")
     return _named(place)
 
 

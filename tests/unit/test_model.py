@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 
+from recsys.errors import UserError
 from recsys.kinds import KINDS
 from recsys.model import CausalRecommender, SequentialRecommender, model_class
 from recsys.teacher import Teacher
@@ -31,3 +32,9 @@ def test_causal_ones_alone_have_hidden_states(kind: str) -> None:
         == issubclass(found, CausalRecommender)
         == (kind not in {"bigrec", "sequential-rules", "hybrid"})
     )
+
+
+@pytest.mark.parametrize("kind", ["unheard-of", "slmrec"])
+def test_a_kind_without_a_recommender_is_told(kind: str) -> None:
+    with pytest.raises(UserError, match=f"unknown model kind '{kind}'; known: {', '.join(RECOMMENDERS)}"):
+        model_class(kind)
