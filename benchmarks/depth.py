@@ -33,6 +33,7 @@ def body(options: Options) -> dict[str, Any]:
     from recsys.decoders.quantised import numbers_and_bytes
     from recsys.evaluation.latency import single_request_latency
     from recsys.evaluation.ranking import model_scorer
+    from recsys.histories import Histories
 
     torch.set_num_threads(1)
     width, items, batch = (16, 100, 4) if options.quick else (options.args.width, options.args.items, 32)
@@ -44,13 +45,13 @@ def body(options: Options) -> dict[str, Any]:
         f"width {width}, {items:,} items: teacher {shares['teacher_mb']:.1f} MB, student {shares['student_mb']:.1f} MB"
     )
 
-    histories, lengths = (torch.from_numpy(part) for part in dataset.histories(dataset.rows("test")[:batch]))
+    histories = Histories.of_rows(dataset, dataset.rows("test")[:batch])
     scorers = {name: model_scorer(model) for name, model in (("teacher", teacher), ("student", student))}
 
     def ranking(name: str) -> Callable[[], Any]:
         def rank() -> None:
             with torch.inference_mode():
-                scorers[name](histories, lengths).topk(BEST)
+                scorers[name](histories).topk(BEST)
 
         return rank
 

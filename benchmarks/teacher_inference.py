@@ -38,6 +38,7 @@ from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
 from recsys.data.prepared import Catalogue, PreparedDataset
+from recsys.histories import Histories
 from recsys.inference.engine import TeacherEngine
 from recsys.inference.ranking import WindowPass, rank_rows
 from recsys.inference.replica import WholeReplica
@@ -308,8 +309,7 @@ def windows(model: Teacher, dataset: PreparedDataset, options: Options, peak: fl
     alone = rows[:: max(1, len(rows) // (20 if options.quick else 500))]
     began = time.perf_counter()
     for row in alone:
-        items, lengths = dataset.histories(np.array([row]))
-        hidden = engine.hidden(torch.from_numpy(items[:, : lengths[0]]))[:, -1]
+        hidden = engine.hidden(Histories.of_rows(dataset, np.array([row])).trimmed())[:, -1]
         (hidden @ engine.vectors.T).topk(K, dim=1)
     one = (time.perf_counter() - began) / len(alone)
     kind = model.kind

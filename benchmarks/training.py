@@ -33,6 +33,7 @@ from recsys.data.config import DataConfig
 from recsys.data.download import locate
 from recsys.data.prepare import prepare
 from recsys.data.prepared import PreparedDataset
+from recsys.histories import Histories
 from recsys.losses.config import RecommendationLossConfig
 from recsys.students.build import build_student
 from recsys.students.config import SASRecConfig
@@ -115,9 +116,8 @@ def plain_seconds_per_epoch(dataset: PreparedDataset, seconds: float) -> float:
     for begin in range(0, len(rows), BATCH):
         batch = rows[begin : begin + BATCH]
         items = torch.tensor([history + [0] * (dataset.max_history - len(history)) for history, _ in batch])
-        lengths = torch.tensor([len(history) for history, _ in batch])
         targets = torch.tensor([target for _, target in batch])
-        loss = functional.cross_entropy(model.query(items, lengths) @ model.item_vectors().T, targets)
+        loss = functional.cross_entropy(model.scores(Histories.of(items)), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from recsys.errors import UserError
+from recsys.kinds import OneOf
 
 _PLAIN = (str, int, float, bool, type(None))
 
@@ -21,7 +22,9 @@ def members(tp: Any) -> list[Any]:
     """The types that one stands for: those of a union or of a literal's values, without marks."""
     origin = typing.get_origin(tp)
     if origin is typing.Annotated:
-        return members(typing.get_args(tp)[0])
+        plain, *marks = typing.get_args(tp)
+        kinds = [mark for mark in marks if isinstance(mark, OneOf)]
+        return kinds[0].types() if kinds else members(plain)
     if origin in (typing.Union, types.UnionType):
         return [member for arg in typing.get_args(tp) for member in members(arg)]
     if origin is typing.Literal:

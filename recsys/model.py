@@ -3,7 +3,6 @@
 Legend: B batch, L history, N items, D width.
 """
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,20 +12,8 @@ from torch import Tensor, nn
 
 from recsys.data.prepared import Catalogue
 from recsys.errors import UserError
-
-# kind → "module:class". Classes are imported when asked for, so that a student needs no language-model library.
-KINDS = {
-    "sasrec": "recsys.students.sasrec:SASRec",
-    "gru4rec": "recsys.students.gru4rec:GRU4Rec",
-    "sequential-rules": "recsys.rules.model:SequentialRules",
-    "hybrid": "recsys.rules.hybrid:Hybrid",
-    "bigrec": "recsys.teachers.bigrec.bigrec:BIGRec",
-    "hllm": "recsys.teachers.hllm:HLLM",
-    "e4srec": "recsys.teachers.e4srec:E4SRec",
-}
-
-
-UNKNOWN_TIME = -1
+from recsys.histories import Histories
+from recsys.kinds import recommender_class
 
 
 class SequentialRecommender(nn.Module):
@@ -39,7 +26,7 @@ class SequentialRecommender(nn.Module):
     kind: ClassVar[str]
     Config: ClassVar[type]
     uses_times: bool = False
-    """Whether `query` and `scores` look at when the items of a history were met."""
+    """Whether it looks at when the items of a history were met."""
 
     def __init__(self, config: Any, *, num_items: int) -> None:
         super().__init__()
@@ -47,26 +34,16 @@ class SequentialRecommender(nn.Module):
         self.num_items = num_items
 
     def item_vectors(self) -> Tensor:
-        """[N+1, D]: `query @ item_vectors().T` are the scores (logits); row 0 is padding and not to be ranked."""
+        """[N+1, D]: what is computed of the items alone, once for many histories; row 0 is padding."""
         raise NotImplementedError
 
-    def query(
-        self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None, times: Tensor | None = None
-    ) -> Tensor:
-        """What the model expects after each history, [B, D].
+    def scores(self, histories: Histories, vectors: Tensor | None = None) -> Tensor:
+        """[B, N+1] float32, the score of every item after each history; column 0 is padding and not to be ranked.
 
         Args:
-            items: [B, L] int64, oldest first, padded with 0 on the right.
-            lengths: [B] int64, at least 1.
-            vectors: `item_vectors()` where the caller has it already: a training step computes it once.
-            times: [B, L] int64 seconds, for a model that `uses_times`; none, or `UNKNOWN_TIME`, where they are not
-                known.
+            vectors: `item_vectors()` where the caller has it already.
         """
         raise NotImplementedError
-
-    def scores(self, items: Tensor, lengths: Tensor, vectors: Tensor, times: Tensor | None = None) -> Tensor:
-        """[B, N+1] float32, the score of every item after each history; arguments as of `query`."""
-        return self.query(items, lengths, vectors, times).float() @ vectors.float().T
 
     def save_files(self, directory: Path) -> None:
         """Write what a checkpoint needs besides weights and catalogue, a tokenizer say, into its directory."""
@@ -98,21 +75,20 @@ class SequentialRecommender(nn.Module):
 class CausalRecommender(SequentialRecommender):
     """Reads a history from left to right, so that one pass over it predicts after every item of it."""
 
-    def hidden(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
-        """What the model expects after each position: [B, L, D], of which position l depends on items 0..l alone.
-        Values at padding are arbitrary but finite. Arguments as of `query`."""
+    def hidden(self, histories: Histories, vectors: Tensor | None = None) -> Tensor:
+        """What the model expects after each position: [B, L, D], of which position l depends on items 0..l alone, and
+        of which the dot products with `item_vectors` are the scores. Values at padding are arbitrary but finite.
+        Arguments as of `scores`."""
         raise NotImplementedError
 
-    def query(
-        self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None, times: Tensor | None = None
-    ) -> Tensor:
-        """`hidden` at the last item of each history."""
-        return last_of(self.hidden(items, vectors, times), lengths)
+    def query(self, histories: Histories, vectors: Tensor | None = None) -> Tensor:
+        """`hidden` at the last item of each history, [B, D]."""
+        hidden = self.hidden(histories, vectors)
+        return hidden[torch.arange(len(hidden), device=hidden.device), histories.lengths - 1]
 
-
-def last_of(hidden: Tensor, lengths: Tensor) -> Tensor:
-    """[B, L, D] → [B, D] at the last item of each history."""
-    return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
+    def scores(self, histories: Histories, vectors: Tensor | None = None) -> Tensor:
+        vectors = self.item_vectors() if vectors is None else vectors
+        return self.query(histories, vectors).float() @ vectors.float().T
 
 
 def model_class(kind: str) -> type[SequentialRecommender]:
@@ -121,7 +97,5 @@ def model_class(kind: str) -> type[SequentialRecommender]:
     Raises:
         UserError: there is no such kind.
     """
-    if kind not in KINDS:
-        raise UserError(f"unknown model kind {kind!r}; known: {', '.join(sorted(KINDS))}")
-    module, _, name = KINDS[kind].partition(":")
-    return getattr(importlib.import_module(module), name)
+    found: type[SequentialRecommender] = recommender_class(kind)
+    return found

@@ -14,7 +14,7 @@ from recsys.rules.config import RulesConfig, RulesTuningConfig
 from recsys.serving.assignment import ARMS, Arm, check_split
 from recsys.signals.config import SignalsConfig
 from recsys.students.config import StudentModelConfig
-from recsys.teachers.config import HLLMConfig, TeacherConfig
+from recsys.teachers.config import HLLMConfig, TeacherModelConfig
 from recsys.tracking import TrackingConfig
 from recsys.training.config import TrainingConfig
 
@@ -47,7 +47,7 @@ class TeacherSettings:
             the project: that student knows all rows.
     """
 
-    model: TeacherConfig = HLLMConfig()
+    model: TeacherModelConfig = HLLMConfig()
     training: TrainingConfig = TrainingConfig()
     scaling: NotInKey[WorkersConfig] = WorkersConfig(workers=2)
     folds: int = Field(default=0, ge=0, le=20)
@@ -55,8 +55,8 @@ class TeacherSettings:
     def __post_init__(self) -> None:
         if self.folds == 1:
             raise ValueError("folds is 1, which would leave nothing to learn from; use 0 or at least 2")
-        for name in ("ids_from", "scores_from"):
-            if self.folds and getattr(self.model, name, None) is not None:
+        for name in self.model.built_from:
+            if self.folds:
                 raise ValueError(
                     f"folds is {self.folds}, but the student that model.{name} names has learned the rows of every "
                     "fold; set folds to 0, or choose a teacher that is built from no student"
@@ -80,15 +80,15 @@ class StudentSettings:
     scaling: NotInKey[WorkersConfig] = WorkersConfig()
 
     def __post_init__(self) -> None:
-        if self.model.kind in ("compressed", "hybrid") and self.distillation is not None:
+        if self.distillation is not None and not self.model.trained:
             raise ValueError(
                 f"a {self.model.kind} student is not trained; leave distillation out, or train it and make it of that"
             )
-        if self.model.kind != "slmrec" and self.alignment is not None:
+        if self.alignment is not None and not self.model.layered:
             raise ValueError("alignment compares layers and is for students of kind slmrec alone; leave it out")
-        if self.model.kind == "slmrec" and self.distillation is not None and self.distillation.embedding is not None:
+        if self.model.layered and self.distillation is not None and self.distillation.embedding is not None:
             raise ValueError("a student of kind slmrec has its teacher's item vectors; set distillation.embedding=null")
-        if self.stored and self.model.kind == "slmrec" and self.model.teacher:
+        if self.stored and self.model.made_from:
             raise ValueError("alignment.stored reads states of the project's teacher; leave it or model.teacher out")
 
     @property
@@ -104,7 +104,7 @@ class StudentSettings:
     @property
     def needs_teacher(self) -> bool:
         """Whether a teacher is there before it is made: to learn from, to be cut from, or to be compressed."""
-        return self.distilled or self.model.kind in ("slmrec", "compressed", "hybrid")
+        return self.distilled or self.model.made_from is not None
 
 
 @configuration

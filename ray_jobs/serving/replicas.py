@@ -19,8 +19,8 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.serving.arms import Absent, Model
 from recsys.serving.assignment import Arm
-from recsys.serving.ranker import Ask, Away, Busy, Ranked, Ranker
-from recsys.serving.recommender import Recommender
+from recsys.serving.ranker import Ask, Away, Busy, Ranker
+from recsys.serving.recommender import Recommendation, Recommender
 from recsys.serving.service import Pinned, Service, check_same_dataset
 from recsys.serving.web import create_app
 from recsys.settings import Settings
@@ -64,7 +64,7 @@ class Teacher:
     def __init__(self, settings: Settings, pinned: Pinned) -> None:
         self._ranker = load_ranker(settings, "teacher", pinned)
 
-    async def rank(self, ask: Ask) -> Ranked:
+    async def rank(self, ask: Ask) -> Recommendation:
         return await self._ranker.rank(ask)
 
     async def facts(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Remote:
         self._pinned = pinned
         self._uri = uri
 
-    async def rank(self, ask: Ask) -> Ranked:
+    async def rank(self, ask: Ask) -> Recommendation:
         return await self._within(ANSWER_SECONDS, self._handle.rank.remote(ask))
 
     async def facts(self) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import hashlib
 import itertools
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,17 @@ class Catalogue:
         found = self.index.get(item_id)
         return self.index.get(normal_id(item_id)) if found is None else found
 
+    def known(self, history: Iterable[str]) -> tuple[list[int], list[str]]:
+        """The items (1..N) of a history of ids, and the ids that mean none."""
+        numbers = [(item_id, self.number(item_id)) for item_id in history]
+        return [n for _, n in numbers if n is not None], [item_id for item_id, n in numbers if n is None]
+
     def popular(self) -> np.ndarray:
         """Item indices 1..N, most frequent in training first, ties by index: [N] int64."""
+        return self._popular
+
+    @cached_property
+    def _popular(self) -> np.ndarray:
         return np.argsort(-self.train_counts[1:], kind="stable") + 1
 
     def write(self, path: Path) -> None:

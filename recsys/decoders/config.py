@@ -1,6 +1,7 @@
 """How language models read titles, are adapted and made smaller; apart from the code that does so, because reading a
 configuration must not import PyTorch."""
 
+from pathlib import Path
 from typing import Literal
 
 from recsys.config import Field, configuration
@@ -85,3 +86,15 @@ class CompressionConfig:
     def __post_init__(self) -> None:
         if self.heads == self.neurons == 1 and self.low_rank is None and self.weights == "fp32":
             raise ValueError("nothing is made smaller; set weights, low_rank, heads or neurons")
+
+
+def absolute_folder(model: str) -> str:
+    """A model's folder as an absolute path; names of models stay, also where there is a folder called so."""
+    folder = Path(model).expanduser()
+    return str(folder.resolve()) if model not in ("from-scratch", "minilm") and folder.is_dir() else model
+
+
+def check_rotary(width: int, heads: int) -> None:
+    """Raise a `ValueError` where a decoder cannot have that many heads."""
+    if width % (2 * heads):
+        raise ValueError(f"width {width} must be a multiple of twice the heads ({heads}): rotary positions turn pairs")

@@ -6,7 +6,7 @@ Legend: B batch, L history, H width of the decoder.
 import torch
 from torch import Tensor, nn
 
-from recsys.model import UNKNOWN_TIME
+from recsys.histories import UNKNOWN_TIME
 
 _BUCKETS = 36  # the last one is 2³⁴ seconds, some centuries
 _HIDDEN = 0.1  # of the histories in training

@@ -16,6 +16,7 @@ from torch import Tensor
 from recsys.data.prepared import PreparedDataset
 from recsys.data.splits import seen_by_training
 from recsys.evaluation.config import CoOccurrenceConfig, EvaluationConfig
+from recsys.histories import Histories
 
 _DAY = 86_400
 _USERS_AT_ONCE = 4096
@@ -30,8 +31,8 @@ class Baseline(Protocol):
     def stored(self) -> int:
         """Numbers kept for serving, the counterpart of a model's parameters."""
 
-    def __call__(self, items: Tensor, lengths: Tensor) -> Tensor:
-        """Items [B, L] int64 padded with 0 on the right, lengths [B] → scores [B, N+1] float64."""
+    def __call__(self, histories: Histories, /) -> Tensor:
+        """[B, N+1] float64."""
 
 
 def fit_baseline(kind: str, dataset: PreparedDataset, config: EvaluationConfig) -> Baseline:
@@ -73,8 +74,8 @@ class RecentPopularity:
     def stored(self) -> int:
         return len(self.scores) - 1
 
-    def __call__(self, items: Tensor, lengths: Tensor) -> Tensor:  # noqa: ARG002 - everybody gets the same
-        return self.scores.expand(len(items), -1)
+    def __call__(self, histories: Histories) -> Tensor:
+        return self.scores.expand(len(histories), -1)
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,8 @@ class CoOccurrence:
     def stored(self) -> int:
         return len(self.neighbours)
 
-    def __call__(self, items: Tensor, lengths: Tensor) -> Tensor:
-        history, length = items.cpu().numpy(), lengths.cpu().numpy()
+    def __call__(self, histories: Histories) -> Tensor:
+        history, length = histories.items.cpu().numpy(), histories.lengths.cpu().numpy()
         ages = np.arange(self.config.history)
         columns = length[:, None] - 1 - ages
         rows, used = np.nonzero(columns >= 0)

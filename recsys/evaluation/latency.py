@@ -8,6 +8,7 @@ import torch
 
 from recsys.data.prepared import PreparedDataset
 from recsys.evaluation.ranking import Scorer
+from recsys.histories import Histories
 
 _K = 10
 _WARM_UP = 5
@@ -37,18 +38,18 @@ def single_request_latency(
     """
     generator = np.random.default_rng(seed)
     drawn = generator.choice(rows, size=requests + _WARM_UP)
-    histories, lengths = dataset.histories(drawn)
+    histories = Histories.of_rows(dataset, drawn)
     times: dict[str, list[float]] = {name: [] for name in scorers}
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for items, length in zip(histories, lengths, strict=True):
-            history, size = torch.from_numpy(items[None, :length]).to(device), torch.tensor([length], device=device)
+        for number in range(len(drawn)):
+            history = histories[number : number + 1].trimmed().to(device)
             for name in generator.permutation(list(scorers)):
                 started = time.perf_counter()
-                scores = scorers[name](history, size).clone()
+                scores = scorers[name](history).clone()
                 scores[:, 0] = -torch.inf
-                scores[0, history[0]] = -torch.inf
+                scores[0, history.items[0]] = -torch.inf
                 scores.topk(min(_K, dataset.num_items)).indices.tolist()
                 times[name].append(1000 * (time.perf_counter() - started))
     finally:

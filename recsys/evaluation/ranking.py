@@ -4,40 +4,23 @@ Legend: B batch, L history, N items, R rows.
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from recsys.data.prepared import PreparedDataset
+from recsys.histories import Histories
 from recsys.model import SequentialRecommender
 
-Scorer = Callable[..., Tensor]
-"""items [B, L] int64 padded with 0 on the right, lengths [B] → scores [B, N+1], higher is better. One whose attribute
-`uses_times` is true takes the items' times [B, L] int64 as well where they are known."""
+Scorer = Callable[[Histories], Tensor]
+"""Histories → scores [B, N+1], higher is better."""
 
 
 def model_scorer(model: SequentialRecommender) -> Scorer:
     """Score by the model, its item vectors computed once. The model must stay as it is while the scorer is used."""
-    return _ModelScorer(model)
-
-
-class _ModelScorer:
-    def __init__(self, model: SequentialRecommender) -> None:
-        self._model, self._vectors = model, model.item_vectors().detach()
-        self.uses_times = model.uses_times
-
-    def __call__(self, items: Tensor, lengths: Tensor, times: Tensor | None = None) -> Tensor:
-        return self._model.scores(items, lengths, self._vectors, times)
-
-
-def shown_to(score: Any, dataset: PreparedDataset, rows: np.ndarray, device: torch.device | str) -> tuple[Tensor, ...]:
-    """What a scorer is called with for rows of a dataset."""
-    arrays = [*dataset.histories(rows)]
-    if getattr(score, "uses_times", False):
-        arrays.append(dataset.history_times(rows))
-    return tuple(torch.from_numpy(array).to(device) for array in arrays)
+    return partial(model.scores, vectors=model.item_vectors().detach())
 
 
 @torch.inference_mode()
@@ -63,7 +46,7 @@ def rank_targets(
     ranks = np.empty(len(rows), dtype=np.int64)
     for begin in range(0, len(rows), batch_size):
         batch = rows[begin : begin + batch_size]
-        scores = score(*shown_to(score, dataset, batch, device))
+        scores = score(Histories.of_rows(dataset, batch).to(device))
         targets = torch.from_numpy(dataset.targets(batch).astype(np.int64)).to(device)
         target_scores = scores.gather(1, targets[:, None])
         if torch.isnan(scores[:, 1:]).any():

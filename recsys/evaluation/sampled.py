@@ -15,7 +15,8 @@ import torch
 from recsys.data.prepared import PreparedDataset
 from recsys.evaluation.config import SampledConfig
 from recsys.evaluation.metrics import metrics_from_ranks
-from recsys.evaluation.ranking import Scorer, shown_to
+from recsys.evaluation.ranking import Scorer
+from recsys.histories import Histories
 
 
 def sampled_negatives(dataset: PreparedDataset, row: int, config: SampledConfig) -> np.ndarray:
@@ -54,7 +55,7 @@ def sampled_ranks(
     ranks = np.empty(len(rows), dtype=np.int64)
     for begin in range(0, len(rows), batch_size):
         batch = rows[begin : begin + batch_size]
-        scores = score(*shown_to(score, dataset, batch, device))
+        scores = score(Histories.of_rows(dataset, batch).to(device))
         if torch.isnan(scores[:, 1:]).any():
             raise FloatingPointError("the model gives NaN scores")
         negatives = np.zeros((len(batch), config.negatives), dtype=np.int64)  # 0 where there is none

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recsys.decoders.dtypes import resolve_dtype
 from recsys.decoders.splitting import decoders, inject_kernels, split
 from recsys.errors import UserError
+from recsys.histories import Histories
 from recsys.model import CausalRecommender
 from recsys.processes import import_deepspeed
 
@@ -53,12 +54,11 @@ class TeacherEngine:
             model = model.to(self.device)
         model = model.float().eval()
         with torch.inference_mode():
-            self.vectors = model.item_vectors().to(self.device)
+            self.vectors = model.item_vectors().detach().to(self.device)  # not the weights, which are converted
         check_finite(self.vectors)
         if tensor_parallel > 1 and "compression" in model.layout():
             raise UserError("signals.tensor_parallel cannot part the matrices of a compressed teacher; set it to 1")
         self._model: Any = model
-        self.uses_times = model.uses_times
         self._engine = inference_engine(
             _Hidden(model),
             self.dtype,
@@ -68,21 +68,14 @@ class TeacherEngine:
         )
 
     @torch.inference_mode()
-    def hidden(self, items: Tensor, times: Tensor | None = None) -> Tensor:
-        """[B, L, D] float32; their products with `vectors` are the logits.
-
-        Args:
-            items: [B, L] int64 padded with 0 on the right.
-            times: [B, L] int64, where the model `uses_times`.
-        """
-        more = () if times is None else (times.to(self.device),)
-        return self._engine(items.to(self.device), self.vectors, *more).to(self.dtype).float()
+    def hidden(self, histories: Histories) -> Tensor:
+        """[B, L, D] float32; their products with `vectors` are the logits."""
+        return self._engine(histories.to(self.device), self.vectors).to(self.dtype).float()
 
     @torch.inference_mode()
-    def states(self, items: Tensor, layers: Sequence[int], times: Tensor | None = None) -> Tensor:
-        """[B, L, len(layers), H] of items as in `hidden`: what a `LayeredTeacher` has after each of `layers`."""
-        times = None if times is None else times.to(self.device)
-        found = self._model.states(items.to(self.device), layers, self.vectors, times)
+    def states(self, histories: Histories, layers: Sequence[int]) -> Tensor:
+        """[B, L, len(layers), H]: what a `LayeredTeacher` has after each of `layers`."""
+        found = self._model.states(histories.to(self.device), layers, self.vectors)
         return torch.stack([found[layer] for layer in layers], dim=2)
 
 
@@ -139,5 +132,5 @@ class _Hidden(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, items: Tensor, vectors: Tensor, *times: Tensor) -> Tensor:
-        return self.model.hidden(items, vectors, *times)
+    def forward(self, histories: Histories, vectors: Tensor) -> Tensor:
+        return self.model.hidden(histories, vectors)

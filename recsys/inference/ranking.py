@@ -9,7 +9,7 @@ interactions instead of one for every row.
 Legend: S rows, B windows in a batch, L history, P positions to be scored, N items, K candidates, D width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.histories import Histories
 from recsys.inference.engine import TeacherEngine
 from recsys.model import CausalRecommender
 from recsys.signals.config import SignalsConfig
@@ -58,10 +59,8 @@ class WindowPass:
         """
         found: list[Tensor] = []
         places: list[np.ndarray] = []
-        for which, items, times, window, position in _batches(dataset, rows, self._config.batch_size):
-            met = torch.from_numpy(times) if self._engine.uses_times else None
-            states = self._engine.states(torch.from_numpy(items), layers, met).cpu()
-            found.append(states[torch.from_numpy(window), torch.from_numpy(position)].to(dtype))
+        for which, histories, window, position in _batches(dataset, rows, self._config.batch_size):
+            found.append(self._engine.states(histories, layers).cpu()[window, position].to(dtype))
             places.append(which)
         return torch.cat(found)[torch.from_numpy(np.argsort(np.concatenate(places)))]
 
@@ -102,13 +101,11 @@ def rank_rows(
     rank_of = np.empty(len(rows), dtype=np.int64)
     parts = []
     done = tokens = 0
-    for which, items, times, window, position in _batches(dataset, rows, batch_size):
-        hidden_PD = engine.hidden(torch.from_numpy(items), torch.from_numpy(times) if engine.uses_times else None)[
-            torch.from_numpy(window).to(engine.device), torch.from_numpy(position).to(engine.device)
-        ]
+    for which, histories, window, position in _batches(dataset, rows, batch_size):
+        hidden_PD = engine.hidden(histories)[window.to(engine.device), position.to(engine.device)]
         rank_of[which] = np.arange(done, done + len(which))
         done += len(which)
-        tokens += int(np.count_nonzero(items))
+        tokens += int(histories.lengths.sum())
         for begin in range(0, len(which), batch_size):
             chunk = rows[which[begin : begin + batch_size]]
             parts.append(
@@ -138,12 +135,11 @@ def check_k(dataset: PreparedDataset, rows: np.ndarray, k: int, mask_history: bo
 
 def _batches(
     dataset: PreparedDataset, rows: np.ndarray, batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, Histories, Tensor, Tensor]]:
     """Windows of similar length together.
 
     Yields:
-        which: [P] indices into `rows`; items, times: [B, L] int64; window, position: [P] where each row's prediction
-            is.
+        which: [P] indices into `rows`; histories; window, position: [P] where each row's prediction is.
     """
     starts, window_of = np.unique(window_starts(dataset, rows), return_inverse=True)
     last = np.zeros(len(starts), dtype=np.int64)
@@ -158,9 +154,11 @@ def _batches(
         inside = columns < length[chosen, None]
         index = np.where(inside, starts[chosen, None] + columns, 0)
         items, times = (np.where(inside, values[index], 0) for values in (dataset.items, dataset.timestamps))
+        histories = Histories(*map(torch.from_numpy, (items.astype(np.int64), length[chosen], times)))
         which = np.concatenate([by_window[bounds[w] : bounds[w + 1]] for w in chosen])
         window = np.repeat(np.arange(len(chosen)), bounds[chosen + 1] - bounds[chosen])
-        yield which, items.astype(np.int64), times, window, rows[which] - 1 - starts[chosen][window]
+        position = rows[which] - 1 - starts[chosen][window]
+        yield which, histories, torch.from_numpy(window), torch.from_numpy(position)
 
 
 @torch.inference_mode()
@@ -203,32 +201,52 @@ def top_items(
         vectors: [N+1, D]; row 0 is left out.
         excluded: pairs (rows, items) that must not be returned, and have no mass.
     """
-    merged: list[Tensor] = []
-    rests = []
-    for begin in range(0, len(vectors), chunk):
-        part = vectors[begin : begin + chunk].to(hidden_PD.device)
-        scores = hidden_PD @ part.T
-        if begin == 0:
-            scores[:, 0] = -torch.inf
-        if excluded is not None:
-            which, items = excluded
-            if len(vectors) > chunk:
-                inside = (items >= begin) & (items < begin + len(part))
-                which, items = which[inside], items[inside] - begin
-            scores[which, items] = -torch.inf
-        values, found = scores.topk(min(k, len(part)), dim=1)
-        if log_mass:
-            rests.append(scores.scatter_(1, found, -torch.inf).logsumexp(dim=1))
-        if not merged:
-            merged = [values, found]
-            continue
-        values, order = torch.cat([merged[0], values], dim=1).sort(dim=1, descending=True, stable=True)
-        found = torch.cat([merged[1], found + begin], dim=1).gather(1, order)
-        if log_mass:
-            rests.append(values[:, k:].logsumexp(dim=1))
-        merged = [values[:, :k], found[:, :k]]
-    values, found = merged
-    if not log_mass:
+    rests: list[Tensor] | None = [] if log_mass else None
+    values, found = best(_products(hidden_PD, vectors, excluded, chunk), k, rests=rests)
+    if rests is None:
         return [found, values]
     rest = torch.stack(rests).logsumexp(dim=0)
     return [found, values, rest - torch.logaddexp(rest, values.logsumexp(dim=1))]
+
+
+def _products(
+    hidden_PD: Tensor, vectors: Tensor, excluded: tuple[Tensor, Tensor] | None, chunk: int
+) -> Iterator[tuple[int, Tensor]]:
+    for begin in range(0, len(vectors), chunk):
+        scores = hidden_PD @ vectors[begin : begin + chunk].to(hidden_PD.device).T
+        if begin == 0:
+            scores[:, 0] = -torch.inf
+        exclude(scores, excluded, begin, -torch.inf)
+        yield begin, scores
+
+
+def exclude(scores: Tensor, excluded: tuple[Tensor, Tensor] | None, begin: int, value: float) -> None:
+    """Give pairs (rows, items) a value among the scores [P, …] of the items from `begin` on."""
+    if excluded is not None:
+        which, items = excluded
+        inside = (items >= begin) & (items < begin + scores.shape[1])
+        scores[which[inside], items[inside] - begin] = value
+
+
+def best(
+    parts: Iterable[tuple[int, Tensor]], k: int, *, largest: bool = True, rests: list[Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """The K best values and their items, [P, K] each, best first, of scores that come part by part.
+
+    Args:
+        parts: first item and scores [P, …] of each part; with `rests` they are written into.
+        rests: gets logarithms of softmax masses [P] that add up to those of all items that are left out.
+    """
+    values = items = torch.empty(0)
+    for number, (begin, scores) in enumerate(parts):
+        new, found = scores.topk(min(k, scores.shape[1]), dim=1, largest=largest)
+        if rests is not None:
+            rests.append(scores.scatter_(1, found, -torch.inf).logsumexp(dim=1))
+        found = found + begin
+        if number:
+            new, order = torch.cat([values, new], dim=1).sort(dim=1, descending=largest, stable=True)
+            found = torch.cat([items, found], dim=1).gather(1, order)
+            if rests is not None:
+                rests.append(new[:, k:].logsumexp(dim=1))
+        values, items = new[:, :k], found[:, :k]
+    return values, items

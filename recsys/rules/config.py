@@ -1,15 +1,16 @@
 """Constants of the sequential rules, and how they are found."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from recsys.config import Field, configuration
+from recsys.kinds import ModelConfig, StudentConfig
 
 RULES = "sequential-rules"
 RULES_WITH_TITLES = "sequential-rules-titles"
 
 
 @configuration
-class RulesConfig:
+class RulesConfig(ModelConfig):
     """Sequential rules (SR; Ludewig and Jannach, UMUAI 2018) with frequencies divided out: `recsys.rules.counts`.
 
     The defaults lie between what validation chose on MovieLens 100K, Amazon Beauty and Amazon Toys; `tune` finds a data
@@ -27,6 +28,7 @@ class RulesConfig:
         rules, title_width: of a fitted model, filled in when it is fitted.
     """
 
+    recommender: ClassVar[str] = "recsys.rules.model:SequentialRules"
     kind: Literal["sequential-rules"] = "sequential-rules"
     window: int = Field(default=20, ge=1)
     decay: float = Field(default=0.6, gt=0, le=1)
@@ -71,7 +73,7 @@ class RulesTuningConfig:
 
 
 @configuration
-class HybridConfig:
+class HybridConfig(StudentConfig):
     """A student with the rules, and where there are any the titles, as further terms of its score.
 
     Nothing is trained: the weights of the terms are chosen on validation (`recsys.rules.hybrid`).
@@ -81,9 +83,16 @@ class HybridConfig:
         titles: add the cosine of titles as well, where the catalogue has titles.
     """
 
+    recommender: ClassVar[str] = "recsys.rules.hybrid:Hybrid"
+    trained: ClassVar[bool] = False
+    with_rules: ClassVar[bool] = True
     kind: Literal["hybrid"]
     student: str
     titles: bool = True
+
+    @property
+    def made_from(self) -> str:
+        return self.student
 
 
 @configuration

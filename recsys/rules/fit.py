@@ -13,6 +13,7 @@ from recsys.checkpoint import save_checkpoint
 from recsys.config import to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.decoders.item_encoder import TextEmbeddings
+from recsys.histories import Histories
 from recsys.rules.config import RULES, RULES_WITH_TITLES, RulesConfig, RulesTuningConfig
 from recsys.rules.counts import Counts
 from recsys.rules.model import SequentialRules, centre
@@ -87,8 +88,8 @@ def _tune_titles(
     if not len(rows):
         return replace(config, title_weight=2.0), None, []
 
-    def terms(items: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        return alone.log_share(items, lengths), alone.query(items, lengths, vectors) @ vectors.T
+    def terms(histories: Histories) -> tuple[Tensor, Tensor]:
+        return alone.log_share(histories), alone.query(histories, vectors) @ vectors.T
 
     reached = weighted_gains(terms, dataset, rows, [(weight,) for weight in tuning.title_weight])
     best = max(range(len(reached)), key=reached.__getitem__)

@@ -5,6 +5,7 @@ Legend: B batch, L history, N items, D width of the student's item vectors, W of
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from recsys.checkpoint import Checkpoint
 from recsys.config import from_dict, to_dict
 from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.errors import UserError
+from recsys.histories import Histories
 from recsys.model import SequentialRecommender, model_class
 from recsys.rules.config import HybridModelConfig, RulesTuningConfig
 from recsys.rules.model import SequentialRules
@@ -49,7 +51,7 @@ class Hybrid(SequentialRecommender):
         Raises:
             UserError: the student is compressed or a hybrid itself.
         """
-        if getattr(student, "compression", None) is not None or isinstance(student, Hybrid | SequentialRules):
+        if "compression" in student.layout() or isinstance(student, Hybrid | SequentialRules):
             raise UserError(
                 f"a hybrid is made of a trained student that is not compressed, not of one of kind {student.kind} "
                 "such as this; name the student that it was made from"
@@ -73,25 +75,25 @@ class Hybrid(SequentialRecommender):
         vectors = self.student.item_vectors()
         return torch.cat([vectors, self.rules.titles.to(vectors)], dim=1)
 
-    def scores(self, items: Tensor, lengths: Tensor, vectors: Tensor, times: Tensor | None = None) -> Tensor:
+    def scores(self, histories: Histories, vectors: Tensor | None = None) -> Tensor:
+        vectors = self.item_vectors() if vectors is None else vectors
         width = vectors.shape[1] - self.rules.titles.shape[1]
-        scores, *others = self._terms(items, lengths, vectors[:, :width], vectors[:, width:], times)
+        scores, *others = self.terms(histories, vectors[:, :width], vectors[:, width:])
         for weight, term in zip((self.config.rules_weight, self.config.title_weight), others, strict=False):
             scores.add_(term, alpha=weight)
         return scores
 
-    def terms(self, items: Tensor, lengths: Tensor, times: Tensor | None = None) -> list[Tensor]:
-        """The three terms without their weights, [B, N+1] each; two where there are no titles."""
-        return self._terms(items, lengths, self.student.item_vectors(), self.rules.titles, times)
+    def terms(self, histories: Histories, vectors: Tensor, titles: Tensor) -> list[Tensor]:
+        """The three terms without their weights, [B, N+1] each; two where there are no titles.
 
-    def _terms(
-        self, items: Tensor, lengths: Tensor, vectors: Tensor, titles: Tensor, times: Tensor | None
-    ) -> list[Tensor]:
-        scores = self.student.scores(items, lengths, vectors, times)
+        Args:
+            vectors: of the student's items; titles: the rules' vectors of titles.
+        """
+        scores = self.student.scores(histories, vectors)
         scores = scores - scores[:, 1:].logsumexp(dim=1, keepdim=True)
-        terms = [scores, self.rules.log_share(items, lengths)]
+        terms = [scores, self.rules.log_share(histories)]
         if titles.shape[1]:
-            terms.append(self.rules.query(items, lengths, titles) @ titles.T)
+            terms.append(self.rules.query(histories, titles) @ titles.T)
         return terms
 
     def save_files(self, directory: Path) -> None:
@@ -144,7 +146,8 @@ def fit_hybrid(
     with_titles = tuning.student_titles if titles and memory.config.title_width else (0.0,)
     pairs += [pair for pair in product(tuning.student_rules, with_titles) if pair != (0.0, 0.0)]
     probe = Hybrid.of(student.model, memory, rules_weight=1.0, title_weight=float(with_titles != (0.0,)))
-    terms = _Terms(probe)
+    vectors = probe.student.item_vectors().detach()
+    terms = partial(probe.terms, vectors=vectors, titles=probe.rules.titles)
     weights = pairs if probe.rules.config.title_width else [(a,) for a, _ in pairs]
     reached = weighted_gains(terms, dataset, rows, weights)
     best = max(range(len(reached)), key=reached.__getitem__)
@@ -156,14 +159,3 @@ def fit_hybrid(
     tried = [{"rules_weight": a, "title_weight": b, "valid": gain} for (a, b), gain in zip(pairs, reached, strict=True)]
     model = Hybrid.of(student.model, memory, rules_weight=rules_weight, title_weight=title_weight)
     return Weighed(model, reached[best], reached[0], tried)
-
-
-class _Terms:
-    """As `shown_to` wants it; the student's item vectors computed once."""
-
-    def __init__(self, model: Hybrid) -> None:
-        self._model, self.uses_times = model, model.uses_times
-        self._vectors = model.student.item_vectors().detach()
-
-    def __call__(self, items: Tensor, lengths: Tensor, times: Tensor | None = None) -> list[Tensor]:
-        return self._model._terms(items, lengths, self._vectors, self._model.rules.titles, times)

@@ -9,6 +9,7 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn import functional as F
 
+from recsys.histories import Histories
 from recsys.model import SequentialRecommender
 from recsys.rules.config import RulesConfig
 
@@ -78,29 +79,25 @@ class SequentialRules(SequentialRecommender):
     def item_vectors(self) -> Tensor:
         return self.titles
 
-    def query(
-        self,
-        items: Tensor,
-        lengths: Tensor,
-        vectors: Tensor | None = None,
-        times: Tensor | None = None,  # noqa: ARG002
-    ) -> Tensor:
-        """[B, W]: the direction of the history's titles, of unit length."""
-        table = self.titles if vectors is None else vectors
-        return F.normalize((F.embedding(items, table) * self._recency(items, lengths)[..., None]).sum(dim=1), dim=1)
+    def query(self, histories: Histories, titles: Tensor) -> Tensor:
+        """[B, W]: the direction of the history's titles, of unit length, by title vectors [N+1, W]."""
+        recency = self._recency(histories)[..., None]
+        return F.normalize((F.embedding(histories.items, titles) * recency).sum(dim=1), dim=1)
 
-    def scores(self, items: Tensor, lengths: Tensor, vectors: Tensor, times: Tensor | None = None) -> Tensor:
-        scores = self.log_share(items, lengths)
+    def scores(self, histories: Histories, vectors: Tensor | None = None) -> Tensor:
+        vectors = self.titles if vectors is None else vectors
+        scores = self.log_share(histories)
         if self.config.title_weight and self.config.title_width:
-            scores.addmm_(self.query(items, lengths, vectors, times) * self.config.title_weight, vectors.T)
+            scores.addmm_(self.query(histories, vectors) * self.config.title_weight, vectors.T)
         return scores
 
-    def log_share(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def log_share(self, histories: Histories) -> Tensor:
         """[B, N+1]: the logarithm of what the rules give each item, a probability."""
-        return log_share(self.counts(items, lengths), self.floor, self.config.spread)
+        return log_share(self.counts(histories), self.floor, self.config.spread)
 
-    def counts(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def counts(self, histories: Histories) -> Tensor:
         """[B, N+1]: the rules of each history, summed up."""
+        items = histories.items
         sizes = self.starts[items + 1] - self.starts[items]
         counts = torch.zeros(len(items), self.num_items + 1, device=items.device)
         ends = sizes.sum(dim=1).cumsum(0)
@@ -108,7 +105,7 @@ class SequentialRules(SequentialRecommender):
         while begin < len(items):
             before = int(ends[begin - 1]) if begin else 0
             end = max(begin + 1, int(torch.searchsorted(ends, before + RULES_AT_ONCE, right=True)))
-            self._add(counts[begin:end], items[begin:end], lengths[begin:end], sizes[begin:end])
+            self._add(counts[begin:end], histories[begin:end], sizes[begin:end])
             begin = end
         return counts
 
@@ -121,17 +118,18 @@ class SequentialRules(SequentialRecommender):
             found[place] = self.weights[own][self.successors[own] == item].sum().cpu()
         return found * self.config.decay**ages
 
-    def _add(self, counts: Tensor, items: Tensor, lengths: Tensor, sizes: Tensor) -> None:
-        flat = sizes.reshape(-1)
+    def _add(self, counts: Tensor, histories: Histories, sizes: Tensor) -> None:
+        items, flat = histories.items, sizes.reshape(-1)
         first = torch.repeat_interleave(self.starts[items].reshape(-1) - (flat.cumsum(0) - flat), flat)
         rule = first + torch.arange(len(first), device=first.device)
         row = torch.arange(len(items), device=items.device)[:, None].expand_as(items).reshape(-1)
         cell = torch.repeat_interleave(row * counts.shape[1], flat) + self.successors[rule]
-        weight = torch.repeat_interleave(self._recency(items, lengths).reshape(-1), flat) * self.weights[rule]
+        weight = torch.repeat_interleave(self._recency(histories).reshape(-1), flat) * self.weights[rule]
         counts.view(-1).index_add_(0, cell, weight)
 
-    def _recency(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def _recency(self, histories: Histories) -> Tensor:
         """[B, L] δ^age, 0 at padding."""
+        items, lengths = histories.items, histories.lengths
         ages = lengths[:, None] - 1 - torch.arange(items.shape[1], device=items.device)
         return torch.where(ages >= 0, self.config.decay ** ages.clamp_min(0).float(), 0.0)
 

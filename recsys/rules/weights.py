@@ -11,10 +11,10 @@ from torch import Tensor
 
 from recsys.data.prepared import PreparedDataset
 from recsys.evaluation.metrics import gains
-from recsys.evaluation.ranking import shown_to
+from recsys.histories import Histories
 
-Terms = Callable[..., Sequence[Tensor]]
-"""Called as `recsys.evaluation.ranking.Scorer` is; terms [B, N+1] of the score, which may be written into."""
+Terms = Callable[[Histories], Sequence[Tensor]]
+"""Histories → terms [B, N+1] of the score, which may be written into."""
 
 
 @torch.inference_mode()
@@ -26,7 +26,7 @@ def weighted_gains(
     total = np.zeros(len(candidates))
     for begin in range(0, len(rows), batch):
         chosen = rows[begin : begin + batch]
-        first, *others = terms(*shown_to(terms, dataset, chosen, "cpu"))
+        first, *others = terms(Histories.of_rows(dataset, chosen))
         target = torch.from_numpy(dataset.targets(chosen).astype(np.int64))[:, None]
         which, seen = (torch.from_numpy(each) for each in dataset.past(chosen))
         first[which, seen] = -torch.inf

@@ -2,13 +2,14 @@
 
 from typing import Any, Protocol
 
-from recsys.serving.ranker import Ask, Away, Ranked
+from recsys.serving.ranker import Ask, Away
+from recsys.serving.recommender import Recommendation
 
 
 class Model(Protocol):
     """The model of an arm."""
 
-    async def rank(self, ask: Ask) -> Ranked:
+    async def rank(self, ask: Ask) -> Recommendation:
         """Answer a request.
 
         Raises:
@@ -26,7 +27,7 @@ class Absent:
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
-    async def rank(self, _: Ask) -> Ranked:
+    async def rank(self, _: Ask) -> Recommendation:
         raise Away(self._reason)
 
     async def facts(self) -> dict[str, Any]:

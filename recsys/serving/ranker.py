@@ -4,10 +4,10 @@ import asyncio
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from recsys.serving.recommender import Recommender
+from recsys.serving.recommender import Recommendation, Recommender
 
 RETRY_SECONDS = 1
 """When who was refused for want of room should ask again."""
@@ -23,28 +23,11 @@ class Away(Exception):
 
 @dataclass(frozen=True)
 class Ask:
-    """One request: a history of catalogue ids (not empty), how many items, and whether those seen are left out."""
+    """One request: a history of ids (not empty), how many items, and whether those seen are left out."""
 
     history: list[str]
     k: int
     mask_seen: bool
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """Its answer.
-
-    Attributes:
-        milliseconds: the model's pass that this request was part of, catalogue ids to catalogue ids.
-        together: requests in that pass.
-        checkpoint: hash of the checkpoint that ranked.
-    """
-
-    items: list[str]
-    scores: list[float]
-    milliseconds: float
-    together: int
-    checkpoint: str
 
 
 class Ranker:
@@ -62,11 +45,11 @@ class Ranker:
         self.recommender = recommender
         self._batch = batch
         self._most = waiting
-        self._waiting: deque[tuple[Ask, asyncio.Future[Ranked]]] = deque()
+        self._waiting: deque[tuple[Ask, asyncio.Future[Recommendation]]] = deque()
         self._worker: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ranker")
 
-    async def rank(self, ask: Ask) -> Ranked:
+    async def rank(self, ask: Ask) -> Recommendation:
         """Answer a request.
 
         Raises:
@@ -81,10 +64,9 @@ class Ranker:
             self._worker = asyncio.create_task(self._work())
         return await future
 
-    def rank_now(self, asks: list[Ask]) -> list[Ranked]:
+    def rank_now(self, asks: list[Ask]) -> list[Recommendation]:
         """Answer requests in one pass, on this thread."""
-        answers: dict[int, Ranked] = {}
-        checkpoint = self.recommender.checkpoint.hash
+        answers: dict[int, Recommendation] = {}
         for mask_seen in {ask.mask_seen for ask in asks}:
             rows = [row for row, ask in enumerate(asks) if ask.mask_seen == mask_seen]
             started = time.perf_counter()
@@ -94,7 +76,9 @@ class Ranker:
             milliseconds = 1000 * (time.perf_counter() - started)
             for row, one in zip(rows, ranked, strict=True):
                 k = asks[row].k
-                answers[row] = Ranked(one.items[:k], one.scores[:k], milliseconds, len(rows), checkpoint)
+                answers[row] = replace(
+                    one, items=one.items[:k], scores=one.scores[:k], milliseconds=milliseconds, together=len(rows)
+                )
         return [answers[row] for row in range(len(asks))]
 
     async def facts(self) -> dict[str, Any]:

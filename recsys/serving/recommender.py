@@ -4,32 +4,46 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from recsys.checkpoint import Checkpoint, load_checkpoint
+from recsys.data.prepared import Catalogue
 from recsys.errors import UserError
-from recsys.model import UNKNOWN_TIME
+from recsys.histories import UNKNOWN_TIME, Histories
 
 Times = Sequence[Sequence[int] | None] | None
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The answer for one history.
+    """The answer for one history, from the model to the HTTP response.
 
     Attributes:
         items: catalogue ids, best first.
-        scores: the model's scores (logits), or training counts where `fallback` is set.
+        scores: the model's scores (logits), or training counts where no model was asked.
         unknown: ids of the history that the catalogue does not hold; they were ignored.
         fallback: no id of the history was known, so these are the most popular items.
+        checkpoint: hash of the checkpoint that ranked; None where no model was asked.
+        milliseconds: the model's pass that it was part of, catalogue ids to catalogue ids, where that was measured.
+        together: histories in that pass.
     """
 
     items: list[str]
     scores: list[float]
     unknown: list[str]
     fallback: bool
+    checkpoint: str | None = None
+    milliseconds: float = 0.0
+    together: int = 0
+
+
+def popular(catalogue: Catalogue, history: Sequence[str], k: int) -> Recommendation:
+    """What is recommended without a model: the most popular items."""
+    known, unknown = catalogue.known(history)
+    items = catalogue.popular()[:k]
+    scores = catalogue.train_counts[items].astype(float).tolist()
+    return Recommendation([catalogue.item_ids[i] for i in items], scores, unknown, fallback=not known)
 
 
 class Recommender:
@@ -44,7 +58,6 @@ class Recommender:
         self.catalogue = checkpoint.catalogue
         self._model = checkpoint.model
         self._device = next(iter(checkpoint.model.state_dict().values())).device  # rules have no parameters
-        self._popular = self.catalogue.popular()
         with torch.inference_mode():
             # Once for all requests: a teacher computes them from its texts.
             self._item_vectors = self._model.item_vectors()
@@ -84,30 +97,21 @@ class Recommender:
         check_histories(histories)
         if not 1 <= k <= len(self.catalogue):
             raise UserError(f"k must be between 1 and {len(self.catalogue)}, the size of the catalogue (got {k})")
-        number = self.catalogue.number
-        known = [[item for i in history if (item := number(i)) is not None] for history in histories]
-        for history in histories:
-            if not history:
-                raise UserError("a history is empty; give at least one item id")
+        if not all(histories):
+            raise UserError("a history is empty; give at least one item id")
+        read = [self.catalogue.known(history) for history in histories]
         met = self._times(histories, times)
-        scored = [row for row, history in enumerate(known) if history]
-        chosen = None if met is None else [met[row] for row in scored]
-        best, values = self._top_k([known[row] for row in scored], k, mask_seen, chosen) if scored else ([], [])
-        answers: dict[int, tuple[list[int], list[float]]] = dict(
-            zip(scored, zip(best, values, strict=True), strict=True)
-        )
-        results = []
-        for row, history in enumerate(histories):
-            unknown = [i for i in history if number(i) is None]
-            fallback = row not in answers
-            if fallback:
-                items = self._popular[:k].tolist()
-                scores = self.catalogue.train_counts[items].astype(float).tolist()
-            else:
-                items, scores = answers[row]
-            ids = [self.catalogue.item_ids[i] for i in items]
-            results.append(Recommendation(items=ids, scores=scores, unknown=unknown, fallback=fallback))
-        return results
+        scored = [row for row, (known, _) in enumerate(read) if known]
+        shown = [read[row][0] for row in scored]
+        best = self._top_k(shown, k, mask_seen, None if met is None else [met[row] for row in scored]) if scored else []
+        ranked = dict(zip(scored, best, strict=True))
+        ids, checkpoint = self.catalogue.item_ids, self.checkpoint.hash
+        return [
+            Recommendation([ids[i] for i in ranked[row][0]], ranked[row][1], unknown, False, checkpoint)
+            if row in ranked
+            else popular(self.catalogue, histories[row], k)
+            for row, (_, unknown) in enumerate(read)
+        ]
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         return [self.catalogue.titles[self.catalogue.index[i]] for i in item_ids]
@@ -127,23 +131,25 @@ class Recommender:
     @torch.inference_mode()
     def _top_k(
         self, histories: list[list[int]], k: int, mask_seen: bool, times: list[list[int]] | None
-    ) -> tuple[list[list[int]], list[list[float]]]:
+    ) -> list[tuple[list[int], list[float]]]:
+        """Items and scores of each history, best first."""
         limit = self.checkpoint.max_history
         recent = [history[-limit:] for history in histories]
-        lengths = torch.tensor([len(history) for history in recent], device=self._device)
-        items = self._padded(recent)
-        met = None if times is None else self._padded([one[-limit:] for one in times])
-        scores = self._model.scores(items, lengths, self._item_vectors, met)
+        shown = Histories(
+            self._padded(recent),
+            torch.tensor([len(history) for history in recent], device=self._device),
+            None if times is None else self._padded([one[-limit:] for one in times]),
+        )
+        scores = self._model.scores(shown, self._item_vectors)
         scores[:, 0] = -torch.inf
         if mask_seen:
             for row, history in enumerate(histories):
                 scores[row, history] = -torch.inf
         values, best = scores.topk(k, dim=1)
-        finite = np.isfinite(values.cpu().numpy()).sum(axis=1)
-        return (
-            [row[:n] for row, n in zip(best.tolist(), finite, strict=True)],
-            [row[:n] for row, n in zip(values.tolist(), finite, strict=True)],
-        )
+        finite = torch.isfinite(values).sum(dim=1)
+        return [
+            (items[:n], row[:n]) for items, row, n in zip(best.tolist(), values.tolist(), finite.tolist(), strict=True)
+        ]
 
     def _padded(self, rows: list[list[int]]) -> Tensor:
         """[B, L] int64 on the model's device, padded with 0 on the right."""

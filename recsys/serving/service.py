@@ -15,7 +15,8 @@ from recsys.data.ids import normal_id
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.serving.assignment import Arm, assign
-from recsys.serving.ranker import Ranked
+from recsys.serving.ranker import Ask
+from recsys.serving.recommender import Recommendation, popular
 
 EMPTY_HISTORY = "history is empty; give at least one item id, or leave it out and give a user_id"
 NOBODY = "give a user_id, a history, or both"
@@ -63,21 +64,13 @@ class RecommendResponse(BaseModel):
     fallback: bool = Field(description="nothing of the history is known, so these are the most popular items")
 
 
-@dataclass(frozen=True)
-class Task:
-    """A checked request: what to rank on which arm.
-
-    Attributes:
-        history: known catalogue ids, oldest first; empty means popular items.
-    """
+@dataclass(frozen=True, kw_only=True)
+class Task(Ask):
+    """A checked request, and who answers it."""
 
     arm: Arm
     assigned_by: Literal["request", "user", "default"]
-    history: list[str]
-    unknown: list[str]
     unknown_user: bool
-    k: int
-    mask_seen: bool
 
 
 class Service:
@@ -109,13 +102,6 @@ class Service:
         self.max_k = min(max_k, dataset.num_items)
         self.max_history = max_history
         self._users = {user_id: user for user, user_id in enumerate(dataset.user_ids)}
-        catalogue = dataset.catalogue
-        self._popular = [
-            RecommendedItem(
-                item_id=catalogue.item_ids[i], title=catalogue.titles[i], score=float(catalogue.train_counts[i])
-            )
-            for i in catalogue.popular()[: self.max_k]
-        ]
 
     def task(self, request: RecommendRequest) -> Task:
         """Check a request and decide its arm.
@@ -135,17 +121,14 @@ class Service:
         history = request.history
         if history is None:
             history = [] if user is None else self.stored_history(user)
-        catalogue = self.dataset.catalogue
-        numbers = [catalogue.number(item) for item in history]
         arm, assigned_by = self._arm(request)
         return Task(
-            arm=arm,
-            assigned_by=assigned_by,
-            history=[catalogue.item_ids[number] for number in numbers if number is not None],
-            unknown=[item for item, number in zip(history, numbers, strict=True) if number is None],
-            unknown_user=request.user_id is not None and user is None,
+            history=history,
             k=request.k,
             mask_seen=request.mask_seen,
+            arm=arm,
+            assigned_by=assigned_by,
+            unknown_user=request.user_id is not None and user is None,
         )
 
     def stored_history(self, user: int) -> list[str]:
@@ -154,18 +137,29 @@ class Service:
         ids = dataset.catalogue.item_ids
         return [ids[i] for i in dataset.items[dataset.offsets[user] : dataset.offsets[user + 1]].tolist()]
 
-    def popular(self, task: Task) -> RecommendResponse:
-        """The most popular items at once, without a model: the null arm, and the fallback of the others."""
-        return self._response(task, self._popular[: task.k], 0.0, None)
-
-    def ranked(self, task: Task, ranked: Ranked) -> RecommendResponse:
-        """The answer of a model."""
+    def without_model(self, task: Task) -> Recommendation | None:
+        """The most popular items at once: the null arm, and the others where nothing of the history is known."""
         catalogue = self.dataset.catalogue
-        items = [
-            RecommendedItem(item_id=item_id, title=catalogue.titles[catalogue.index[item_id]], score=score)
-            for item_id, score in zip(ranked.items, ranked.scores, strict=True)
-        ]
-        return self._response(task, items, ranked.milliseconds, ranked.checkpoint)
+        if task.arm != "null" and catalogue.known(task.history)[0]:
+            return None
+        return popular(catalogue, task.history, task.k)
+
+    def response(self, task: Task, answer: Recommendation) -> RecommendResponse:
+        """An answer as HTTP tells it."""
+        catalogue = self.dataset.catalogue
+        return RecommendResponse(
+            items=[
+                RecommendedItem(item_id=item_id, title=catalogue.titles[catalogue.index[item_id]], score=score)
+                for item_id, score in zip(answer.items, answer.scores, strict=True)
+            ],
+            arm=task.arm,
+            assigned_by=task.assigned_by,
+            checkpoint=answer.checkpoint,
+            model_ms=round(answer.milliseconds, 4),
+            unknown=answer.unknown,
+            unknown_user=task.unknown_user,
+            fallback=answer.fallback,
+        )
 
     def _arm(self, request: RecommendRequest) -> tuple[Arm, Literal["request", "user", "default"]]:
         if request.arm is not None:
@@ -173,21 +167,6 @@ class Service:
         if request.user_id is not None:
             return assign(normal_id(request.user_id), self.split, self._salt), "user"
         return self._default_arm, "default"
-
-    @staticmethod
-    def _response(
-        task: Task, items: list[RecommendedItem], model_ms: float, checkpoint: str | None
-    ) -> RecommendResponse:
-        return RecommendResponse(
-            items=items,
-            arm=task.arm,
-            assigned_by=task.assigned_by,
-            checkpoint=checkpoint,
-            model_ms=round(model_ms, 4),
-            unknown=task.unknown,
-            unknown_user=task.unknown_user,
-            fallback=not task.history,
-        )
 
 
 def checkpoint_facts(uri: str) -> dict[str, Any]:

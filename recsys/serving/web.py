@@ -14,7 +14,7 @@ from recsys.serving.arms import Model
 from recsys.serving.assignment import Arm
 from recsys.serving.guard import BODY_SECONDS, Guard
 from recsys.serving.page import page
-from recsys.serving.ranker import RETRY_SECONDS, Ask, Away, Busy
+from recsys.serving.ranker import RETRY_SECONDS, Away, Busy
 from recsys.serving.service import RecommendRequest, RecommendResponse, Service, sentence
 
 State = Literal["ready", "busy", "away"]
@@ -101,9 +101,7 @@ def create_app(
     async def recommend(request: RecommendRequest) -> RecommendResponse:
         """The k best items for a user, a history, or both."""
         task = service.task(request)
-        if task.arm == "null" or not task.history:
-            return service.popular(task)
-        return service.ranked(task, await models[task.arm].rank(Ask(task.history, task.k, task.mask_seen)))
+        return service.response(task, service.without_model(task) or await models[task.arm].rank(task))
 
     @app.get("/health", responses={503: {"model": Health, "description": "no arm can answer"}})
     async def health() -> Health:

@@ -22,7 +22,6 @@ from recsys.stages.artefacts import alone, fingerprint, is_current, require
 from recsys.stages.executor import Executor, Trained
 from recsys.students.build import build_student
 from recsys.students.config import CompressedConfig, SLMRecConfig
-from recsys.students.items import with_plain_items
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import Progress
 from recsys.training.objective import NextItemObjective, Objective, RankingTeacher
@@ -38,12 +37,11 @@ def key(settings: Settings, name: str) -> str:
     inputs = [fingerprint(settings.layout)]
     for signals in dict.fromkeys(signals_uris(student, settings.layout)):
         inputs.append(require(signals, "set of teacher signals", _pass(settings, signals)).content_hash)
-    if student.model.kind == "hybrid":
+    if student.model.with_rules:
         inputs.append(require(rules_stage.best(settings.layout), "sequential rules", "rules").content_hash)
         inputs.append(digest(key_values(settings.rules.tuning or RulesTuningConfig())))
-    if student.model.kind in ("slmrec", "compressed", "hybrid"):
+    if (made_from := student.model.made_from) is not None:
         uri = teacher_uri(student, settings.layout)
-        made_from = _made_from(student)
         job = f"distill --student {made_from}" if made_from else "train_teacher"
         inputs.append(require(uri, f"teacher of student {name}", job).content_hash)
     return digest({"student": key_values(student), "inputs": inputs})
@@ -69,9 +67,9 @@ def make(settings: Settings, name: str, executor: Executor, *, force: bool = Fal
     if not force and is_current(layout.student(name), work):
         print(f"student {name}: unchanged, kept", flush=True)
         return {}
-    if student.model.kind == "compressed":
+    if isinstance(student.model, CompressedConfig):
         return _compress(student.model, name, settings, work)
-    if student.model.kind == "hybrid":
+    if isinstance(student.model, HybridConfig):
         return _mix(student.model, name, settings, executor, work)
     with tracking.start_run(
         settings.tracking,
@@ -102,7 +100,6 @@ def finish(student: StudentSettings, layout: Layout, trained: Trained, uri: str,
     """The student's checkpoint at `uri`, of the best weights of its training, the teacher's embeddings folded in."""
     result = trained()
     objective, dataset, _ = build(student, layout)
-    with_plain_items(objective.model)
     info = {"training": result.progress.describe(), "settings": to_dict(student)}
     if isinstance(objective, NextItemObjective) and objective.teacher is not None:
         info["teacher"] = objective.teacher.describe()
@@ -193,7 +190,7 @@ def assemble(
     Args:
         stored: the teacher's stored states where they are in memory too; where they are not, they are read if needed.
     """
-    if student.model.kind == "slmrec":
+    if isinstance(student.model, SLMRecConfig):
         from recsys.students.slmrec import build_slmrec
 
         ranking = student.distillation.ranking if student.distillation else None
@@ -207,9 +204,8 @@ def assemble(
             stored=(stored or StoredStates.load(states_uri(student, layout), dataset)) if student.stored else None,
             seed=student.training.seed,
         )
-    if isinstance(student.model, CompressedConfig | HybridConfig):
-        kind = student.model.kind
-        raise UserError(f"a student of kind {kind} is not trained; name the student that it is made from")
+    if not student.model.trained:
+        raise UserError(f"a student of kind {student.model.kind} is not trained; name the student that it is made from")
     return build_student(
         student.model,
         dataset,
@@ -248,15 +244,7 @@ def _pass(settings: Settings, uri: str) -> str:
 
 def teacher_uri(student: StudentSettings, layout: Layout) -> str:
     """Checkpoint that a student of kind slmrec is cut from, or one of kind compressed or hybrid is made from."""
-    name = _made_from(student)
-    return layout.student(name) if name else layout.teacher
-
-
-def _made_from(student: StudentSettings) -> str:
-    """Name of the student that it is cut from or made from; "" for the project's teacher, or nothing."""
-    if isinstance(student.model, HybridConfig):
-        return student.model.student
-    return student.model.teacher if isinstance(student.model, SLMRecConfig | CompressedConfig) else ""
+    return layout.student(student.model.made_from) if student.model.made_from else layout.teacher
 
 
 def order_students(settings: Settings) -> list[str]:
@@ -271,7 +259,7 @@ def order_students(settings: Settings) -> list[str]:
         if name in waiting:
             raise UserError(f"students.{name}.model.teacher: in the end it is its own teacher; name another")
         if name not in names:
-            if above := _made_from(find(settings, name)):
+            if above := find(settings, name).model.made_from:
                 add(above, (*waiting, name))
             names.append(name)
 

@@ -18,7 +18,6 @@ from recsys.settings import Layout, Settings, TeacherSettings
 from recsys.stages.artefacts import alone, fingerprint, is_current, require
 from recsys.stages.executor import Executor, Trained, pace
 from recsys.teacher import Teacher, teacher_class
-from recsys.teachers.config import with_absolute_folders
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import Progress
 from recsys.training.objective import Objective
@@ -46,10 +45,7 @@ def needed_students(settings: Settings) -> list[str]:
         UserError: there is no such student, or it would in turn learn from the teacher.
     """
     names = []
-    for field in ("ids_from", "scores_from"):
-        name = getattr(settings.teacher.model, field, None)
-        if name is None:
-            continue
+    for field, name in settings.teacher.model.built_from.items():
         if name not in settings.students:
             known = ", ".join(settings.students) or "none"
             raise UserError(f"teacher.model.{field} names student {name!r}, but the configuration has: {known}")
@@ -82,7 +78,7 @@ def _train(
 ) -> dict[str, Any]:
     layout, configured = settings.layout, settings.teacher
     # What is known and recorded of it stays as it was written: a submitted job's folder is another one each time.
-    teacher = dataclasses.replace(configured, model=with_absolute_folders(configured.model))
+    teacher = dataclasses.replace(configured, model=configured.model.with_absolute_folders())
     if not force and is_current(uri, work):
         print(f"{name}: unchanged, kept", flush=True)
         return {}

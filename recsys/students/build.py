@@ -4,16 +4,16 @@ import torch
 
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.kinds import StudentConfig
 from recsys.losses.config import DistillationConfig, RecommendationLossConfig
 from recsys.model import CausalRecommender, model_class
 from recsys.signals.signals import TeacherSignals
-from recsys.students.config import SmallModelConfig
-from recsys.students.items import DistilledItemTable
+from recsys.students.items import DistilledItemTable, TableRecommender
 from recsys.training.objective import NextItemObjective, Objective, RankingTeacher
 
 
 def build_student(
-    model: SmallModelConfig,
+    model: StudentConfig,
     dataset: PreparedDataset,
     *,
     loss: RecommendationLossConfig,
@@ -30,12 +30,7 @@ def build_student(
         UserError: the signals lack what the distillation asks for, or histories are longer than the model's positions.
     """
     torch.manual_seed(seed)
-    positions = getattr(model, "max_positions", None)
-    if positions is not None and positions < dataset.max_history:
-        raise UserError(
-            f"model.max_positions is {positions}, but histories of this dataset have up to {dataset.max_history} "
-            f"items; set it to {dataset.max_history}"
-        )
+    model.check_history(dataset.max_history)
     student = model_class(model.kind)(model, num_items=dataset.num_items)
     assert isinstance(student, CausalRecommender)
     teacher = None
@@ -47,8 +42,13 @@ def build_student(
                 raise UserError(
                     "the teacher signals hold no text_embeddings; set distillation.embedding.source=item_embeddings"
                 )
+            if not isinstance(student, TableRecommender):
+                raise UserError(
+                    f"a student of kind {model.kind} has no table for a teacher's embeddings; set "
+                    "distillation.embedding=null"
+                )
             student.items = DistilledItemTable(
-                source, model.width, hidden=distillation.embedding.hidden, mix=distillation.embedding.mix
+                source, student.config.width, hidden=distillation.embedding.hidden, mix=distillation.embedding.mix
             )
         if distillation.ranking is not None:
             if distillation.ranking.permuted:

@@ -1,54 +1,65 @@
 """The students' architectures."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from recsys.config import Field, configuration
 from recsys.decoders.config import CompressionConfig, LoRAConfig
-from recsys.rules.config import HybridConfig
+from recsys.errors import UserError
+from recsys.kinds import STUDENTS, OneOf, StudentConfig
 
 Similarity = Literal["dot", "cosine"]
 
 
 @configuration
-class SASRecConfig:
-    """Self-attentive sequential recommendation (Kang and McAuley, ICDM 2018), pre-norm.
+class TableConfig(StudentConfig):
+    """A student whose item vectors are a learned table (`recsys.students.items.TableRecommender`).
 
     Attributes:
+        width: of the item vectors.
         similarity: of what is expected and an item: their dot product, or their cosine divided by `temperature`.
     """
 
-    kind: Literal["sasrec"] = "sasrec"
+    kind: str
     width: int = Field(default=64, ge=1)
+    similarity: Similarity = "dot"
+    temperature: float = Field(default=0.07, gt=0)
+
+
+@configuration
+class SASRecConfig(TableConfig):
+    """Self-attentive sequential recommendation (Kang and McAuley, ICDM 2018), pre-norm."""
+
+    recommender: ClassVar[str] = "recsys.students.sasrec:SASRec"
+    kind: Literal["sasrec"] = "sasrec"
     blocks: int = Field(default=2, ge=1)
     heads: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     max_positions: int = Field(default=50, ge=1)
-    similarity: Similarity = "dot"
-    temperature: float = Field(default=0.07, gt=0)
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}; choose heads that divide it")
 
+    def check_history(self, longest: int) -> None:
+        if self.max_positions < longest:
+            raise UserError(
+                f"model.max_positions is {self.max_positions}, but histories of this dataset have up to {longest} "
+                f"items; set it to {longest}"
+            )
+
 
 @configuration
-class GRU4RecConfig:
-    """Gated recurrent units (Hidasi et al., ICLR 2016).
+class GRU4RecConfig(TableConfig):
+    """Gated recurrent units (Hidasi et al., ICLR 2016)."""
 
-    Attributes:
-        similarity: as of `SASRecConfig`.
-    """
-
+    recommender: ClassVar[str] = "recsys.students.gru4rec:GRU4Rec"
     kind: Literal["gru4rec"] = "gru4rec"
-    width: int = Field(default=64, ge=1)
     layers: int = Field(default=1, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    similarity: Similarity = "dot"
-    temperature: float = Field(default=0.07, gt=0)
 
 
 @configuration
-class SLMRecConfig:
+class SLMRecConfig(StudentConfig):
     """A language-model recommender of fewer layers (SLMRec, arXiv 2405.17890), of the kind its teacher is.
 
     Its checkpoint is an ordinary one of the teacher's kind. Exactly one of `layers`, `every` and `keep` says how deep
@@ -65,6 +76,7 @@ class SLMRecConfig:
         lora: train adapters on the kept layers instead of the layers.
     """
 
+    layered: ClassVar[bool] = True
     kind: Literal["slmrec"]
     layers: int | None = Field(default=None, ge=1)
     every: int | None = Field(default=None, ge=1)
@@ -82,9 +94,13 @@ class SLMRecConfig:
         if (self.width or self.heads) and self.start != "fresh":
             raise ValueError("trained weights cannot change their width; set start=fresh, or leave width and heads out")
 
+    @property
+    def made_from(self) -> str:
+        return self.teacher
+
 
 @configuration
-class CompressedConfig:
+class CompressedConfig(StudentConfig):
     """A language-model recommender of this project with smaller weights, nothing trained.
 
     Its checkpoint is an ordinary one of the kind it is made from.
@@ -93,12 +109,15 @@ class CompressedConfig:
         teacher: the student that it is made from; empty for the project's teacher.
     """
 
+    trained: ClassVar[bool] = False
     kind: Literal["compressed"]
     teacher: str = ""
     compression: CompressionConfig
 
+    @property
+    def made_from(self) -> str:
+        return self.teacher
 
-SmallModelConfig = SASRecConfig | GRU4RecConfig
-StudentModelConfig = Annotated[
-    SASRecConfig | GRU4RecConfig | SLMRecConfig | CompressedConfig | HybridConfig, Field(discriminator="kind")
-]
+
+StudentModelConfig = Annotated[StudentConfig, OneOf(STUDENTS)]
+"""The students by `kind`."""

@@ -6,13 +6,13 @@ Legend: B batch, L history, N items, D width.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsys.model import CausalRecommender
+from recsys.histories import Histories
 from recsys.students.config import GRU4RecConfig
-from recsys.students.items import ItemTable, comparable, compared, folded
+from recsys.students.items import TableRecommender
 
 
-class GRU4Rec(CausalRecommender):
-    """Item vectors through a GRU; item vectors are shared by input and output."""
+class GRU4Rec(TableRecommender):
+    """Item vectors through a GRU."""
 
     kind = "gru4rec"
     Config = GRU4RecConfig
@@ -20,7 +20,6 @@ class GRU4Rec(CausalRecommender):
 
     def __init__(self, config: GRU4RecConfig, *, num_items: int) -> None:
         super().__init__(config, num_items=num_items)
-        self.items = ItemTable(num_items, config.width)
         self.gru = nn.GRU(
             config.width,
             config.width,
@@ -30,19 +29,7 @@ class GRU4Rec(CausalRecommender):
         )
         self.out = nn.Linear(config.width, config.width)
 
-    def hidden(
-        self,
-        items: Tensor,
-        vectors: Tensor | None = None,
-        times: Tensor | None = None,  # noqa: ARG002
-    ) -> Tensor:
-        table = self.item_vectors() if vectors is None else vectors
-        x_BLD = F.embedding(items, table) * self.config.width**0.5
-        x_BLD, _ = self.gru(F.dropout(x_BLD, self.config.dropout, self.training))
-        return compared(self.out(F.dropout(x_BLD, self.config.dropout, self.training)), self.config)
-
-    def item_vectors(self) -> Tensor:
-        return comparable(self.items(), self.config)
-
-    def export_state(self) -> dict[str, Tensor]:
-        return folded(self.state_dict(), self.items)
+    def hidden(self, histories: Histories, vectors: Tensor | None = None) -> Tensor:
+        x_BLD = F.dropout(self.read(histories, vectors), self.config.dropout, self.training)
+        x_BLD, _ = self.gru(x_BLD)
+        return self.expected(self.out(F.dropout(x_BLD, self.config.dropout, self.training)))

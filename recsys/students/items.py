@@ -1,13 +1,12 @@
 """The item table of a student, plain or enriched by the teacher's embeddings."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from recsys.students.config import GRU4RecConfig, SASRecConfig
+from recsys.histories import Histories
+from recsys.model import CausalRecommender
+from recsys.students.config import TableConfig
 
 
 class ItemTable(nn.Module):
@@ -32,8 +31,8 @@ class DistilledItemTable(ItemTable):
     z_i is the teacher's embedding of the item, frozen and standardised per dimension (language-model embeddings share
     large constant components that carry no preference), then scaled to a length of about 1: Adam moves every weight of
     g by the learning rate, and so g(z) by that times the length of z, which at √Z drowns what b_i learns
-    (docs/experiments). g is a learnable projector, b_i a learnable offset, zero at first: what is rarely seen stays
-    where the teacher puts it. `folded` computes the table once for serving, so that a served student carries no
+    (docs/experiments.md). g is a learnable projector, b_i a learnable offset, zero at first: what is rarely seen stays
+    where the teacher puts it. `export_state` computes the table once for serving, so that a served student carries no
     language-model weights.
 
     Args:
@@ -67,26 +66,33 @@ class DistilledItemTable(ItemTable):
         return self.weight + self.mix * self.projector(self.teacher)
 
 
-def compared(hidden: Tensor, config: "SASRecConfig | GRU4RecConfig") -> Tensor:
-    """What the item vectors are multiplied with, so that the products are the scores that `similarity` names."""
-    return F.normalize(hidden, dim=-1) / config.temperature if config.similarity == "cosine" else hidden
+class TableRecommender(CausalRecommender):
+    """A student whose item vectors, shared by input and output, are an item table, compared by `similarity`."""
 
+    config: TableConfig
+    items: ItemTable
 
-def comparable(vectors_ND: Tensor, config: "SASRecConfig | GRU4RecConfig") -> Tensor:
-    """The item vectors that they are multiplied with."""
-    return F.normalize(vectors_ND, dim=-1) if config.similarity == "cosine" else vectors_ND
+    def __init__(self, config: TableConfig, *, num_items: int) -> None:
+        super().__init__(config, num_items=num_items)
+        self.items = ItemTable(num_items, config.width)
 
+    def item_vectors(self) -> Tensor:
+        vectors = self.items()
+        return F.normalize(vectors, dim=-1) if self.config.similarity == "cosine" else vectors
 
-def with_plain_items(model: nn.Module) -> None:
-    """Put a plain item table where a distilled one was trained, as the folded weights have it."""
-    table = getattr(model, "items", None)
-    if isinstance(table, DistilledItemTable):
-        model.items = ItemTable(len(table.weight) - 1, table.weight.shape[1])
+    def read(self, histories: Histories, vectors: Tensor | None) -> Tensor:
+        """[B, L, D]: the vectors of the items, their entries of variance 1."""
+        table = self.item_vectors() if vectors is None else vectors
+        return F.embedding(histories.items, table) * self.config.width**0.5
 
+    def expected(self, hidden: Tensor) -> Tensor:
+        """What the item vectors are multiplied with, so that the products are the scores that `similarity` names."""
+        cosine = self.config.similarity == "cosine"
+        return F.normalize(hidden, dim=-1) / self.config.temperature if cosine else hidden
 
-def folded(state: dict[str, Tensor], items: ItemTable) -> dict[str, Tensor]:
-    """`state` with everything under `items.` replaced by the one table the items amount to."""
-    kept = {name: tensor for name, tensor in state.items() if not name.startswith("items.")}
-    table = items().detach().clone()
-    table[0] = 0
-    return {**kept, "items.weight": table}
+    def export_state(self) -> dict[str, Tensor]:
+        """With everything under `items.` replaced by the one table the items amount to."""
+        kept = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("items.")}
+        table = self.items().detach().clone()
+        table[0] = 0
+        return {**kept, "items.weight": table}

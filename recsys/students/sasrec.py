@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recsys.model import CausalRecommender
+from recsys.histories import Histories
 from recsys.students.config import SASRecConfig
-from recsys.students.items import ItemTable, comparable, compared, folded
+from recsys.students.items import TableRecommender
 
 
 class Block(nn.Module):
@@ -42,8 +42,8 @@ class Block(nn.Module):
         return x_BLD + self.feed_forward(x_BLD)
 
 
-class SASRec(CausalRecommender):
-    """Item vectors plus positions, through causal blocks; item vectors are shared by input and output."""
+class SASRec(TableRecommender):
+    """Item vectors plus positions, through causal blocks."""
 
     kind = "sasrec"
     Config = SASRecConfig
@@ -51,26 +51,13 @@ class SASRec(CausalRecommender):
 
     def __init__(self, config: SASRecConfig, *, num_items: int) -> None:
         super().__init__(config, num_items=num_items)
-        self.items = ItemTable(num_items, config.width)
         self.positions = nn.Parameter(torch.randn(config.max_positions, config.width) * 0.02)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.width)
 
-    def hidden(
-        self,
-        items: Tensor,
-        vectors: Tensor | None = None,
-        times: Tensor | None = None,  # noqa: ARG002
-    ) -> Tensor:
-        table = self.item_vectors() if vectors is None else vectors
-        x_BLD = F.embedding(items, table) * self.config.width**0.5 + self.positions[: items.shape[1]]
+    def hidden(self, histories: Histories, vectors: Tensor | None = None) -> Tensor:
+        x_BLD = self.read(histories, vectors) + self.positions[: histories.items.shape[1]]
         x_BLD = F.dropout(x_BLD, self.config.dropout, self.training)
         for block in self.blocks:
             x_BLD = block(x_BLD)
-        return compared(self.norm(x_BLD), self.config)
-
-    def item_vectors(self) -> Tensor:
-        return comparable(self.items(), self.config)
-
-    def export_state(self) -> dict[str, Tensor]:
-        return folded(self.state_dict(), self.items)
+        return self.expected(self.norm(x_BLD))

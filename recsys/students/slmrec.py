@@ -33,7 +33,7 @@ from recsys.losses.scores import CatalogueScores
 from recsys.signals.states import StoredStates
 from recsys.students.config import SLMRecConfig
 from recsys.teachers.layered import LayeredTeacher
-from recsys.training.batches import Batch
+from recsys.training.batches import Batch, histories_of
 from recsys.training.objective import NextItemObjective, RankingTeacher
 
 
@@ -124,11 +124,11 @@ class SLMRecObjective(NextItemObjective):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         if self.alignment is None:
             return super().forward(batch)
-        config, items, chosen = self.alignment, batch["items"], batch["targets"] > 0
+        config, chosen = self.alignment, batch["targets"] > 0
         targets = batch["targets"][chosen]
         vectors_ND = self.model.item_vectors()
         ends = block_ends(self.model.depth, config.blocks)
-        found = self.model.states(items, ends, vectors_ND, batch.get("times"))
+        found = self.model.states(histories_of(batch), ends, vectors_ND)
         states = [found[end][chosen] for end in ends]  # B × [P, H]
         hidden_PD = self.model.read_out(states[-1], vectors_ND)
         scores = self._scores(hidden_PD, vectors_ND)
@@ -161,7 +161,7 @@ class SLMRecObjective(NextItemObjective):
         with nullcontext() if self.deep else torch.no_grad():
             vectors = teacher.item_vectors()
             if self.stored is None:
-                found = teacher.states(batch["items"], self.deep_ends, vectors, batch.get("times"))
+                found = teacher.states(histories_of(batch), self.deep_ends, vectors)
                 deep_states = [found[end][chosen] for end in self.deep_ends]
             if config.logits or self.deep:
                 expected = self._scores(teacher.read_out(deep_states[-1], vectors), vectors)

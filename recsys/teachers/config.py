@@ -1,20 +1,17 @@
 """What the teacher is."""
 
 import dataclasses
-from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Discriminator, Tag
+from typing import Annotated, Any, ClassVar, Literal
 
 from recsys.config import Field, configuration
-from recsys.decoders.config import ItemEncoderConfig, ItemLoRAConfig, LoRAConfig
-from recsys.teachers.bigrec.config import BIGRecConfig
+from recsys.decoders.config import ItemEncoderConfig, ItemLoRAConfig, LoRAConfig, absolute_folder, check_rotary
+from recsys.kinds import TEACHERS, OneOf, TeacherConfig
 
 _NO_BASE = "base_layers picks layers of a pretrained model; from scratch set layers, and leave base_layers out"
 
 
 @configuration
-class HLLMConfig:
+class HLLMConfig(TeacherConfig):
     """Item language model → projection, MLP and id offset → user language model (HLLM, arXiv 2409.12740).
 
     Attributes:
@@ -42,6 +39,7 @@ class HLLMConfig:
         rows: what is learned from: `every-position` of a sequence, or `one-a-user`, the last one (SLMRec's code).
     """
 
+    recommender: ClassVar[str] = "recsys.teachers.hllm:HLLM"
     kind: Literal["hllm"] = "hllm"
     item: ItemEncoderConfig = ItemEncoderConfig()
     item_training: Literal["frozen", "lora", "full"] = "frozen"
@@ -68,16 +66,19 @@ class HLLMConfig:
             return
         if self.base_layers is not None:
             raise ValueError(_NO_BASE)
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"width {self.width} must be a multiple of twice the heads ({self.heads}): rotary positions turn pairs"
-            )
+        check_rotary(self.width, self.heads)
         if self.user_lora is not None:
             raise ValueError("user_lora adapts a pretrained model; name one in user_model, or leave user_lora out")
 
+    def with_absolute_folders(self) -> "HLLMConfig":
+        item = self.item
+        if self.item_training != "frozen":
+            item = dataclasses.replace(item, model=absolute_folder(item.model))
+        return dataclasses.replace(self, item=item, user_model=absolute_folder(self.user_model))
+
 
 @configuration
-class E4SRecConfig:
+class E4SRecConfig(TeacherConfig):
     """Item-id embeddings of a student, projected into a language model (E4SRec, arXiv 2312.02443).
 
     Attributes:
@@ -100,6 +101,7 @@ class E4SRecConfig:
         rows: what is learned from: `every-position` of a sequence, or `one-a-user`, the last one (SLMRec's code).
     """
 
+    recommender: ClassVar[str] = "recsys.teachers.e4srec:E4SRec"
     kind: Literal["e4srec"]
     ids_from: str = "sasrec"
     id_width: int = Field(default=64, ge=1)
@@ -124,43 +126,19 @@ class E4SRecConfig:
             return
         if self.base_layers is not None:
             raise ValueError(_NO_BASE)
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"width {self.width} must be a multiple of twice the heads ({self.heads}): rotary positions turn pairs"
-            )
+        check_rotary(self.width, self.heads)
         if self.lora is not None:
             raise ValueError("lora adapts a pretrained model; name one in llm, or leave lora out")
         if self.response:
             raise ValueError("a model from scratch has no words; set response_vectors instead of response")
 
+    @property
+    def built_from(self) -> dict[str, str]:
+        return {"ids_from": self.ids_from}
 
-def _kind(value: Any) -> str | None:
-    return value.get("kind", "hllm") if isinstance(value, dict) else getattr(value, "kind", None)
+    def with_absolute_folders(self) -> "E4SRecConfig":
+        return dataclasses.replace(self, llm=absolute_folder(self.llm))
 
 
-TeacherConfig = Annotated[
-    Annotated[HLLMConfig, Tag("hllm")]
-    | Annotated[E4SRecConfig, Tag("e4srec")]
-    | Annotated[BIGRecConfig, Tag("bigrec")],
-    Discriminator(_kind),
-]
+TeacherModelConfig = Annotated[TeacherConfig, OneOf(TEACHERS, default="hllm")]
 """The teachers by `kind`; hllm where none is given."""
-
-
-def with_absolute_folders(config: TeacherConfig) -> TeacherConfig:
-    """The same teacher, its models that are folders here named so that processes with another working directory find
-    them. What `embed_titles` alone reads it finds itself."""
-    if isinstance(config, HLLMConfig):
-        item = config.item
-        if config.item_training != "frozen":
-            item = dataclasses.replace(item, model=_absolute(item.model))
-        return dataclasses.replace(config, item=item, user_model=_absolute(config.user_model))
-    if isinstance(config, E4SRecConfig):
-        return dataclasses.replace(config, llm=_absolute(config.llm))
-    return dataclasses.replace(config, base=_absolute(config.base))
-
-
-def _absolute(model: str) -> str:
-    """A folder's absolute path; names of models stay, also where there is a folder called so."""
-    folder = Path(model).expanduser()
-    return str(folder.resolve()) if model not in ("from-scratch", "minilm") and folder.is_dir() else model

@@ -27,6 +27,7 @@ from recsys.decoders.config import LoRAConfig
 from recsys.decoders.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder, pretrained_config
 from recsys.decoders.item_encoder import Progress
 from recsys.decoders.loading import load_tokenizer
+from recsys.histories import Histories
 from recsys.inference.ranking import WindowPass
 from recsys.losses.config import RecommendationLossConfig
 from recsys.signals.config import SignalsConfig
@@ -159,14 +160,9 @@ class E4SRec(LayeredTeacher):
     def lora(self) -> LoRAConfig | None:
         return self.config.lora
 
-    def run(
-        self,
-        items: Tensor,
-        vectors: Tensor | None = None,  # noqa: ARG002
-        times: Tensor | None = None,  # noqa: ARG002
-    ) -> Tensor:
-        every = torch.arange(items.shape[1], device=items.device)[None, :]
-        return self._run(items, every)
+    def run(self, histories: Histories, vectors: Tensor) -> Tensor:  # noqa: ARG002
+        every = torch.arange(histories.items.shape[1], device=histories.items.device)[None, :]
+        return self._run(histories.items, every)
 
     def _run(self, items: Tensor, after: Tensor) -> Tensor:
         """[B, S, H]; the response is read behind the items at positions `after` ([B or 1, Q]): S = P + L + Q · R."""
@@ -213,12 +209,10 @@ class E4SRec(LayeredTeacher):
             return states[:, before:]
         return states[:, before + length + size - 1 :: size]
 
-    def query(
-        self, items: Tensor, lengths: Tensor, vectors: Tensor | None = None, times: Tensor | None = None
-    ) -> Tensor:
+    def query(self, histories: Histories, vectors: Tensor | None = None) -> Tensor:
         if self.response is None:
-            return super().query(items, lengths, vectors, times)
-        states = self._run(items, lengths[:, None] - 1)
+            return super().query(histories, vectors)
+        states = self._run(histories.items, histories.lengths[:, None] - 1)
         return self.read_out(states[:, -1], self.item_vectors() if vectors is None else vectors)
 
     def read_out(self, states: Tensor, vectors: Tensor) -> Tensor:

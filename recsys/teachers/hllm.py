@@ -28,6 +28,7 @@ from recsys.decoders.item_encoder import Progress, TextEmbeddings, embed_titles
 from recsys.decoders.time_gaps import TimeGaps
 from recsys.decoders.title_encoder import TitleEncoder
 from recsys.errors import UserError
+from recsys.histories import Histories
 from recsys.inference.ranking import WindowPass
 from recsys.signals.config import SignalsConfig
 from recsys.teachers.config import HLLMConfig
@@ -145,12 +146,12 @@ class HLLM(TitleReader):
     def lora(self) -> LoRAConfig | None:
         return self.config.user_lora
 
-    def run(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
-        vectors = self.item_vectors() if vectors is None else vectors
-        read = functional.embedding(items, vectors).to(self.enter.weight.dtype)  # an engine's table is in fp32
+    def run(self, histories: Histories, vectors: Tensor) -> Tensor:
+        read = functional.embedding(histories.items, vectors)
+        read = read.to(self.enter.weight.dtype)  # an engine's table is in fp32
         inputs = self.enter(read * self.config.width**0.5)  # entries of variance 1
-        if self.gaps is not None and times is not None:
-            inputs = inputs + self.gaps(times).to(inputs.dtype)
+        if self.gaps is not None and histories.times is not None:
+            inputs = inputs + self.gaps(histories.times).to(inputs.dtype)
         # Padding lies on the right and attention is causal: no position before it can see it, so no mask is needed.
         return self.user(inputs_embeds=self.dropout(inputs), use_cache=False).last_hidden_state
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from recsys.data.prepared import PreparedDataset
 from recsys.decoders.title_encoder import TitleEncoder
+from recsys.histories import Histories
 from recsys.losses.config import RecommendationLossConfig
 from recsys.losses.info_nce import info_nce
 from recsys.teachers.config import HLLMConfig
@@ -72,7 +73,7 @@ class InfoNCE(Objective):
             vectors_UD = self.model.vectors_of(needed)
         chosen = targets > 0
         loss = info_nce(
-            self.model.hidden(items, vectors_UD, batch.get("times"))[chosen],
+            self.model.hidden(Histories.of(items, batch.get("times")), vectors_UD)[chosen],
             vectors_UD,
             targets[chosen],
             drawn,

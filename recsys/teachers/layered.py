@@ -20,6 +20,7 @@ from recsys.decoders.config import CompressionConfig, LoRAConfig
 from recsys.decoders.decoder import chosen_layers, only_layers, outputs_of, save_decoder
 from recsys.decoders.lora import adapters, add_adapters, merged, save_adapters
 from recsys.errors import UserError
+from recsys.histories import Histories
 from recsys.model import CausalRecommender
 from recsys.teacher import Teacher
 
@@ -45,12 +46,8 @@ class LayeredTeacher(Teacher, CausalRecommender):
         """The stack of layers, with its final `norm`."""
         raise NotImplementedError
 
-    def run(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
-        """The decoder's last states behind its norm, [B, S, H], of items [B, L] as in `hidden`.
-
-        Args:
-            times: [B, L] as in `query`.
-        """
+    def run(self, histories: Histories, vectors: Tensor) -> Tensor:
+        """The decoder's last states behind its norm, [B, S, H]."""
         raise NotImplementedError
 
     def at_items(self, states: Tensor, length: int) -> Tensor:
@@ -83,9 +80,9 @@ class LayeredTeacher(Teacher, CausalRecommender):
         """
         raise NotImplementedError
 
-    def hidden(self, items: Tensor, vectors: Tensor | None = None, times: Tensor | None = None) -> Tensor:
+    def hidden(self, histories: Histories, vectors: Tensor | None = None) -> Tensor:
         vectors = self.item_vectors() if vectors is None else vectors
-        return self.read_out(self.at_items(self.run(items, vectors, times), items.shape[1]), vectors)
+        return self.read_out(self.at_items(self.run(histories, vectors), histories.items.shape[1]), vectors)
 
     @property
     def lora(self) -> LoRAConfig | None:
@@ -134,26 +131,21 @@ class LayeredTeacher(Teacher, CausalRecommender):
         """H."""
         return int(self.decoder.config.hidden_size)
 
-    def states(
-        self, items: Tensor, layers: Sequence[int], vectors: Tensor | None = None, times: Tensor | None = None
-    ) -> dict[int, Tensor]:
+    def states(self, histories: Histories, layers: Sequence[int], vectors: Tensor | None = None) -> dict[int, Tensor]:
         """The states [B, L, H] after each of the given layers (1..M), those of layer M behind the final norm.
 
         These are the hidden states as transformers (and with it SLMRec's code) counts them.
         """
         vectors = self.item_vectors() if vectors is None else vectors
         with outputs_of(self.decoder, [number for number in layers if number < self.depth]) as found:
-            last = self.run(items, vectors, times)
-        return {
-            number: self.at_items(found[number] if number < self.depth else last, items.shape[1]) for number in layers
-        }
+            last = self.run(histories, vectors)
+        length = histories.items.shape[1]
+        return {n: self.at_items(found[n] if n < self.depth else last, length) for n in layers}
 
-    def readouts(
-        self, items: Tensor, layers: Sequence[int], vectors: Tensor | None = None, times: Tensor | None = None
-    ) -> dict[int, Tensor]:
+    def readouts(self, histories: Histories, layers: Sequence[int], vectors: Tensor | None = None) -> dict[int, Tensor]:
         """`hidden` of the model cut to its first n layers, for several n in one pass: n → [B, L, D]."""
         vectors = self.item_vectors() if vectors is None else vectors
-        states = self.states(items, layers, vectors, times)
+        states = self.states(histories, layers, vectors)
         return {
             number: self.read_out(state if number == self.depth else self.decoder.norm(state), vectors)
             for number, state in states.items()

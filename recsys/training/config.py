@@ -4,7 +4,7 @@ from typing import Literal
 
 from recsys.config import Field, configuration
 
-Histories = Literal["windows", "overlapping", "exact", "prefixes"]
+Windowing = Literal["windows", "overlapping", "exact", "prefixes"]
 
 
 @configuration
@@ -59,7 +59,7 @@ class TrainingConfig:
 
     epochs: int = Field(default=100, ge=1)
     batch_size: int = Field(default=128, ge=1)
-    histories: Histories = "windows"
+    histories: Windowing = "windows"
     accumulation: int = Field(default=1, ge=1)
     checkpointing: bool = False
     learning_rate: float = Field(default=1e-3, gt=0)

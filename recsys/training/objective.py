@@ -24,7 +24,7 @@ from recsys.losses.recommendation import RecommendationLoss
 from recsys.losses.scores import CatalogueScores
 from recsys.model import CausalRecommender, SequentialRecommender
 from recsys.signals.signals import TeacherSignals
-from recsys.training.batches import Batch, Batches
+from recsys.training.batches import Batch, Batches, histories_of
 from recsys.training.config import TrainingConfig
 from recsys.training.windows import Windows, history_starts
 
@@ -198,7 +198,7 @@ class NextItemObjective(Objective):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to differentiate, and its parts (detached sums) for the record."""
         vectors_ND = self.model.item_vectors()
-        hidden_BLD = self.model.hidden(batch["items"], vectors_ND, batch.get("times"))
+        hidden_BLD = self.model.hidden(histories_of(batch), vectors_ND)
         chosen = batch["targets"] > 0
         return self.next_item(hidden_BLD[chosen], vectors_ND, batch["targets"][chosen], batch["rows"][chosen])
 

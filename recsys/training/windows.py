@@ -15,7 +15,7 @@ import torch
 
 from recsys.data.prepared import PreparedDataset
 from recsys.training.batches import Batch
-from recsys.training.config import Histories
+from recsys.training.config import Windowing
 
 _POOL = 16  # batches whose windows are grouped by length, so that little padding is computed
 
@@ -142,7 +142,7 @@ class Windows:
         return batch
 
 
-def history_starts(dataset: PreparedDataset, histories: Histories) -> np.ndarray | None:
+def history_starts(dataset: PreparedDataset, histories: Windowing) -> np.ndarray | None:
     """[S] where the window of each training row begins; None where windows are cut anew in every epoch."""
     if histories == "windows":
         return None

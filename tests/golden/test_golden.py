@@ -25,6 +25,7 @@ from recsys.decoders.compression import compressed
 from recsys.decoders.config import CompressionConfig, LowRankConfig
 from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.evaluation.ranking import model_scorer, rank_targets
+from recsys.histories import Histories
 from recsys.losses.config import (
     AlignmentConfig,
     DistillationConfig,
@@ -95,9 +96,9 @@ class Zoo:
     def recommended(self, name: str) -> dict[str, Any]:
         """Top 10 of the catalogue for the latest histories, as serving scores them."""
         model = self.model(name)
-        items, lengths = (torch.from_numpy(array) for array in self.dataset.histories(self.rows))
+        shown = Histories.of(torch.from_numpy(self.dataset.histories(self.rows)[0]))  # a request tells no times
         with torch.inference_mode():
-            scores = model.scores(items, lengths, model.item_vectors())[:, 1:]
+            scores = model.scores(shown)[:, 1:]
             best = scores.topk(10, sorted=True)
         return {"items": (best.indices + 1).tolist(), "scores": best.values.tolist()}
 

@@ -26,6 +26,7 @@ from recsys.data.prepare import prepare
 from recsys.data.prepared import PreparedDataset
 from recsys.data.splits import SPLITS
 from recsys.errors import UserError
+from recsys.histories import Histories
 from recsys.inference.engine import TeacherEngine
 from recsys.inference.ranking import rank_rows, window_starts
 from recsys.settings import Settings, WorkersConfig
@@ -86,7 +87,7 @@ def check(settings: Settings, dataset: PreparedDataset) -> None:
     with torch.no_grad():
         for index in range(0, len(train), 7):
             items = torch.from_numpy(dataset.items[starts[index] : train[index]].astype(np.int64))[None]
-            for layer, expected in model.states(items, [1, 2]).items():
+            for layer, expected in model.states(Histories.of(items), [1, 2]).items():
                 torch.testing.assert_close(states[layer - 1][index], expected[0, -1], atol=1e-4, rtol=1e-4)
     assert signals.meta.rows == {split: len(dataset.rows(split)) for split in SPLITS}
     assert signals.meta.cost["teacher_seconds"] > 0

@@ -4,13 +4,16 @@ import inspect
 
 import pytest
 
-from recsys.model import KINDS, CausalRecommender, SequentialRecommender, model_class
+from recsys.errors import UserError
+from recsys.kinds import KINDS
+from recsys.model import CausalRecommender, SequentialRecommender, model_class
 from recsys.teacher import Teacher
 
-METHODS = ("hidden", "query", "scores", "item_vectors", "ready", "text_embeddings", "item_embeddings")
+RECOMMENDERS = sorted(KINDS.keys() - {"slmrec", "compressed"})  # which are of their teacher's kind
+METHODS = ("hidden", "scores", "item_vectors", "ready", "text_embeddings", "item_embeddings")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RECOMMENDERS)
 def test_a_kind_takes_what_the_interface_declares(kind: str) -> None:
     found = model_class(kind)
     declared = {name: member for base in (CausalRecommender, Teacher) for name, member in vars(base).items()}
@@ -20,7 +23,7 @@ def test_a_kind_takes_what_the_interface_declares(kind: str) -> None:
             assert list(inspect.signature(method).parameters) == list(inspect.signature(interface).parameters), name
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RECOMMENDERS)
 def test_causal_ones_alone_have_hidden_states(kind: str) -> None:
     found = model_class(kind)
     assert found.kind == kind and issubclass(found, SequentialRecommender)
@@ -29,3 +32,9 @@ def test_causal_ones_alone_have_hidden_states(kind: str) -> None:
         == issubclass(found, CausalRecommender)
         == (kind not in {"bigrec", "sequential-rules", "hybrid"})
     )
+
+
+@pytest.mark.parametrize("kind", ["unheard-of", "slmrec"])
+def test_a_kind_without_a_recommender_is_told(kind: str) -> None:
+    with pytest.raises(UserError, match=f"unknown model kind '{kind}'; known: {', '.join(RECOMMENDERS)}"):
+        model_class(kind)

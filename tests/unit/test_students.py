@@ -8,6 +8,7 @@ import torch
 
 from recsys.checkpoint import save_checkpoint
 from recsys.data.prepared import PreparedDataset
+from recsys.histories import Histories
 from recsys.serving.recommender import Recommender
 from recsys.students.config import GRU4RecConfig, SASRecConfig, Similarity
 from recsys.students.gru4rec import GRU4Rec
@@ -31,20 +32,20 @@ def test_later_items_do_not_change_earlier_positions(student: SASRec | GRU4Rec) 
     items = torch.randint(1, ITEMS + 1, (3, 10))
     changed = items.clone()
     changed[:, 6:] = 1
-    torch.testing.assert_close(student.hidden(items)[:, :6], student.hidden(changed)[:, :6])
-    assert not torch.allclose(student.hidden(items)[:, 7:], student.hidden(changed)[:, 7:])
+    torch.testing.assert_close(student.hidden(Histories.of(items))[:, :6], student.hidden(Histories.of(changed))[:, :6])
+    assert not torch.allclose(student.hidden(Histories.of(items))[:, 7:], student.hidden(Histories.of(changed))[:, 7:])
 
 
 def test_padding_changes_nothing(student: SASRec | GRU4Rec) -> None:
     items = torch.randint(1, ITEMS + 1, (2, 5))
     padded = torch.nn.functional.pad(items, (0, 7))
     lengths = torch.tensor([5, 5])
-    torch.testing.assert_close(student.query(items, lengths), student.query(padded, lengths))
+    torch.testing.assert_close(student.query(Histories(items, lengths)), student.query(Histories(padded, lengths)))
 
 
 def test_given_vectors_are_those_computed(student: SASRec | GRU4Rec) -> None:
-    items = torch.randint(1, ITEMS + 1, (2, 5))
-    torch.testing.assert_close(student.hidden(items), student.hidden(items, student.item_vectors()))
+    shown = Histories.of(torch.randint(1, ITEMS + 1, (2, 5)))
+    torch.testing.assert_close(student.hidden(shown), student.hidden(shown, student.item_vectors()))
 
 
 @pytest.mark.parametrize("hidden", [0, 8])
@@ -57,8 +58,8 @@ def test_folding_the_teacher_embeddings_keeps_every_score(student: SASRec | GRU4
     assert not any("teacher" in name or "projector" in name for name in state)
     plain.load_state_dict(state)
     items, lengths = torch.randint(1, ITEMS + 1, (4, 6)), torch.tensor([6, 3, 1, 5])
-    expected = student.query(items, lengths) @ student.item_vectors().T
-    given = plain.eval().query(items, lengths) @ plain.item_vectors().T
+    expected = student.query(Histories(items, lengths)) @ student.item_vectors().T
+    given = plain.eval().query(Histories(items, lengths)) @ plain.item_vectors().T
     torch.testing.assert_close(given[:, 1:], expected[:, 1:])
 
 
@@ -96,7 +97,7 @@ def test_cosine_scores_are_served_as_they_were_learned(
     save_checkpoint(str(tmp_path / "checkpoint"), plain, dataset, state=model.export_state())
     (answer,) = Recommender.load(tmp_path / "checkpoint").rank([["i3", "i7", "i3"]], k=ITEMS, mask_seen=False)
     with torch.no_grad():
-        query, table = model.eval().hidden(torch.tensor([[3, 7, 3]]))[0, -1], model.items()
+        query, table = model.eval().hidden(Histories.of(torch.tensor([[3, 7, 3]])))[0, -1], model.items()
         for item, score in zip(answer.items, answer.scores, strict=True):
             vector = table[int(item[1:])]
             assert score == pytest.approx(float(torch.cosine_similarity(query, vector, dim=0)) / temperature, abs=1e-4)

@@ -31,6 +31,7 @@ from recsys.decoders.lora import adapters, save_adapters
 from recsys.errors import UserError
 from recsys.evaluation.metrics import metrics_from_ranks
 from recsys.evaluation.ranking import rank_targets
+from recsys.histories import Histories
 from recsys.inference.engine import check_finite, inference_engine
 from recsys.model import SequentialRecommender, model_class
 from recsys.signals.config import SignalsConfig
@@ -196,15 +197,14 @@ class BIGRec(TitleWriter):
         """The γ with the best NDCG@10 on the sample of validation rows; of equally good ones the smallest."""
         rows = dataset.sample("valid", self.config.valid_rows, seed=0)
         device = self.items.device
-        items, lengths, times = (torch.from_numpy(x) for x in (*dataset.histories(rows), dataset.history_times(rows)))
-        queries = self.query(items, lengths, times=times)
+        queries = self.query(Histories.of_rows(dataset, rows))
         found: list[tuple[float, float]] = []
         for gamma in _GAMMAS:
             self._inject(gamma, dataset)
             batches, vectors = iter(queries.split(_ROWS)), self.item_vectors()
 
-            def score(*shown: Tensor, batches: Iterator[Tensor] = batches, vectors: Tensor = vectors) -> Tensor:
-                return self._scores(next(batches), vectors, *shown)
+            def score(shown: Histories, batches: Iterator[Tensor] = batches, vectors: Tensor = vectors) -> Tensor:
+                return self._scores(next(batches), vectors, shown)
 
             ranks = rank_targets(score, dataset, rows, mask_seen=True, batch_size=_ROWS, device=device)
             found.append((metrics_from_ranks(ranks)["ndcg@10"], -gamma))
@@ -218,22 +218,23 @@ class BIGRec(TitleWriter):
         popularity = (counts - counts.min()) / (counts.max() - counts.min()).clamp_min(1)
         self.weights[1:] = ((1 + popularity) ** -gamma).to(self.weights)
 
-    def scores(self, items: Tensor, lengths: Tensor, vectors: Tensor, times: Tensor | None = None) -> Tensor:
-        return self._scores(self.query(items, lengths, vectors, times), vectors, items, lengths)
+    def scores(self, histories: Histories, vectors: Tensor | None = None) -> Tensor:
+        vectors = self.item_vectors() if vectors is None else vectors
+        return self._scores(self.query(histories), vectors, histories)
 
-    def _scores(self, query: Tensor, vectors: Tensor, items: Tensor, lengths: Tensor) -> Tensor:
+    def _scores(self, query: Tensor, vectors: Tensor, histories: Histories) -> Tensor:
         scores = query.float() @ vectors.float().T
         if self.student is None and not self.config.popularity:
             return scores
-        weights = self.weights if self.student is None else self.student_weights(items, lengths)
+        weights = self.weights if self.student is None else self.student_weights(histories)
         # The paper's code divides by the largest distance of the row as well, which changes no order.
         least = query[:, -1:].float()
         return (least - (least.square() - scores).clamp_min(0).sqrt()) * weights
 
-    def student_weights(self, items: Tensor, lengths: Tensor) -> Tensor:
+    def student_weights(self, histories: Histories) -> Tensor:
         """[B, N+1]: (1 + c)^(−γ), c the student's scores for each history, scaled to 0..1 over the catalogue."""
         assert self.student is not None
-        scores = self.student.scores(items, lengths, self.student.item_vectors())[:, 1:]
+        scores = self.student.scores(histories)[:, 1:]
         least, most = scores.aminmax(dim=1, keepdim=True)
         weights = (1 + (scores - least) / (most - least).clamp_min(1e-12)) ** -self.gamma.float()
         return functional.pad(weights, (1, 0), value=1.0)
@@ -275,17 +276,11 @@ class BIGRec(TitleWriter):
         return self.items.float()
 
     @torch.no_grad()
-    def query(
-        self,
-        items: Tensor,
-        lengths: Tensor,
-        vectors: Tensor | None = None,  # noqa: ARG002
-        times: Tensor | None = None,
-    ) -> Tensor:
+    def query(self, histories: Histories) -> Tensor:
         """[B, W+3]: [2q, −1, m² − |q|², m], q the vector of the title that is written for each history."""
         shown = [
-            [row[:length] for row, length in zip(values.tolist(), lengths.tolist(), strict=True)]
-            for values in (items, times)
+            [row[:length] for row, length in zip(values.tolist(), histories.lengths.tolist(), strict=True)]
+            for values in (histories.items, histories.times)
             if values is not None
         ]
         with in_step(self.lm, lambda: self.lm(input_ids=torch.tensor([[0]], device=self.lm.device), use_cache=False)):
@@ -409,8 +404,7 @@ class TitlePass:
                 excluded = (torch.from_numpy(which).to(queries.device), torch.from_numpy(seen).to(queries.device))
             weights = model.weights if model.config.popularity else None
             if model.student is not None:
-                shown = (torch.from_numpy(array).to(queries.device) for array in dataset.histories(rows[chunk]))
-                weights = model.student_weights(*shown)
+                weights = model.student_weights(Histories.of_rows(dataset, rows[chunk]).to(queries.device))
             found, distance = nearest(queries[chunk], model.items, config.k, excluded=excluded, weights=weights)
             items.append(found.cpu())
             distances.append(distance.cpu())

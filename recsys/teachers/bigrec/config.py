@@ -1,9 +1,11 @@
 """What BIGRec is."""
 
-from typing import Any, Literal
+import dataclasses
+from typing import Any, ClassVar, Literal
 
 from recsys.config import Field, configuration
-from recsys.decoders.config import LoRAConfig
+from recsys.decoders.config import LoRAConfig, absolute_folder, check_rotary
+from recsys.kinds import TeacherConfig
 
 FROM_SCRATCH = "from-scratch"
 
@@ -17,7 +19,7 @@ class BIGRecLoRAConfig(LoRAConfig):
 
 
 @configuration
-class BIGRecConfig:
+class BIGRecConfig(TeacherConfig):
     """A causal language model reads titles, writes a title, and the catalogue is ranked by its distance to that title
     (BIGRec, arXiv 2308.08434).
 
@@ -48,6 +50,7 @@ class BIGRecConfig:
         scores_model: its kind and configuration; filled in when a teacher is built.
     """
 
+    recommender: ClassVar[str] = "recsys.teachers.bigrec.bigrec:BIGRec"
     kind: Literal["bigrec"] = "bigrec"
     base: str = FROM_SCRATCH
     base_config: dict[str, Any] | None = None
@@ -78,9 +81,13 @@ class BIGRecConfig:
             raise ValueError("popularity and scores_from both say what c is; leave one of them out")
         if self.base != FROM_SCRATCH:
             return
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"width {self.width} must be a multiple of twice the heads ({self.heads}): rotary positions turn pairs"
-            )
+        check_rotary(self.width, self.heads)
         if self.lora is not None:
             raise ValueError("lora adapts a trained model, but base is from-scratch; name a model, or leave lora out")
+
+    @property
+    def built_from(self) -> dict[str, str]:
+        return {} if self.scores_from is None else {"scores_from": self.scores_from}
+
+    def with_absolute_folders(self) -> "BIGRecConfig":
+        return dataclasses.replace(self, base=absolute_folder(self.base))

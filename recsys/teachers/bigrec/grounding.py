@@ -3,11 +3,13 @@
 Legend: B rows, N items, K candidates, W width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from recsys.inference.ranking import best, exclude
 
 _TOKENS = 8192  # of a batch of texts
 _ITEMS = 65536  # scored at a time
@@ -63,20 +65,17 @@ def nearest(
     """
     if weights is not None:
         offset, least = queries.square().sum(dim=1, keepdim=True), smallest(queries, items, chunk=chunk)
-    best = torch.empty(len(queries), 0, device=items.device)
-    index = torch.empty(len(queries), 0, dtype=torch.int64, device=items.device)
-    for begin in range(1, len(items), chunk):
-        part = items[begin : begin + chunk]
-        order_by = part.square().sum(dim=1) - 2 * (queries @ part.T)
-        if weights is not None:
-            order_by = ((order_by + offset).clamp_min(0).sqrt() - least) * weights[..., begin : begin + chunk]
-        if excluded is not None:
-            inside = (excluded[1] >= begin) & (excluded[1] < begin + len(part))
-            order_by[excluded[0][inside], excluded[1][inside] - begin] = torch.inf
-        values, found = order_by.topk(min(k, len(part)), dim=1, largest=False)
-        best, order = torch.cat([best, values], dim=1).sort(dim=1, stable=True)
-        index = torch.cat([index, found + begin], dim=1).gather(1, order)[:, :k]
-        best = best[:, :k]
+
+    def parts() -> Iterator[tuple[int, Tensor]]:
+        for begin in range(1, len(items), chunk):
+            part = items[begin : begin + chunk]
+            order_by = part.square().sum(dim=1) - 2 * (queries @ part.T)
+            if weights is not None:
+                order_by = ((order_by + offset).clamp_min(0).sqrt() - least) * weights[..., begin : begin + chunk]
+            exclude(order_by, excluded, begin, torch.inf)
+            yield begin, order_by
+
+    _, index = best(parts(), k, largest=False)
     distances = torch.stack([(items[row] - query).norm(dim=1) for row, query in zip(index, queries, strict=True)])
     if weights is None:
         distances, order = distances.sort(dim=1, stable=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from recsys.data.prepared import Catalogue
 from recsys.errors import UserError
-from recsys.model import UNKNOWN_TIME
+from recsys.histories import UNKNOWN_TIME
 from recsys.teachers.bigrec.config import BIGRecConfig
 
 QUOTE = '"'

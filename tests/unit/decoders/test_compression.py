@@ -17,6 +17,7 @@ from recsys.decoders.config import CompressionConfig, LowRankConfig
 from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.decoders.quantised import Int4Linear, Int8Linear, numbers_and_bytes
 from recsys.errors import UserError
+from recsys.histories import Histories
 from recsys.serving.recommender import Recommender
 from recsys.teachers.config import E4SRecConfig, HLLMConfig
 from recsys.teachers.e4srec import E4SRec
@@ -32,7 +33,7 @@ WAYS = [
     {"heads": 0.5},
     {"heads": 0.5, "neurons": 0.3, "low_rank": QUARTER, "weights": "int4"},
 ]
-ITEMS = torch.randint(1, 31, (4, 6), generator=torch.Generator().manual_seed(1))
+ITEMS = Histories.of(torch.randint(1, 31, (4, 6), generator=torch.Generator().manual_seed(1)))
 
 
 def e4srec(**options: Any) -> E4SRec:

@@ -11,8 +11,8 @@ from recsys.data.prepared import PreparedDataset
 from recsys.decoders.time_gaps import TimeGaps, seconds_since_the_one_before
 from recsys.errors import UserError
 from recsys.evaluation.ranking import model_scorer, rank_targets
+from recsys.histories import Histories
 from recsys.losses.config import AlignmentConfig, RecommendationLossConfig
-from recsys.model import last_of
 from recsys.serving.recommender import Recommender
 from recsys.signals.config import SignalsConfig
 from recsys.students.config import SLMRecConfig
@@ -20,6 +20,7 @@ from recsys.students.slmrec import build_slmrec
 from recsys.teachers.config import HLLMConfig
 from recsys.teachers.hllm import HLLM
 from recsys.teachers.hllm_training import hllm_objective
+from recsys.training.batches import histories_of
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import train_local
 from tests.unit.teachers.test_hllm import SMALL, text_of
@@ -62,11 +63,11 @@ def test_times_matter_and_the_future_does_not(model: HLLM) -> None:
     items, times = torch.randint(1, 61, (3, 8)), torch.randint(0, 10**6, (3, 8)).cumsum(dim=1)
     changed = times.clone()
     changed[:, 5:] += 10**7
-    before, after = model.hidden(items, times=times), model.hidden(items, times=changed)
+    before, after = model.hidden(Histories.of(items, times)), model.hidden(Histories.of(items, changed))
     torch.testing.assert_close(before[:, :5], after[:, :5])
     assert not torch.allclose(before[:, 5:], after[:, 5:])
-    unknown = model.hidden(items, times=torch.full_like(times, -1))
-    assert torch.equal(unknown, model.hidden(items))
+    unknown = model.hidden(Histories.of(items, torch.full_like(times, -1)))
+    assert torch.equal(unknown, model.hidden(Histories.of(items)))
     assert not torch.allclose(unknown, before)
 
 
@@ -77,7 +78,7 @@ def test_evaluation_pass_and_serving_see_the_same_times(dataset: PreparedDataset
     for row in rows:
         history = dataset.seen(row)[-8:].astype(np.int64)
         times = dataset.timestamps[dataset.offsets[dataset.users_of(np.array([row]))[0]] : row][-8:]
-        query = model.hidden(torch.from_numpy(history)[None], times=torch.from_numpy(times)[None])[0, -1]
+        query = model.hidden(Histories.of(torch.from_numpy(history)[None], torch.from_numpy(times)[None]))[0, -1]
         scores = query @ model.item_vectors().T
         scores[0] = -torch.inf
         expected.append(scores)
@@ -123,20 +124,17 @@ def test_students_cut_from_it_learn_from_the_times(
     assert all(parameter.grad is not None for parameter in objective.parameters()), "data parallelism needs every one"
     if aligned:
         chosen, vectors = batch["targets"] > 0, model.item_vectors()
-        found = [
-            cut.hidden(batch["items"], times=batch["times"])[chosen] @ vectors[1:].T for cut in (objective.model, model)
-        ]
+        found = [cut.hidden(histories_of(batch))[chosen] @ vectors[1:].T for cut in (objective.model, model)]
         expected = functional.kl_div(found[0].log_softmax(1), found[1].softmax(1), reduction="sum")
         torch.testing.assert_close(parts["logit_alignment_loss"], expected, atol=1e-3, rtol=1e-4)
 
 
 def test_the_pass_stores_states_of_the_times(dataset: PreparedDataset, model: HLLM) -> None:
     rows = dataset.rows("test")
-    histories, lengths = dataset.histories(rows)
-    times = torch.from_numpy(dataset.history_times(rows))
+    shown = Histories.of_rows(dataset, rows)
     with torch.no_grad():
-        expected = model.states(torch.from_numpy(histories), [1, 2], times=times)
-        last = {layer: last_of(state, torch.from_numpy(lengths)) for layer, state in expected.items()}
+        expected = model.states(shown, [1, 2])
+        last = {layer: state[torch.arange(len(rows)), shown.lengths - 1] for layer, state in expected.items()}
     found = model.ready(SignalsConfig(k=5, dtype="fp32"), "cpu").states(dataset, rows, [1, 2], torch.float32)
     for place, layer in enumerate((1, 2)):
         torch.testing.assert_close(found[:, place], last[layer], atol=1e-5, rtol=1e-4)

@@ -9,6 +9,7 @@ from recsys.data.prepared import PreparedDataset
 from recsys.evaluation.baselines import CoOccurrence, RecentPopularity, fit_baseline
 from recsys.evaluation.config import CoOccurrenceConfig, EvaluationConfig
 from recsys.evaluation.ranking import rank_targets
+from recsys.histories import Histories
 
 DAY = 86_400
 
@@ -21,7 +22,7 @@ def test_recent_popularity_by_hand(make) -> None:
         timestamps=[[0, 0, *late], [DAY, 10 * DAY, *late], [4 * DAY, 10 * DAY, *late]],
         num_items=5,
     )
-    scores = RecentPopularity.fit(dataset, recent_days=5)(torch.ones(2, 3, dtype=torch.int64), torch.tensor([1, 3]))
+    scores = RecentPopularity.fit(dataset, recent_days=5)(Histories.of(torch.ones(2, 3, dtype=torch.int64)))
     assert scores.shape == (2, 6)
     assert torch.equal(scores[0], scores[1])
     # 2 and 3 are recent, 3 is more frequent over all; then 1, which is not recent; 4 and 5 are tied at nothing.
@@ -52,7 +53,7 @@ def naive_cooccurrence(dataset: PreparedDataset, config: CoOccurrenceConfig, his
 def test_cooccurrence_equals_a_naive_loop(random_dataset: PreparedDataset, config: CoOccurrenceConfig) -> None:
     rows = random_dataset.rows("test")
     items, lengths = random_dataset.histories(rows)
-    scores = CoOccurrence.fit(random_dataset, config)(torch.from_numpy(items), torch.from_numpy(lengths))
+    scores = CoOccurrence.fit(random_dataset, config)(Histories.of_rows(random_dataset, rows))
     for row in range(len(rows)):
         expected = naive_cooccurrence(random_dataset, config, items[row, : lengths[row]].tolist())
         assert scores[row, 1:].numpy() == pytest.approx(expected[1:], abs=2e-9)
@@ -60,7 +61,7 @@ def test_cooccurrence_equals_a_naive_loop(random_dataset: PreparedDataset, confi
 
 def test_where_nothing_co_occurs_popularity_decides(make) -> None:
     dataset = make([[1, 1, 2, 2], [3, 3, 3, 4, 4], [5, 5, 6, 6], [5, 1, 6, 6], [3, 5, 6, 6]], num_items=7)
-    scores = CoOccurrence.fit(dataset)(torch.tensor([[6, 0]]), torch.tensor([1]))[0]
+    scores = CoOccurrence.fit(dataset)(Histories.of(torch.tensor([[6, 0]])))[0]
     assert scores[3] == scores[5] > scores[1] > scores[7] == scores[2]
     assert scores.min() >= 0 and scores.max() < 1e-8
 
@@ -81,8 +82,8 @@ def test_held_out_interactions_change_no_score(random_dataset: PreparedDataset, 
     held_out = np.concatenate([random_dataset.rows("valid"), random_dataset.rows("test")])
     items[held_out] = 1
     changed = dataclasses.replace(random_dataset, items=items)
-    history = torch.from_numpy(random_dataset.histories(random_dataset.rows("valid"))[0]), torch.full((40,), 1)
-    one, other = (fit_baseline(kind, d, EvaluationConfig())(*history) for d in (random_dataset, changed))
+    shown = Histories.of_rows(random_dataset, random_dataset.rows("valid"))
+    one, other = (fit_baseline(kind, d, EvaluationConfig())(shown) for d in (random_dataset, changed))
     assert torch.equal(one, other)
 
 

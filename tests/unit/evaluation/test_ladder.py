@@ -21,7 +21,7 @@ def ladder(random_dataset: PreparedDataset) -> dict:
     ):
         scores = torch.rand(26, generator=torch.Generator().manual_seed(seed))
         result, ranks[name] = evaluate(
-            lambda items, lengths, scores=scores: scores.expand(len(items), -1),
+            lambda histories, scores=scores: scores.expand(len(histories), -1),
             random_dataset,
             "test",
             batch_size=16,
@@ -82,7 +82,7 @@ def test_pairs_must_be_of_the_same_rows(ladder: dict, random_dataset: PreparedDa
     ranks = dict(ladder["ranks"])
     ranks["sasrec"] = dataclasses.replace(ranks["sasrec"], rows=ranks["sasrec"].rows[::-1])
     result, _ = evaluate(
-        lambda i, n: torch.rand(len(i), 26),
+        lambda histories: torch.rand(len(histories), 26),
         random_dataset,
         "test",
         batch_size=16,

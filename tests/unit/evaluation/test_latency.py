@@ -8,9 +8,10 @@ def test_every_model_gets_the_same_single_histories_in_turn(random_dataset: Prep
     calls: list[tuple[str, list[int]]] = []
 
     def scorer(name: str):
-        def score(items, lengths):
-            assert items.shape == (1, int(lengths[0])) and torch.get_num_threads() == 1
-            calls.append((name, items[0].tolist()))
+        def score(history):
+            assert history.items.shape == history.times.shape == (1, int(history.lengths[0]))
+            assert torch.get_num_threads() == 1
+            calls.append((name, history.items[0].tolist()))
             return torch.zeros(1, random_dataset.num_items + 1)
 
         return score

@@ -40,7 +40,7 @@ def evaluated(random_dataset: PreparedDataset) -> tuple[dict[str, Any], dict[str
         distillation = {"ranking": {}} if name.endswith("distilled") else None
         curve = [{"epoch": n, "valid_ndcg@10": n / 10} for n in (1, 2, 3)]
         results[name], ranks[name] = evaluate(
-            lambda items, n, seed=seed: torch.rand(len(items), 26, generator=torch.Generator().manual_seed(seed)),
+            lambda shown, seed=seed: torch.rand(len(shown), 26, generator=torch.Generator().manual_seed(seed)),
             random_dataset, "test", batch_size=64, name=name, role=role, kind=name, key="", seed=seed,
             checkpoint_hash="abc", parameters={"trainable": 5, "served": 10},
             training={

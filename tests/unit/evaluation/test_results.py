@@ -34,7 +34,7 @@ FACTS: dict[str, Any] = {
 
 
 def by_index(dataset: PreparedDataset):
-    return lambda items, lengths: torch.arange(dataset.num_items + 1).float().expand(len(items), -1)
+    return lambda histories: torch.arange(dataset.num_items + 1).float().expand(len(histories), -1)
 
 
 @pytest.fixture
@@ -99,4 +99,4 @@ def test_nothing_to_evaluate_is_said(random_dataset: PreparedDataset) -> None:
 
 def test_nan_scores_name_the_model(random_dataset: PreparedDataset) -> None:
     with pytest.raises(UserError, match="by-index cannot be evaluated: the model gives NaN scores; train it again"):
-        evaluate(lambda i, n: torch.full((len(i), 26), torch.nan), random_dataset, "test", batch_size=16, **FACTS)
+        evaluate(lambda shown: torch.full((len(shown), 26), torch.nan), random_dataset, "test", batch_size=16, **FACTS)

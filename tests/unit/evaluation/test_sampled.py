@@ -8,6 +8,7 @@ from recsys.data.prepared import PreparedDataset
 from recsys.evaluation.config import SampledConfig
 from recsys.evaluation.metrics import metrics_from_ranks
 from recsys.evaluation.sampled import sampled_metrics, sampled_negatives, sampled_ranks
+from recsys.histories import Histories
 
 
 def test_negatives_are_fixed_and_never_seen(random_dataset: PreparedDataset) -> None:
@@ -53,12 +54,12 @@ def test_ranks_are_those_of_a_loop(random_dataset: PreparedDataset, negatives: i
             rank += bool(table[item] >= table[dataset.items[row]])
         expected.append(rank)
 
-    def score(items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        return table.expand(len(items), -1)
+    def score(histories: Histories) -> torch.Tensor:
+        return table.expand(len(histories), -1)
 
     ranks = sampled_ranks(score, dataset, rows, config, batch_size=5)
     assert ranks.tolist() == expected
     metrics = sampled_metrics(score, dataset, rows, config)
     assert metrics == {name: metrics_from_ranks(ranks)[name] for name in ("hr@1", "hr@5", "ndcg@5", "mrr")}
-    everything_ties = sampled_ranks(lambda items, lengths: torch.zeros(len(items), 26), dataset, rows, config)
+    everything_ties = sampled_ranks(lambda histories: torch.zeros(len(histories), 26), dataset, rows, config)
     assert everything_ties.tolist() == [1 + len(sampled_negatives(dataset, row, config)) for row in rows]

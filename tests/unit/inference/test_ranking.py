@@ -12,6 +12,7 @@ from recsys.data.prepared import PreparedDataset
 from recsys.data.splits import SPLITS
 from recsys.decoders.dtypes import resolve_dtype
 from recsys.errors import UserError
+from recsys.histories import Histories
 from recsys.inference.engine import TeacherEngine
 from recsys.inference.ranking import check_k, rank_rows, top_items, window_starts
 from recsys.signals.rankings import join_rankings
@@ -58,7 +59,7 @@ def test_rankings_equal_those_of_each_row_alone(
     assert np.array_equal(result.rows, rows)
     vectors = model.item_vectors()
     for i, (row, start) in enumerate(zip(rows, window_starts(dataset, rows), strict=True)):
-        hidden = model.hidden(torch.from_numpy(dataset.items[start:row].astype(np.int64))[None])[0, -1]
+        hidden = model.hidden(Histories.of(torch.from_numpy(dataset.items[start:row].astype(np.int64))[None]))[0, -1]
         scores = vectors @ hidden
         scores[0] = -torch.inf
         if mask_history:
@@ -95,8 +96,8 @@ def test_a_bf16_engine_keeps_one_table_and_computes_as_with_two(
     assert torch.equal(engine.vectors, table)
     items = torch.randint(1, 61, (3, 8))
     with torch.inference_mode():
-        expected = model.hidden(items, engine.vectors.bfloat16()).float()
-    assert torch.equal(engine.hidden(items), expected)
+        expected = model.hidden(Histories.of(items), engine.vectors.bfloat16()).float()
+    assert torch.equal(engine.hidden(Histories.of(items)), expected)
     assert {buffer.dtype for buffer in model.buffers()} == {torch.float32}
     if kind == "e4srec":
         assert engine.vectors.data_ptr() == model.ids.data_ptr()
@@ -117,9 +118,9 @@ def test_a_poisoned_row_is_set_aside(random_dataset: Callable[..., PreparedDatas
     whole = rank_rows(TeacherEngine(model, "fp32"), dataset, rows, k=5, mask_history=True)
     hidden = model.hidden
 
-    def poisoned(items: torch.Tensor, vectors: torch.Tensor | None = None) -> torch.Tensor:
-        result = hidden(items, vectors).clone()
-        result[items == 7] = torch.nan  # what is expected after item 7
+    def poisoned(shown: Histories, vectors: torch.Tensor | None = None) -> torch.Tensor:
+        result = hidden(shown, vectors).clone()
+        result[shown.items == 7] = torch.nan  # what is expected after item 7
         return result
 
     model.hidden = poisoned  # type: ignore[method-assign]

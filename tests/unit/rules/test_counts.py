@@ -8,6 +8,7 @@ import torch
 
 from recsys.evaluation.metrics import gains
 from recsys.evaluation.ranking import rank_targets
+from recsys.histories import Histories
 from recsys.rules import counts as counting
 from recsys.rules.config import RulesConfig, RulesTuningConfig
 from recsys.rules.counts import Counts, WithoutUser, history_weights, mean_gain
@@ -77,7 +78,7 @@ def test_the_gain_is_that_of_the_full_ranking(random_dataset) -> None:
     rules = Counts.fit(dataset, config).rules()
     weights = history_weights(dataset, rows, config.decay)
 
-    def score(items: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def score(_: Histories) -> torch.Tensor:
         return torch.from_numpy((weights @ rules).toarray())
 
     ranks = rank_targets(score, dataset, rows, mask_seen=True)

@@ -12,6 +12,7 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation.metrics import gains
 from recsys.evaluation.ranking import model_scorer, rank_targets
+from recsys.histories import Histories
 from recsys.rules.config import RULES, RULES_WITH_TITLES, RulesConfig, RulesTuningConfig
 from recsys.rules.explain import reasons
 from recsys.rules.fit import fit_rules
@@ -50,12 +51,12 @@ def memory(dataset: PreparedDataset, folder: Path, name: str = RULES_WITH_TITLES
 def test_scores_are_the_weighted_sum_of_three_terms(student, dataset, tmp_path: Path) -> None:
     rules = memory(dataset, tmp_path)
     hybrid = Hybrid.of(student.model, rules.model, rules_weight=1.2, title_weight=4.0)
-    items, lengths = (torch.from_numpy(each) for each in dataset.histories(dataset.rows("test")))
-    logits = model_scorer(student.model)(items, lengths)[:, 1:]
-    share = rules.model.log_share(items, lengths)[:, 1:]
-    cosine = (model_scorer(rules.model)(items, lengths) - rules.model.log_share(items, lengths))[:, 1:]
+    shown = Histories.of_rows(dataset, dataset.rows("test"))
+    logits = model_scorer(student.model)(shown)[:, 1:]
+    share = rules.model.log_share(shown)[:, 1:]
+    cosine = (model_scorer(rules.model)(shown) - rules.model.log_share(shown))[:, 1:]
     expected = logits.log_softmax(dim=1) + 1.2 * share + 4.0 * cosine
-    torch.testing.assert_close(model_scorer(hybrid)(items, lengths)[:, 1:], expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(model_scorer(hybrid)(shown)[:, 1:], expected, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("titles", [True, False])
@@ -76,8 +77,8 @@ def test_one_checkpoint_with_the_best_of_the_weights_is_served(student, dataset,
     loaded = load_checkpoint(tmp_path / "hybrid")
     assert loaded.model.config == found.model.config
     assert loaded.model.rules.config.title_width == (6 if found.model.config.title_weight else 0)
-    items, lengths = (torch.from_numpy(each) for each in dataset.histories(dataset.rows("test")))
-    torch.testing.assert_close(model_scorer(loaded.model)(items, lengths), model_scorer(found.model)(items, lengths))
+    shown = Histories.of_rows(dataset, dataset.rows("test"))
+    torch.testing.assert_close(model_scorer(loaded.model)(shown), model_scorer(found.model)(shown))
     answer = Recommender(loaded).rank([["i4", "i9"]], k=5)[0]
     assert len(answer.items) == 5 and answer.scores == sorted(answer.scores, reverse=True)
     whole = reasons(memory(dataset, tmp_path, RULES), ["i4", "i9"], answer.items[0])
@@ -103,7 +104,7 @@ def test_a_target_of_the_past_counts_as_a_miss(dataset) -> None:
     again = np.isin(np.arange(len(rows)), which[seen == dataset.targets(rows)[which]])
     assert again.any() and not again.all()
 
-    def terms(items: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
+    def terms(_: Histories) -> list[torch.Tensor]:
         return [torch.nn.functional.one_hot(torch.from_numpy(dataset.targets(rows)).long(), 61).float()]
 
     assert weighted_gains(terms, dataset, rows, [()]) == [pytest.approx((~again).mean())]

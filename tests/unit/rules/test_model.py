@@ -12,6 +12,7 @@ from recsys.data.prepared import PreparedDataset
 from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.errors import UserError
 from recsys.evaluation.ranking import model_scorer
+from recsys.histories import Histories
 from recsys.rules import model as module
 from recsys.rules.config import RULES, RULES_WITH_TITLES, RulesConfig, RulesTuningConfig
 from recsys.rules.counts import Counts
@@ -38,12 +39,12 @@ def test_scores_are_the_formula(random_dataset, monkeypatch: pytest.MonkeyPatch)
     fitted = fit_rules(dataset, config, text=text)
     monkeypatch.setattr(module, "RULES_AT_ONCE", 50)  # batches in several parts
     rows = dataset.rows("test")
-    items, lengths = (torch.from_numpy(each) for each in dataset.histories(rows))
-    alone, titled = (model_scorer(fitted[name].model)(items, lengths) for name in (RULES, RULES_WITH_TITLES))
+    shown = Histories.of_rows(dataset, rows)
+    alone, titled = (model_scorer(fitted[name].model)(shown) for name in (RULES, RULES_WITH_TITLES))
     mean = text.vectors[text.known].mean(dim=0)
     z = F.normalize(text.vectors - mean, dim=1) * text.known[:, None]
     for place, row in enumerate(rows):
-        history = items[place, : lengths[place]].tolist()
+        history = shown.items[place, : shown.lengths[place]].tolist()
         counts = naive_scores(dataset, config, history)
         expected = np.log(0.9 * counts / max(counts.sum(), 1e-300) + 0.1 / dataset.num_items)
         assert alone[place, 1:].numpy() == pytest.approx(expected[1:], abs=2e-3), row
@@ -55,8 +56,8 @@ def test_scores_are_the_formula(random_dataset, monkeypatch: pytest.MonkeyPatch)
 def test_of_items_without_a_rule_the_popular_one_is_first(random_dataset) -> None:
     dataset = random_dataset(items=120, longest=12)
     model = fit_rules(dataset)[RULES].model
-    items, lengths = torch.tensor([[5]]), torch.tensor([1])
-    scores, without = model_scorer(model)(items, lengths)[0], model.counts(items, lengths)[0] == 0
+    shown = Histories.of(torch.tensor([[5]]))
+    scores, without = model_scorer(model)(shown)[0], model.counts(shown)[0] == 0
     without[0] = False
     counts = torch.from_numpy(Counts.fit(dataset, RulesConfig()).frequency)[without]
     order = scores[without].argsort(descending=True)
@@ -72,10 +73,8 @@ def test_a_checkpoint_recommends_alike_and_keeps_the_search(random_dataset, tmp_
         loaded = load_checkpoint(tmp_path / name)
         assert loaded.model.config == fitted.model.config
         assert loaded.info["search"] == fitted.tried and loaded.info["training"]["valid"] == fitted.valid
-        items, lengths = (torch.from_numpy(each) for each in dataset.histories(dataset.rows("test")))
-        torch.testing.assert_close(
-            model_scorer(loaded.model)(items, lengths), model_scorer(fitted.model)(items, lengths)
-        )
+        shown = Histories.of_rows(dataset, dataset.rows("test"))
+        torch.testing.assert_close(model_scorer(loaded.model)(shown), model_scorer(fitted.model)(shown))
         answer = Recommender(loaded).rank([["i4", "unheard-of", "i9"]], k=5)[0]
         assert len(answer.items) == 5 and not {"i4", "i9"} & set(answer.items)
         assert answer.scores == sorted(answer.scores, reverse=True)

@@ -8,6 +8,7 @@ import torch
 
 from recsys.checkpoint import Checkpoint, load_checkpoint
 from recsys.errors import UserError
+from recsys.histories import Histories
 from recsys.losses.config import DistillationConfig, EmbeddingDistillationConfig
 from recsys.losses.config import RecommendationLossConfig as Loss
 from recsys.rules.config import RULES, RULES_WITH_TITLES, RulesConfig
@@ -64,8 +65,8 @@ def test_titles_are_in_the_signals_and_in_the_scores(random_dataset, tmp_path: P
     signals = TeacherSignals.load(str(tmp_path / "signals"), dataset)
     torch.testing.assert_close(signals.text_embeddings, checkpoint.model.titles)
     rows = dataset.rows("test")
-    items, lengths = (torch.from_numpy(each) for each in dataset.histories(rows))
-    served = checkpoint.model.scores(items, lengths, checkpoint.model.item_vectors())
+    shown = Histories.of_rows(dataset, rows)
+    served = checkpoint.model.scores(shown)
     place = np.searchsorted(signals.rows, rows)
     given = served.gather(1, torch.from_numpy(signals.items[place].astype(np.int64)))
     torch.testing.assert_close(torch.from_numpy(signals.scores[place]), given, atol=1e-5, rtol=1e-5)

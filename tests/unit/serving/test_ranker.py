@@ -4,8 +4,8 @@ import threading
 import pytest
 
 from recsys.errors import UserError
-from recsys.serving.ranker import Ask, Busy, Ranked, Ranker
-from recsys.serving.recommender import Recommender
+from recsys.serving.ranker import Ask, Busy, Ranker
+from recsys.serving.recommender import Recommendation, Recommender
 
 
 class Held(Recommender):
@@ -30,7 +30,7 @@ def held(recommender: Recommender) -> Held:
 def test_answers_are_those_of_the_recommender(recommender: Recommender) -> None:
     asks = [Ask([f"i{n}", "i2"], k, mask) for n in range(3, 9) for k in (1, 7) for mask in (True, False)]
 
-    async def ask_all() -> list[Ranked]:
+    async def ask_all() -> list[Recommendation]:
         ranker = Ranker(recommender, batch=5)
         return await asyncio.gather(*(ranker.rank(ask) for ask in asks))
 
@@ -42,7 +42,7 @@ def test_answers_are_those_of_the_recommender(recommender: Recommender) -> None:
 
 
 def test_requests_that_wait_share_the_next_pass(held: Held) -> None:
-    async def ask_all() -> list[Ranked]:
+    async def ask_all() -> list[Recommendation]:
         ranker = Ranker(held, batch=4)
         first = asyncio.create_task(ranker.rank(Ask(["i1"], 3, True)))
         await asyncio.sleep(0.05)  # its pass has begun
@@ -57,7 +57,7 @@ def test_requests_that_wait_share_the_next_pass(held: Held) -> None:
 
 
 def test_the_event_loop_stays_free_and_a_lost_client_harms_nobody(held: Held) -> None:
-    async def ask_both() -> Ranked:
+    async def ask_both() -> Recommendation:
         ranker = Ranker(held)
         lost = asyncio.create_task(ranker.rank(Ask(["i1"], 3, True)))
         kept = asyncio.create_task(ranker.rank(Ask(["i2"], 3, True)))
@@ -70,7 +70,7 @@ def test_the_event_loop_stays_free_and_a_lost_client_harms_nobody(held: Held) ->
 
 
 def test_an_error_reaches_who_asked_and_the_next_request_is_answered(recommender: Recommender) -> None:
-    async def ask_both() -> Ranked:
+    async def ask_both() -> Recommendation:
         ranker = Ranker(recommender)
         with pytest.raises(UserError, match="k must be between"):
             await ranker.rank(Ask(["i1"], 1000, True))
@@ -80,7 +80,7 @@ def test_an_error_reaches_who_asked_and_the_next_request_is_answered(recommender
 
 
 def test_more_than_may_wait_are_refused_at_once_and_leave_room_when_they_go(held: Held) -> None:
-    async def ask_many() -> list[Ranked]:
+    async def ask_many() -> list[Recommendation]:
         ranker = Ranker(held, batch=4, waiting=6)
         first = asyncio.create_task(ranker.rank(Ask(["i1"], 3, True)))
         await asyncio.sleep(0.05)  # its pass has begun

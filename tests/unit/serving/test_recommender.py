@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from recsys import storage
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.histories import Histories
 from recsys.serving.recommender import Recommender
 
 
@@ -19,7 +20,7 @@ def naive_ranking(recommender: Recommender, history: list[str], *, mask_seen: bo
     catalogue, model = recommender.catalogue, recommender.checkpoint.model
     recent = [catalogue.index[i] for i in history if i in catalogue.index][-recommender.checkpoint.max_history :]
     with torch.no_grad():
-        query = model.hidden(torch.tensor([recent]))[0, -1]
+        query = model.hidden(Histories.of(torch.tensor([recent])))[0, -1]
         vectors = model.item_vectors()
         scores = {
             catalogue.item_ids[i]: float(torch.dot(query, vectors[i]))
@@ -44,7 +45,7 @@ def test_scores_fall_and_belong_to_their_items(recommender: Recommender) -> None
     assert answer.scores == sorted(answer.scores, reverse=True)
     model = recommender.checkpoint.model
     with torch.no_grad():
-        query = model.hidden(torch.tensor([[1, 2]]))[0, -1]
+        query = model.hidden(Histories.of(torch.tensor([[1, 2]])))[0, -1]
         expected = [float(query @ model.item_vectors()[recommender.catalogue.index[i]]) for i in answer.items]
     assert answer.scores == pytest.approx(expected, abs=1e-5)
     assert recommender.titles(["i3"]) == ["Film number 3"]

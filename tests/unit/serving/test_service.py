@@ -8,7 +8,7 @@ from recsys import storage
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.serving.assignment import assign
-from recsys.serving.ranker import Ranked
+from recsys.serving.recommender import Recommendation
 from recsys.serving.service import (
     Pinned,
     RecommendRequest,
@@ -77,14 +77,16 @@ def test_a_user_without_history_brings_the_whole_stored_one(service: Service, da
 
 def test_a_history_that_is_given_counts_more_than_the_stored_one(service: Service) -> None:
     task = service.task(RecommendRequest(user_id="u3", history=["i1", "?", "i2"]))
-    assert task.history == ["i1", "i2"] and task.unknown == ["?"]
+    assert task.history == ["i1", "?", "i2"] and service.without_model(task) is None
+    nobody = service.without_model(dataclasses.replace(task, arm="null"))
+    assert nobody is not None and nobody.unknown == ["?"] and not nobody.fallback
 
 
 def test_ids_of_a_request_are_read_as_those_of_the_log(service: Service) -> None:
     plain, padded = (service.task(RecommendRequest(user_id=user)) for user in ("u3", "\ufeffu3 "))
     assert padded == plain and not padded.unknown_user
-    task = service.task(RecommendRequest(history=["i1 ", " i2", "i 3"]))
-    assert task.history == ["i1", "i2"] and task.unknown == ["i 3"]
+    answer = service.without_model(service.task(RecommendRequest(history=["i1 ", " i2", "i 3"], arm="null")))
+    assert answer is not None and answer.unknown == ["i 3"] and not answer.fallback
 
 
 def test_the_request_may_name_its_arm_and_nobody_gets_the_default(service: Service) -> None:
@@ -97,7 +99,9 @@ def test_the_request_may_name_its_arm_and_nobody_gets_the_default(service: Servi
 def test_nothing_known_falls_back_to_popular_items(service: Service, dataset: PreparedDataset) -> None:
     for request in (RecommendRequest(user_id="stranger", k=3), RecommendRequest(history=["?"], k=3)):
         task = service.task(request)
-        answer = service.popular(task)
+        found = service.without_model(task)
+        assert found is not None
+        answer = service.response(task, found)
         assert answer.fallback and answer.model_ms == 0
         assert [item.item_id for item in answer.items] == [f"i{n}" for n in dataset.catalogue.popular()[:3]]
         assert answer.unknown_user == (request.user_id is not None)
@@ -106,13 +110,14 @@ def test_nothing_known_falls_back_to_popular_items(service: Service, dataset: Pr
 
 def test_a_ranking_becomes_an_answer_with_titles(service: Service) -> None:
     task = service.task(RecommendRequest(history=["i1"], k=2))
-    answer = service.ranked(task, Ranked(["i9", "i4"], [2.5, 1.5], 0.51, together=1, checkpoint="abc"))
+    ranked = Recommendation(["i9", "i4"], [2.5, 1.5], [], False, checkpoint="abc", milliseconds=0.51, together=1)
+    answer = service.response(task, ranked)
     assert [(i.item_id, i.title, i.score) for i in answer.items] == [
         ("i9", "Film number 9", 2.5),
         ("i4", "Film number 4", 1.5),
     ]
     assert answer.model_ms == 0.51 and not answer.fallback
-    assert answer.checkpoint == "abc" and service.popular(task).checkpoint is None
+    assert answer.checkpoint == "abc"
 
 
 def test_checkpoints_of_another_dataset_are_refused(

@@ -14,8 +14,8 @@ from fastapi.testclient import TestClient
 
 from recsys.serving.arms import Absent, Model
 from recsys.serving.assignment import Arm
-from recsys.serving.ranker import Ask, Busy, Ranked, Ranker
-from recsys.serving.recommender import Recommender
+from recsys.serving.ranker import Ask, Busy, Ranker
+from recsys.serving.recommender import Recommendation, Recommender
 from recsys.serving.service import Service
 from recsys.serving.web import create_app
 
@@ -23,7 +23,7 @@ from recsys.serving.web import create_app
 class Full:
     """A model without room."""
 
-    async def rank(self, _: Ask) -> Ranked:
+    async def rank(self, _: Ask) -> Recommendation:
         raise Busy("64 requests wait already")
 
     async def facts(self) -> dict[str, Any]:

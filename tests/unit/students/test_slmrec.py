@@ -14,6 +14,7 @@ from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.prepared import PreparedDataset
 from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.errors import UserError
+from recsys.histories import Histories
 from recsys.losses.config import AlignmentConfig, RecommendationLossConfig
 from recsys.students.config import SASRecConfig, SLMRecConfig
 from recsys.students.sasrec import SASRec
@@ -22,12 +23,13 @@ from recsys.teachers.config import E4SRecConfig, HLLMConfig
 from recsys.teachers.e4srec import E4SRec
 from recsys.teachers.hllm import HLLM
 from recsys.teachers.layered import LayeredTeacher
+from recsys.training.batches import histories_of
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import Epoch, TrainingResult, train, train_local
 from recsys.training.windows import Windows
 
 LOSS = RecommendationLossConfig()
-ITEMS = torch.randint(1, 61, (4, 8), generator=torch.Generator().manual_seed(1))
+ITEMS = Histories.of(torch.randint(1, 61, (4, 8), generator=torch.Generator().manual_seed(1)))
 
 
 def e4srec(**options: Any) -> E4SRec:
@@ -146,17 +148,17 @@ def test_the_objective_is_the_sum_of_its_parts(dataset: PreparedDataset, tmp_pat
 
     chosen, targets = batch["targets"] > 0, batch["targets"][batch["targets"] > 0]
     vectors = objective.model.item_vectors()
-    ours = objective.model.states(batch["items"], [1, 2])
-    theirs = deep.model.states(batch["items"], [2, 4])
+    ours = objective.model.states(histories_of(batch), [1, 2])
+    theirs = deep.model.states(histories_of(batch), [2, 4])
     cosine = norm = torch.zeros(())
     for block in (0, 1):
         projected = objective.projections[block](ours[block + 1])[chosen]
         wanted = theirs[2 * block + 2][chosen]
         cosine = cosine + (1 - functional.cosine_similarity(projected, wanted, dim=1)).sum() / 2
         norm = norm + ((projected - wanted) ** 2).sum() / 2
-    early = objective.model.cut(1).hidden(batch["items"])[chosen] @ vectors[1:].T  # adapters begin as the identity
-    last = objective.model.hidden(batch["items"])[chosen] @ vectors[1:].T
-    deepest = deep.model.hidden(batch["items"])[chosen] @ vectors[1:].T
+    early = objective.model.cut(1).hidden(histories_of(batch))[chosen] @ vectors[1:].T  # adapters begin as the identity
+    last = objective.model.hidden(histories_of(batch))[chosen] @ vectors[1:].T
+    deepest = deep.model.hidden(histories_of(batch))[chosen] @ vectors[1:].T
     expected = {
         "recommendation_loss": functional.cross_entropy(last, targets - 1, reduction="sum"),
         "cosine_alignment_loss": cosine,
@@ -198,7 +200,7 @@ def test_online_the_teacher_learns_the_next_item_and_nothing_else(dataset: Prepa
     loss.backward()
     chosen, targets = batch["targets"] > 0, batch["targets"][batch["targets"] > 0]
     alone = e4srec().train()
-    logits = alone.hidden(batch["items"])[chosen] @ alone.item_vectors()[1:].T
+    logits = alone.hidden(histories_of(batch))[chosen] @ alone.item_vectors()[1:].T
     expected = functional.cross_entropy(logits, targets - 1, reduction="sum")
     expected.backward()
     torch.testing.assert_close(parts["teacher_loss"], expected.detach())

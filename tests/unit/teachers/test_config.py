@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from recsys.config import from_dict, to_dict
-from recsys.teachers.config import TeacherConfig, with_absolute_folders
+from recsys.teachers.config import TeacherModelConfig
 
 
 @pytest.mark.parametrize(
@@ -41,5 +41,5 @@ def test_folders_are_found_from_anywhere_and_names_stay(
             return {name: here(part) for name, part in value.items()}
         return value.replace("{here}", str(tmp_path)) if isinstance(value, str) else value
 
-    config: Any = from_dict(TeacherConfig, here(values))
-    assert with_absolute_folders(config) == from_dict(TeacherConfig, {**to_dict(config), **here(changed)})
+    config: Any = from_dict(TeacherModelConfig, here(values))
+    assert config.with_absolute_folders() == from_dict(TeacherModelConfig, {**to_dict(config), **here(changed)})

@@ -18,13 +18,14 @@ from recsys.decoders.compression import compressed
 from recsys.decoders.config import CompressionConfig, LowRankConfig
 from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.errors import UserError
+from recsys.histories import Histories
 from recsys.losses.config import AlignmentConfig, RecommendationLossConfig
 from recsys.settings import TeacherSettings
 from recsys.signals.config import SignalsConfig
 from recsys.students.config import SASRecConfig, SLMRecConfig
 from recsys.students.sasrec import SASRec
 from recsys.students.slmrec import build_slmrec
-from recsys.teachers.config import E4SRecConfig, HLLMConfig, TeacherConfig
+from recsys.teachers.config import E4SRecConfig, HLLMConfig, TeacherModelConfig
 from recsys.teachers.e4srec import E4SRec
 from recsys.teachers.hllm import HLLM
 from recsys.teachers.hllm_training import hllm_objective
@@ -104,17 +105,20 @@ def test_one_pass_is_row_by_row(head: str, instruction: int, response: int) -> N
     items = torch.randint(1, 61, (3, 6), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = row_by_row(model, items)
-        torch.testing.assert_close(model.hidden(items), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(model.hidden(Histories.of(items)), expected, atol=1e-5, rtol=1e-4)
         padded = functional.pad(items, (0, 3))
-        torch.testing.assert_close(model.hidden(padded)[:, :6], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(model.hidden(Histories.of(padded))[:, :6], expected, atol=1e-5, rtol=1e-4)
         lengths = torch.tensor([2, 6, 4])
         last = expected[torch.arange(3), lengths - 1]
-        torch.testing.assert_close(model.query(padded, lengths), last, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(model.query(Histories(padded, lengths)), last, atol=1e-5, rtol=1e-4)
 
 
 def test_heads() -> None:
     dot, linear = build(), build(head="linear")
-    assert torch.equal(dot.item_vectors(), ids()) and dot.hidden(torch.ones(1, 1, dtype=torch.int64)).shape[-1] == 12
+    assert (
+        torch.equal(dot.item_vectors(), ids())
+        and dot.hidden(Histories.of(torch.ones(1, 1, dtype=torch.int64))).shape[-1] == 12
+    )
     vectors = linear.item_vectors()
     assert vectors.shape == (61, 16) and not vectors[0].any()
     states = torch.randn(2, 16)
@@ -137,19 +141,21 @@ def test_every_family_of_decoders_is_read_cut_and_compressed(
     assert counts == (3, 2) or (family == "qwen2" and counts[1])
     items = torch.randint(1, 61, (2, 5), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        torch.testing.assert_close(model.hidden(items), row_by_row(model, items), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(model.hidden(Histories.of(items)), row_by_row(model, items), atol=1e-5, rtol=1e-4)
     cut = model.cut([1, 3])
     save_checkpoint(str(tmp_path / "cut"), cut, dataset)
     for file in (tmp_path / "base").iterdir():
         file.unlink()
     loaded = load_checkpoint(tmp_path / "cut").model
-    assert torch.equal(loaded.hidden(items), cut.hidden(items))
+    assert torch.equal(loaded.hidden(Histories.of(items)), cut.hidden(Histories.of(items)))
     cut.save_transformers(tmp_path / "plain")
     assert says_the_same(tmp_path / "plain", cut, layers=2)
     small = compressed(cut, CompressionConfig(neurons=0.5, low_rank=LowRankConfig(), weights="int8"))
     save_checkpoint(str(tmp_path / "small"), small, dataset)
     with torch.inference_mode():
-        assert torch.equal(load_checkpoint(tmp_path / "small").model.hidden(items), small.hidden(items))
+        assert torch.equal(
+            load_checkpoint(tmp_path / "small").model.hidden(Histories.of(items)), small.hidden(Histories.of(items))
+        )
     outline = load_checkpoint(tmp_path / "small", "meta").model
     assert isinstance(outline, E4SRec)
     assert (outline.depth, outline.width) == (small.depth, small.width)
@@ -215,8 +221,8 @@ def test_a_teacher_on_some_layers_of_a_pretrained_model(
     assert some.decoder.config.to_dict() == whole.cut([1, 3]).decoder.config.to_dict()
     save_checkpoint(str(tmp_path / "some"), some, dataset)
     loaded = load_checkpoint(tmp_path / "some")
-    items = torch.randint(1, 61, (2, 5), generator=torch.Generator().manual_seed(1))
-    assert torch.equal(loaded.model.hidden(items), some.hidden(items))
+    shown = Histories.of(torch.randint(1, 61, (2, 5), generator=torch.Generator().manual_seed(1)))
+    assert torch.equal(loaded.model.hidden(shown), some.hidden(shown))
     with pytest.raises(UserError, match="9 layers cannot be kept of a model of 3"):
         pretrained(dataset, kind, base, base_layers=9)
 
@@ -238,17 +244,17 @@ def test_adapters_train_alone_and_are_merged_when_saved(dataset: PreparedDataset
     pytest.importorskip("peft")
     plain = build(llm=base_model(tmp_path / "base", "llama"), instruction="given history")
     model = build(llm=str(tmp_path / "base"), instruction="given history", lora={"rank": 2})
-    items = torch.randint(1, 61, (2, 5), generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(model.hidden(items), plain.hidden(items))
+    shown = Histories.of(torch.randint(1, 61, (2, 5), generator=torch.Generator().manual_seed(1)))
+    torch.testing.assert_close(model.hidden(shown), plain.hidden(shown))
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert {name.split(".")[0] for name in trained} == {"llm", "enter", "score"}
     assert all("lora_" in name for name in trained if name.startswith("llm"))
     loaded = with_drawn_adapters(model, dataset, tmp_path / "teacher")
-    torch.testing.assert_close(loaded.hidden(items), model.hidden(items), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(loaded.hidden(shown), model.hidden(shown), atol=1e-4, rtol=1e-4)
     assert_peft_reads(tmp_path / "teacher", tmp_path / "base", model.llm)
-    assert not torch.allclose(loaded.hidden(items), plain.hidden(items), atol=1e-3)
+    assert not torch.allclose(loaded.hidden(shown), plain.hidden(shown), atol=1e-3)
     cut = model.cut(2)
-    torch.testing.assert_close(cut.hidden(items), model.readouts(items, [2])[2])
+    torch.testing.assert_close(cut.hidden(shown), model.readouts(shown, [2])[2])
 
 
 @pytest.mark.parametrize("start", ["teacher", "fresh"])
@@ -351,9 +357,9 @@ def test_a_student_of_another_dataset_is_refused(
 
 
 def test_configuration() -> None:
-    assert isinstance(from_dict(TeacherConfig, {"width": 32}), HLLMConfig), "hllm where no kind is given"
-    config = from_dict(TeacherConfig, {"kind": "e4srec", "layers": 3})
-    assert from_dict(TeacherConfig, to_dict(config)) == config == E4SRecConfig(kind="e4srec", layers=3)
+    assert isinstance(from_dict(TeacherModelConfig, {"width": 32}), HLLMConfig), "hllm where no kind is given"
+    config = from_dict(TeacherModelConfig, {"kind": "e4srec", "layers": 3})
+    assert from_dict(TeacherModelConfig, to_dict(config)) == config == E4SRecConfig(kind="e4srec", layers=3)
     for values, message in [
         ({"width": 20, "heads": 4}, "multiple of twice the heads"),
         ({"lora": {}}, "lora adapts a pretrained model"),

@@ -11,6 +11,7 @@ from recsys.config import from_dict, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.errors import UserError
+from recsys.histories import Histories
 from recsys.losses.config import RecommendationLossConfig
 from recsys.teacher import Teacher
 from recsys.teachers import hllm
@@ -56,7 +57,7 @@ def test_a_later_item_never_changes_an_earlier_prediction(dataset: PreparedDatas
     items = torch.randint(1, 61, (3, 8))
     changed = items.clone()
     changed[:, 5] = changed[:, 5] % 60 + 1
-    before, after = model.hidden(items), model.hidden(changed)
+    before, after = model.hidden(Histories.of(items)), model.hidden(Histories.of(changed))
     torch.testing.assert_close(before[:, :5], after[:, :5])
     assert not torch.allclose(before[:, 5:], after[:, 5:])
 
@@ -65,10 +66,12 @@ def test_padding_changes_nothing_and_stays_finite(dataset: PreparedDataset) -> N
     model = build(dataset)
     items = torch.randint(1, 61, (3, 5))
     padded = functional.pad(items, (0, 6))
-    wide = model.hidden(padded)
-    torch.testing.assert_close(wide[:, :5], model.hidden(items))
+    wide = model.hidden(Histories.of(padded))
+    torch.testing.assert_close(wide[:, :5], model.hidden(Histories.of(items)))
     assert bool(torch.isfinite(wide).all())
-    torch.testing.assert_close(model.query(padded, torch.tensor([5, 5, 5])), model.query(items, torch.full((3,), 5)))
+    torch.testing.assert_close(
+        model.query(Histories(padded, torch.tensor([5, 5, 5]))), model.query(Histories(items, torch.full((3,), 5)))
+    )
 
 
 def test_scores_are_cosines_times_the_temperature(dataset: PreparedDataset) -> None:
@@ -77,13 +80,15 @@ def test_scores_are_cosines_times_the_temperature(dataset: PreparedDataset) -> N
     assert vectors.shape == (61, 16)
     assert not vectors[0].any()
     torch.testing.assert_close(vectors[1:].norm(dim=1), torch.ones(60))
-    hidden = model.hidden(torch.randint(1, 61, (2, 4)), vectors)
+    hidden = model.hidden(Histories.of(torch.randint(1, 61, (2, 4))), vectors)
     torch.testing.assert_close(hidden.norm(dim=-1), torch.full((2, 4), 1 / 0.07))
     cosine = functional.cosine_similarity(hidden[:, :, None], vectors[1:], dim=-1)
     torch.testing.assert_close((hidden @ vectors.T)[..., 1:], cosine / 0.07)
     with torch.no_grad():
         model.logit_scale.fill_(9.0)
-    torch.testing.assert_close(model.hidden(torch.ones(1, 1, dtype=torch.int64)).norm(), torch.tensor(100.0))
+    torch.testing.assert_close(
+        model.hidden(Histories.of(torch.ones(1, 1, dtype=torch.int64))).norm(), torch.tensor(100.0)
+    )
 
 
 @pytest.mark.parametrize("chunk", [7, 60, 100])
@@ -103,8 +108,8 @@ def test_checkpoint_round_trip_is_exact(dataset: PreparedDataset, tmp_path: Path
     model = build(dataset, **options)
     save_checkpoint(str(tmp_path / "teacher"), model, dataset)
     loaded = load_checkpoint(tmp_path / "teacher").model
-    items = torch.randint(1, 61, (4, 8))
-    assert torch.equal(loaded.hidden(items), model.hidden(items))
+    shown = Histories.of(torch.randint(1, 61, (4, 8)))
+    assert torch.equal(loaded.hidden(shown), model.hidden(shown))
     assert torch.equal(loaded.item_vectors(), model.item_vectors())
     assert_outline(tmp_path / "teacher", model)
     assert not any("embed_tokens" in name for name in model.state_dict())
@@ -120,17 +125,19 @@ def test_a_pretrained_decoder_is_needed_once(dataset: PreparedDataset, tmp_path:
     assert torch.equal(model.user.layers[0].mlp.up_proj.weight, pretrained.layers[0].mlp.up_proj.weight.float())
     items = torch.randint(1, 61, (4, 8))
     loss = NextItemObjective(model, RecommendationLossConfig(), dataset).next_item(
-        model.hidden(items)[:, -1], model.item_vectors(), items[:, 0], items[:, 0]
+        model.hidden(Histories.of(items))[:, -1], model.item_vectors(), items[:, 0], items[:, 0]
     )[0]
     loss.backward()
     assert all(parameter.grad is not None for name, parameter in model.named_parameters())
     changed = items.clone()
     changed[:, 5] = changed[:, 5] % 60 + 1
-    torch.testing.assert_close(model.hidden(changed)[:, :5], model.hidden(items)[:, :5])
+    torch.testing.assert_close(model.hidden(Histories.of(changed))[:, :5], model.hidden(Histories.of(items))[:, :5])
     save_checkpoint(str(tmp_path / "teacher"), model, dataset)
     for file in base.iterdir():
         file.unlink()
-    assert torch.equal(load_checkpoint(tmp_path / "teacher").model.hidden(items), model.hidden(items))
+    assert torch.equal(
+        load_checkpoint(tmp_path / "teacher").model.hidden(Histories.of(items)), model.hidden(Histories.of(items))
+    )
 
 
 def test_adapters_of_the_user_model_train_alone_and_are_merged(dataset: PreparedDataset, tmp_path: Path) -> None:
@@ -138,13 +145,13 @@ def test_adapters_of_the_user_model_train_alone_and_are_merged(dataset: Prepared
     base = base_model(tmp_path / "base", "qwen3")
     plain = build(dataset, user_model=base)
     model = build(dataset, user_model=base, user_lora={"rank": 2})
-    items = torch.randint(1, 61, (4, 8))
-    torch.testing.assert_close(model.hidden(items), plain.hidden(items))
+    shown = Histories.of(torch.randint(1, 61, (4, 8)))
+    torch.testing.assert_close(model.hidden(shown), plain.hidden(shown))
     learning = {name for name, parameter in model.user.named_parameters() if parameter.requires_grad}
     assert learning and all("lora_" in name for name in learning)
     loaded = with_drawn_adapters(model, dataset, tmp_path / "teacher")
-    torch.testing.assert_close(loaded.hidden(items), model.hidden(items), atol=1e-3, rtol=1e-3)
-    assert not torch.allclose(loaded.hidden(items), plain.hidden(items), atol=1e-2)
+    torch.testing.assert_close(loaded.hidden(shown), model.hidden(shown), atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(loaded.hidden(shown), plain.hidden(shown), atol=1e-2)
     assert_peft_reads(tmp_path / "teacher", tmp_path / "base", model.user)
     with pytest.raises(UserError, match="user_lora adapts a pretrained model; name one in user_model"):
         from_dict(HLLMConfig, {"user_lora": {}})
@@ -163,8 +170,8 @@ def test_a_pretrained_decoder_is_cut_and_begins_afresh(dataset: PreparedDataset,
     assert torch.equal(fresh.user.layers[1].mlp.up_proj.weight, model.user.layers[2].mlp.up_proj.weight)
     assert torch.equal(fresh.text, model.text)
     save_checkpoint(str(tmp_path / "cut"), cut, dataset)
-    items = torch.randint(1, 61, (4, 8))
-    assert torch.equal(load_checkpoint(tmp_path / "cut").model.hidden(items), cut.hidden(items))
+    shown = Histories.of(torch.randint(1, 61, (4, 8)))
+    assert torch.equal(load_checkpoint(tmp_path / "cut").model.hidden(shown), cut.hidden(shown))
 
 
 def test_it_learns_a_cycle(random_dataset: Callable[..., PreparedDataset]) -> None:
@@ -173,7 +180,7 @@ def test_it_learns_a_cycle(random_dataset: Callable[..., PreparedDataset]) -> No
     items = torch.arange(1, 61).repeat(2, 1).view(2, 60)
     for _ in range(60):
         vectors = model.item_vectors()
-        logits = model.hidden(items[:, :-1], vectors) @ vectors[1:].T
+        logits = model.hidden(Histories.of(items[:, :-1]), vectors) @ vectors[1:].T
         loss = functional.cross_entropy(logits.flatten(0, 1), items[:, 1:].flatten() - 1)
         optimizer.zero_grad()
         loss.backward()

@@ -10,6 +10,7 @@ import torch
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.prepared import PreparedDataset
 from recsys.decoders.config import ItemEncoderConfig, ItemLoRAConfig
+from recsys.histories import Histories
 from recsys.serving.recommender import Recommender
 from recsys.teachers.config import HLLMConfig
 from recsys.teachers.hllm import HLLM
@@ -103,7 +104,7 @@ def test_near_duplicates_push_no_one_away(dataset: PreparedDataset, tmp_path: Pa
     made = objective(twins, item_model, tmp_path, id_offset=False, duplicate_similarity=0.9999)
     assert isinstance(made, InfoNCE) and made.model.titles is None
     batch = {"items": torch.tensor([[3, 4]]), "targets": torch.tensor([[0, 12]])}
-    logits = (made.model.hidden(batch["items"]) @ made.model.item_vectors().T)[0, 1]
+    logits = (made.model.hidden(Histories.of(batch["items"])) @ made.model.item_vectors().T)[0, 1]
     others = [n for n in range(1, 61) if n != 11]
     expected = logits[others].logsumexp(dim=0) - logits[12]
     torch.testing.assert_close(made(batch)[0], expected)

@@ -13,7 +13,7 @@ from recsys.losses.config import RecommendationLossConfig
 from recsys.model import model_class
 from recsys.students.build import build_student
 from recsys.students.config import GRU4RecConfig, SASRecConfig
-from recsys.training.config import DeepSpeedConfig, Histories, TrainingConfig
+from recsys.training.config import DeepSpeedConfig, TrainingConfig, Windowing
 from recsys.training.loop import Epoch, TrainingResult, learning_rate, train, train_local
 
 MODEL = SASRecConfig(width=16, blocks=1, heads=1, max_positions=8, dropout=0.1)
@@ -136,7 +136,7 @@ def test_same_seed_same_weights_other_seed_other_weights(walks: PreparedDataset,
 @pytest.mark.parametrize("histories", ["overlapping", "exact", "prefixes"])
 @pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
 def test_recipes_are_repeatable_and_resumable(
-    walks: PreparedDataset, tmp_path: Path, kind: str, histories: Histories
+    walks: PreparedDataset, tmp_path: Path, kind: str, histories: Windowing
 ) -> None:
     """Cosine scores with a temperature, with each choice of histories: bit for bit the same again, and when resumed."""
     model = (

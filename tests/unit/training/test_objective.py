@@ -12,6 +12,7 @@ import torch
 from recsys.config import from_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.histories import Histories
 from recsys.losses.config import DistillationConfig, RankingDistillationConfig, RecommendationLossConfig
 from recsys.losses.recommendation import bce_loss, dros_term, propensities, softmax_loss
 from recsys.losses.scores import CatalogueScores
@@ -163,7 +164,7 @@ def test_the_objective_equals_a_loop_over_rows_and_candidates(
     drawn = objective.loss.negatives(targets, dataset.num_items)
 
     vectors = objective.model.item_vectors()
-    hidden = objective.model.hidden(batch["items"], vectors)[chosen]
+    hidden = objective.model.hidden(Histories.of(batch["items"]), vectors)[chosen]
     logits = (hidden @ vectors[1:].T).detach()
     scores, propensity = CatalogueScores(logits), propensities(torch.from_numpy(dataset.catalogue.train_counts))
     main = softmax_loss(scores, targets)
@@ -257,10 +258,8 @@ def test_a_student_follows_the_teacher(walks: PreparedDataset, tmp_path: Path) -
         objective = built(walks, signals, k=1, form="softmax", weight=weight)
         config = TrainingConfig(epochs=5, batch_size=8, learning_rate=1e-2, patience=0)
         train_local(objective, walks, config, tmp_path / f"{weight}")
-        histories, lengths = (torch.from_numpy(array) for array in walks.histories(walks.rows("test")))
         with torch.no_grad():
-            model = objective.eval().model
-            scores = model.scores(histories, lengths, model.item_vectors())
+            scores = objective.eval().model.scores(Histories.of_rows(walks, walks.rows("test")))
         expected = planted[np.isin(rows, walks.rows("test"))]
         followed[weight] = float((scores[:, 1:].argmax(dim=1).numpy() + 1 == expected).mean())
     assert followed[0.0] < 0.2

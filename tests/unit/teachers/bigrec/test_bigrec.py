@@ -13,7 +13,8 @@ from recsys.config import from_dict, load_config, to_dict
 from recsys.data.prepared import PreparedDataset, Split
 from recsys.decoders.loading import load_tokenizer
 from recsys.errors import UserError
-from recsys.evaluation.ranking import model_scorer, shown_to
+from recsys.evaluation.ranking import model_scorer
+from recsys.histories import Histories
 from recsys.losses.config import RecommendationLossConfig
 from recsys.serving.recommender import Recommender
 from recsys.signals.config import SignalsConfig
@@ -43,8 +44,7 @@ def test_dot_products_order_items_by_their_distance(
     dataset: PreparedDataset, teacher: Callable[..., BIGRec], pooling: str
 ) -> None:
     model = teacher(dataset, pooling=pooling)
-    items, lengths = dataset.histories(dataset.rows("test"))
-    query = model.query(torch.from_numpy(items), torch.from_numpy(lengths))
+    query = model.query(Histories.of_rows(dataset, dataset.rows("test")))
     scores = query @ model.item_vectors().T
     texts = model.write(model.generator(model.lm), histories(dataset))
     written = model.embed_texts(texts)
@@ -61,8 +61,8 @@ def test_a_checkpoint_recommends_what_the_teacher_did(
     model = teacher(dataset, constrained=constrained, beams=2)
     save_checkpoint(str(tmp_path / "teacher"), model, dataset)
     loaded = load_checkpoint(tmp_path / "teacher").model
-    items, lengths = (torch.from_numpy(array) for array in dataset.histories(dataset.rows("test")))
-    assert torch.equal(loaded.query(items, lengths), model.query(items, lengths))
+    shown = Histories.of_rows(dataset, dataset.rows("test"))
+    assert torch.equal(loaded.query(shown), model.query(shown))
     outline = load_checkpoint(tmp_path / "teacher", "meta").model
     assert isinstance(outline, BIGRec)
     assert {tensor.device.type for tensor in outline.state_dict().values()} == {"meta"}
@@ -93,8 +93,8 @@ def test_popularity_weighs_distances_by_the_gamma_that_validates_best(
     assert float(gamma) > 1
     popularity = torch.from_numpy(counts[1:] / 59).float()
     torch.testing.assert_close(weighed.weights[1:], (1 + popularity) ** -gamma)
-    items, lengths = (torch.from_numpy(array) for array in dataset.histories(dataset.rows("test")))
-    scores = weighed.scores(items, lengths, weighed.item_vectors())
+    shown = Histories.of_rows(dataset, dataset.rows("test"))
+    scores = weighed.scores(shown)
     written = weighed.embed_texts(weighed.write(weighed.generator(weighed.lm), histories(dataset)))
     distance = torch.cdist(written.double(), weighed.embed_texts(weighed.prompts.names[1:]).double())
     d = distance - distance.min(dim=1, keepdim=True).values
@@ -125,9 +125,9 @@ def test_a_students_scores_weigh_distances(
     model = BIGRec.objective(config, dataset, inputs, seed=0).model.eval()
     assert not any(weight.requires_grad for name, weight in model.named_parameters() if name.startswith("student."))
     model.embed_titles()
-    items, lengths = (torch.from_numpy(array) for array in dataset.histories(dataset.rows("valid")))
+    shown = Histories.of_rows(dataset, dataset.rows("valid"))
     # What validates best is what the student says: its first choice is the target.
-    best = student.scores(items, lengths, student.item_vectors()).detach()
+    best = student.scores(shown).detach()
     best[:, 0] = -torch.inf
     best[dataset.past(dataset.rows("valid"))] = -torch.inf
     targets = dataset.items.copy()
@@ -136,11 +136,11 @@ def test_a_students_scores_weigh_distances(
     state = model.finished(model.state_dict(), easy)
     gamma = float(model.gamma)
     assert gamma > 1
-    scores = student.scores(items, lengths, student.item_vectors())[:, 1:]
+    scores = student.scores(shown)[:, 1:]
     c = (scores - scores.min(dim=1, keepdim=True).values) / (
         scores.max(dim=1, keepdim=True).values - scores.min(dim=1, keepdim=True).values
     )
-    weighed = model.scores(items, lengths, model.item_vectors())
+    weighed = model.scores(shown)
     written = model.embed_texts(model.write(model.generator(model.lm), histories(dataset, "valid")))
     distance = torch.cdist(written.double(), model.embed_texts(model.prompts.names[1:]).double())
     d = distance - distance.min(dim=1, keepdim=True).values
@@ -148,7 +148,7 @@ def test_a_students_scores_weigh_distances(
     assert not torch.allclose(-weighed[:, 1:].double(), distance.square() * (1 + c) ** -gamma, atol=0.05)
     save_checkpoint(str(tmp_path / "teacher"), model, dataset, state=state)
     loaded = load_checkpoint(tmp_path / "teacher").model
-    assert torch.equal(loaded.scores(items, lengths, loaded.item_vectors()), weighed)
+    assert torch.equal(loaded.scores(shown), weighed)
     answers = Recommender.load(tmp_path / "teacher").recommend(
         [named(dataset, dataset.seen(row)[-8:].tolist()) for row in dataset.rows("valid")], k=5, mask_seen=False
     )
@@ -194,9 +194,9 @@ def test_times_reach_the_prompt_on_every_way(
     ]
     written = model.write(model.generator(model.lm), histories(dataset), times)
     assert written != model.write(model.generator(model.lm), histories(dataset))
-    items, lengths = (torch.from_numpy(array) for array in dataset.histories(rows))
-    scores = model.query(items, lengths, times=torch.from_numpy(dataset.history_times(rows))) @ model.item_vectors().T
-    assert torch.equal(scores, model_scorer(model)(*shown_to(model_scorer(model), dataset, rows, "cpu")))
+    shown = Histories.of_rows(dataset, rows)
+    scores = model.query(shown) @ model.item_vectors().T
+    assert torch.equal(scores, model_scorer(model)(shown))
     save_checkpoint(str(tmp_path / "teacher"), model, dataset)
     signals = SignalsConfig(k=5, dtype="fp32", mask_history=False, batch_size=5)
     ranked = model.ready(signals, "cpu").rank(dataset, rows)

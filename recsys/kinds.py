@@ -1,0 +1,127 @@
+"""The kinds of recommender: a line for each names its configuration, and that names the recommender.
+
+Modules are imported when a configuration or checkpoint names their kind, so that a student needs no language-model
+library, and reading a configuration no PyTorch.
+"""
+
+import importlib
+from collections import ChainMap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
+
+from recsys.errors import UserError
+
+STUDENTS = {
+    "sasrec": "recsys.students.config:SASRecConfig",
+    "gru4rec": "recsys.students.config:GRU4RecConfig",
+    "slmrec": "recsys.students.config:SLMRecConfig",
+    "compressed": "recsys.students.config:CompressedConfig",
+    "hybrid": "recsys.rules.config:HybridConfig",
+}
+TEACHERS = {
+    "hllm": "recsys.teachers.config:HLLMConfig",
+    "e4srec": "recsys.teachers.config:E4SRecConfig",
+    "bigrec": "recsys.teachers.bigrec.config:BIGRecConfig",
+}
+KINDS = ChainMap({"sequential-rules": "recsys.rules.config:RulesConfig"}, STUDENTS, TEACHERS)
+
+
+class ModelConfig:
+    """The configuration of a recommender.
+
+    Attributes:
+        kind: what configurations and checkpoints call it.
+        recommender: `module:class` of the recommender (`recsys.model`); empty where it is of its teacher's kind.
+    """
+
+    kind: str
+    recommender: ClassVar[str] = ""
+
+
+class StudentConfig(ModelConfig):
+    """The configuration of a student.
+
+    Attributes:
+        trained: whether it is trained, rather than made of what is trained already.
+        layered: whether it is a teacher of fewer layers, whose hidden states can be aligned with its teacher's.
+        with_rules: whether it is made of the sequential rules as well.
+    """
+
+    trained: ClassVar[bool] = True
+    layered: ClassVar[bool] = False
+    with_rules: ClassVar[bool] = False
+
+    @property
+    def made_from(self) -> str | None:
+        """The student that it is cut from or made from, "" for the project's teacher, None where it is of neither."""
+        return None
+
+    def check_history(self, longest: int) -> None:
+        """Raise a `UserError` where it cannot read histories of `longest` items."""
+
+
+class TeacherConfig(ModelConfig):
+    """The configuration of a teacher."""
+
+    @property
+    def built_from(self) -> dict[str, str]:
+        """The students of the project that it is built from: field of the configuration → name."""
+        return {}
+
+    def with_absolute_folders(self) -> Self:
+        """The same teacher, its models that are folders here named so that processes with another working directory
+        find them. What `embed_titles` alone reads it finds itself."""
+        return self
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Marks a field that takes the configuration of any of some kinds; `default` is the kind where none is given."""
+
+    kinds: Mapping[str, str]
+    default: str | None = None
+
+    def types(self) -> list[Any]:
+        return [_named(place) for place in self.kinds.values()]
+
+    def __get_pydantic_core_schema__(self, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._validated)
+
+    def _validated(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            value = {"kind": self.default, **value}
+            kind = value["kind"]
+        else:
+            kind = value.kind if isinstance(value, ModelConfig) else None
+        if not isinstance(kind, str) or kind not in self.kinds:
+            raise PydanticCustomError("kind", "{said}", {"said": f"kind should be one of {', '.join(self.kinds)}"})
+        try:
+            return TypeAdapter(_named(self.kinds[kind])).validate_python(value)
+        except ValidationError as error:  # told as of a union of all kinds
+            raise ValidationError.from_exception_data(kind, [_below(kind, each) for each in error.errors()]) from None
+
+
+def _below(kind: str, error: ErrorDetails) -> InitErrorDetails:
+    place = (kind, *error["loc"])
+    return InitErrorDetails(type=error["type"], loc=place, input=error["input"], ctx=error.get("ctx", {}))
+
+
+def recommender_class(kind: str) -> Any:
+    """The recommender of a kind.
+
+    Raises:
+        UserError: there is no such kind.
+    """
+    if kind not in KINDS or not (place := _named(KINDS[kind]).recommender):
+        known = sorted(name for name, config in KINDS.items() if _named(config).recommender)
+        raise UserError(f"unknown model kind {kind!r}; known: {', '.join(known)}")
+    return _named(place)
+
+
+def _named(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
