@@ -84,6 +84,35 @@ def test_what_is_written_is_read(dataset: PreparedDataset, plan: ShardPlan, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["signals"]
 
 
+def test_parts_may_be_in_any_order(dataset: PreparedDataset, plan: ShardPlan, tmp_path: Path) -> None:
+    uri = str(tmp_path / "signals")
+    writer = SignalsWriter(uri, key="k1", k=K)
+    for number in range(len(plan)):
+        rows = plan.shard(number)
+        writer.write_shard(number, *contents(rows), seconds=0.5, log_mass=-rows.astype(np.float32))
+    meta = SignalsMeta(teacher="hllm", checkpoint_hash="c", fingerprint=dataset.fingerprint, k=K, log_mass=True)
+    writer.finalise(plan, meta, torch.eye(61), None)
+    first, second = (tmp_path / "signals" / "rankings" / f"part-0000{number}.parquet" for number in (0, 1))
+    contents_of_first = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(contents_of_first)
+    storage.seal(uri)
+    signals = TeacherSignals.load(uri, dataset)
+    rows, items, scores, distance = contents(plan.rows)
+    assert np.array_equal(signals.rows, rows) and np.array_equal(signals.items, items)
+    assert np.array_equal(signals.scores, scores) and np.array_equal(signals.target_distance, distance)
+    assert signals.log_mass_outside is not None
+    assert np.array_equal(signals.log_mass_outside, -rows.astype(np.float32))
+
+
+def test_shards_beyond_the_plan_are_left_out(dataset: PreparedDataset, plan: ShardPlan, tmp_path: Path) -> None:
+    uri = str(tmp_path / "signals")
+    writer = SignalsWriter(uri, key="k1", k=K)
+    write(writer, plan, 0, 1, 2)
+    finalise(writer, ShardPlan(plan.rows[:100], 50), dataset)
+    assert TeacherSignals.load(uri, dataset).rows.tolist() == plan.rows[:100].tolist()
+
+
 def test_an_interrupted_pass_knows_what_is_missing(dataset: PreparedDataset, plan: ShardPlan, tmp_path: Path) -> None:
     uri = str(tmp_path / "signals")
     write(SignalsWriter(uri, key="k1", k=K), plan, 0, 2)

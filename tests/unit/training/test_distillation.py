@@ -108,7 +108,7 @@ def naive(
         if config.form == "code":
             by_rank = softmax([-float(r) for r in range(1, k + 1)])
             best = max(signals.scores[i, :k].tolist())
-            trust = softmax([-(best - s) for s in signals.scores[i, :k].tolist()])
+            trust = softmax([-(best - s) / (config.temperature or 1.0) for s in signals.scores[i, :k].tolist()])
             summed = [
                 gammas[0] * p + gammas[1] * c + gammas[2] * o for p, c, o in zip(by_rank, trust, hits, strict=True)
             ]
@@ -141,18 +141,23 @@ def naive(
 
 @pytest.mark.parametrize("coverage", [1.0, 0.4])
 @pytest.mark.parametrize(
-    ("form", "loss"),
-    [("paper", "softmax"), ("softmax", "softmax"), ("code", "softmax"), ("code", "bce"), ("code", "dros")],
+    ("form", "loss", "temperature"),
+    [
+        ("paper", "softmax", 0.4),
+        ("softmax", "softmax", 0.4),
+        ("code", "softmax", None),
+        ("code", "bce", 1.7),
+        ("code", "dros", None),
+    ],
 )
 def test_the_objective_equals_a_loop_over_rows_and_candidates(
-    random_dataset: Callable[..., PreparedDataset], form: str, loss: str, coverage: float
+    random_dataset: Callable[..., PreparedDataset], form: str, loss: str, temperature: float | None, coverage: float
 ) -> None:
     dataset = random_dataset(items=20)
     rows = all_rows(dataset)
     if coverage < 1:
         rows = rows[np.random.default_rng(0).random(len(rows)) < coverage]
     signals = made_up(dataset, rows)
-    temperature = None if form == "code" else 0.4
     objective = built(dataset, signals, loss, form=form, weight=0.7, temperature=temperature)
     batch, _ = next(objective.batches(dataset, TrainingConfig(batch_size=6), rank=0, world=1).epoch(0))
     chosen = batch["targets"] > 0
