@@ -127,6 +127,21 @@ def test_popular_items_come_first(random_dataset) -> None:
     assert catalogue.popular().tolist() == [2, 5, 1, 3, 4]
 
 
+def test_samples_are_seeded_and_ascending(random_dataset) -> None:
+    dataset = random_dataset()
+    rows = dataset.rows("train").tolist()
+    one, same, other = (dataset.sample("train", 20, seed=seed).tolist() for seed in (1, 1, 2))
+    assert one == same == sorted(set(one)) and len(one) == 20 and set(one) <= set(rows)
+    assert one != other
+    assert dataset.sample("train", None, seed=1).tolist() == dataset.sample("train", 9999, seed=1).tolist() == rows
+
+
+def test_a_user_s_fold_goes_by_the_id_alone(random_dataset) -> None:
+    dataset = random_dataset(users=40)
+    turned = replace(dataset, user_ids=dataset.user_ids[::-1], fingerprint="")
+    assert turned.folds(3).tolist() == dataset.folds(3).tolist()[::-1]
+
+
 def test_a_fold_of_users_is_left_out_of_training(random_dataset) -> None:
     dataset = random_dataset(users=40)
     folds = dataset.folds(3)

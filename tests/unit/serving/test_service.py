@@ -83,6 +83,9 @@ def test_a_history_that_is_given_counts_more_than_the_stored_one(service: Servic
 def test_ids_of_a_request_are_read_as_those_of_the_log(service: Service) -> None:
     plain, padded = (service.task(RecommendRequest(user_id=user)) for user in ("u3", "\ufeffu3 "))
     assert padded == plain and not padded.unknown_user
+    for number in range(20):
+        plain, padded = (service.task(RecommendRequest(user_id=user)) for user in (f"v{number}", f" v{number}"))
+        assert padded.arm == plain.arm
     task = service.task(RecommendRequest(history=["i1 ", " i2", "i 3"]))
     assert task.history == ["i1", "i2"] and task.unknown == ["i 3"]
 
@@ -92,6 +95,7 @@ def test_the_request_may_name_its_arm_and_nobody_gets_the_default(service: Servi
     assert (named.arm, named.assigned_by) == ("teacher", "request")
     anonymous = service.task(RecommendRequest(history=["i1"]))
     assert (anonymous.arm, anonymous.assigned_by) == ("student", "default")
+    assert not anonymous.unknown_user
 
 
 def test_nothing_known_falls_back_to_popular_items(service: Service, dataset: PreparedDataset) -> None:

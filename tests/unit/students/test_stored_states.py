@@ -155,6 +155,11 @@ def test_states_that_do_not_fit_are_one_line(
         stored.check("0" * 64, LAYERS, dataset.rows("train"))
     with pytest.raises(UserError, match=r"after layers 2, 4, but 4 blocks need those after 1, 2, 3, 4; .*blocks=4"):
         stored.check(deep.hash, [1, 2, 3, 4], dataset.rows("train"))
+    torch.manual_seed(4)
+    config = E4SRecConfig(kind="e4srec", width=WIDTH, heads=2, layers=4, dropout=0.0)
+    save_checkpoint(str(tmp_path / "other"), E4SRec.build(config, torch.randn(61, 12)), dataset)
+    with pytest.raises(UserError, match="of teacher revision"):
+        objective(dataset, load_checkpoint(tmp_path / "other"), stored)
     with pytest.raises(UserError, match="no training row has stored states"):
         stored.check(deep.hash, LAYERS, dataset.rows("test"))
     with pytest.raises(UserError, match=r"stored states in .* are of dataset .* run infer_teacher on this dataset"):
