@@ -113,6 +113,18 @@ def test_a_damaged_or_missing_dataset_is_one_sentence(random_dataset, tmp_path) 
         PreparedDataset.load(uri)
 
 
+def test_files_that_do_not_belong_together_are_refused(random_dataset, tmp_path) -> None:
+    dataset = random_dataset()
+    titles = ["", "new", *dataset.catalogue.titles[2:]]
+    for name, other in {
+        "titles": replace(dataset, catalogue=replace(dataset.catalogue, titles=titles)),
+        "rows": replace(dataset, split_rows={**dataset.split_rows, "train": dataset.rows("train")[1:]}),
+    }.items():
+        other.write(str(tmp_path / name))  # with the fingerprint and the hash of titles of the first
+        with pytest.raises(UserError, match="its files do not belong together"):
+            PreparedDataset.load(str(tmp_path / name))
+
+
 def test_another_artefact_is_not_a_dataset(tmp_path) -> None:
     uri = str(tmp_path / "other")
     with storage.new_artifact(uri) as directory:

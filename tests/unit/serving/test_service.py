@@ -36,6 +36,15 @@ def test_requests_that_are_refused(service: Service, request_: RecommendRequest,
         service.task(request_)
 
 
+def test_no_more_items_than_there_are_can_be_asked_for(dataset: PreparedDataset) -> None:
+    arms, split = ("null",), {"null": 1.0}
+    large = Service(dataset, arms=arms, split=split, salt="", default_arm="null", max_k=1000, max_history=9)
+    task = large.task(RecommendRequest(history=["i1"], k=60))
+    assert len(large.popular(task).items) == dataset.num_items == 60
+    with pytest.raises(UserError, match=r"k must be between 1 and 60 \(got 61\)"):
+        large.task(RecommendRequest(history=["i1"], k=61))
+
+
 def test_an_arm_that_is_not_served_is_refused(service: Service) -> None:
     service.arms = ("teacher", "student")
     with pytest.raises(UserError, match="arm 'null' is not served here; served: teacher, student"):
