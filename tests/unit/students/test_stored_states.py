@@ -120,6 +120,14 @@ def test_bf16_takes_half_and_rounds(dataset: PreparedDataset, deep: Checkpoint, 
         torch.testing.assert_close(one, other, atol=0.02, rtol=0.01)
 
 
+def test_states_are_those_of_the_layers_asked_for(dataset: PreparedDataset, deep: Checkpoint, tmp_path: Path) -> None:
+    stored = StoredStates.load(store(dataset, deep, tmp_path / "signals"), dataset)
+    rows = torch.from_numpy(dataset.rows("train"))
+    early, late = stored.at(rows, LAYERS)[1]
+    assert not torch.equal(early, late)
+    assert torch.equal(stored.at(rows, LAYERS[1:])[1][0], late)
+
+
 def test_rows_without_states_teach_nothing(dataset: PreparedDataset, deep: Checkpoint, tmp_path: Path) -> None:
     part = StoredStates.load(store(dataset, deep, tmp_path / "signals", keep=lambda rows: rows[::2]), dataset)
     taught = objective(dataset, deep, part)
