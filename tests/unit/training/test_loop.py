@@ -134,6 +134,15 @@ def test_same_seed_same_weights_other_seed_other_weights(walks: PreparedDataset,
     assert not torch.equal(states[0], states[2])
 
 
+@pytest.mark.parametrize("model", [MODEL, GRU4RecConfig(width=16)], ids=["sasrec", "gru4rec"])
+def test_the_seed_decides_the_initial_weights(walks: PreparedDataset, model: SASRecConfig | GRU4RecConfig) -> None:
+    first, again, other = (
+        build_student(model, walks, loss=RecommendationLossConfig(), seed=seed).model.items.weight for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
 def test_the_seed_decides_the_batches(walks: PreparedDataset) -> None:
     objective = build_student(MODEL, walks, loss=RecommendationLossConfig())
 
