@@ -16,6 +16,7 @@ from recsys.students.config import GRU4RecConfig, SASRecConfig
 from recsys.training import loop
 from recsys.training.config import DeepSpeedConfig, Histories, TrainingConfig
 from recsys.training.loop import Epoch, TrainingResult, learning_rate, train, train_local
+from recsys.training.windows import Windows, history_starts
 
 MODEL = SASRecConfig(width=16, blocks=1, heads=1, max_positions=8, dropout=0.1)
 
@@ -152,6 +153,19 @@ def test_the_seed_decides_the_batches(walks: PreparedDataset) -> None:
 
     assert torch.equal(first_rows(1), first_rows(1))
     assert not torch.equal(first_rows(0), first_rows(1))
+
+
+@pytest.mark.parametrize("histories", ["overlapping", "exact", "prefixes"])
+def test_batches_show_the_histories_that_are_asked_for(walks: PreparedDataset, histories: Histories) -> None:
+    config = TrainingConfig(batch_size=7, histories=histories)
+    objective = build_student(MODEL, walks, loss=RecommendationLossConfig())
+    starts, joined = history_starts(walks, histories), histories != "prefixes"
+    expected = Windows(walks, max_history=8, batch_size=7, seed=0, starts=starts, joined=joined).epoch(0)
+    for (ours, total), (theirs, wanted) in zip(
+        objective.batches(walks, config, rank=0, world=1).epoch(0), expected, strict=True
+    ):
+        assert total == wanted and torch.equal(ours["items"], theirs["items"])
+        assert torch.equal(ours["rows"], theirs["rows"])
 
 
 def test_chance_is_another_in_every_epoch(walks: PreparedDataset, tmp_path: Path) -> None:
