@@ -142,6 +142,15 @@ def test_passes_of_other_keys_are_never_mixed(dataset: PreparedDataset, plan: Sh
     assert [path.name for path in tmp_path.iterdir()] == ["signals"]
 
 
+def test_a_pass_of_another_set_goes_on(dataset: PreparedDataset, plan: ShardPlan, tmp_path: Path) -> None:
+    other = SignalsWriter(str(tmp_path / "signals-other"), key="k2", k=K)
+    write(other, plan, 0, 1)
+    writer = SignalsWriter(str(tmp_path / "signals"), key="k1", k=K)
+    write(writer, plan, *range(len(plan)))
+    finalise(writer, plan, dataset)
+    assert other.missing(plan) == list(range(2, len(plan)))
+
+
 def test_a_shard_with_other_rows_or_damage_is_named(dataset: PreparedDataset, plan: ShardPlan, tmp_path: Path) -> None:
     writer = SignalsWriter(str(tmp_path / "signals"), key="k1", k=K)
     write(writer, plan, *range(len(plan)))

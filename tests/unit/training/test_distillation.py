@@ -205,10 +205,10 @@ def test_the_temperature_is_chosen_on_validation_rows(random_dataset: Callable[.
     dataset = random_dataset(users=300, items=40, longest=12)
     rows = np.sort(all_rows(dataset))
     generator = np.random.default_rng(0)
-    # The list holds the true item with probability exp(−d / 2.5) in validation rows, and always in all others.
+    # The list holds the true item with probability exp(−d / 1.2) in validation rows, and always in all others.
     distance = generator.uniform(0.2, 6, len(rows)).astype(np.float32)
     valid = np.isin(rows, dataset.rows("valid"))
-    held = np.where(valid, generator.random(len(rows)) < np.exp(-distance / 2.5), True)
+    held = np.where(valid, generator.random(len(rows)) < np.exp(-distance / 1.2), True)
     others = dataset.targets(rows)[:, None] % 40 + 1 + np.zeros((1, K), dtype=int)
     items = np.where((np.arange(K) == 2) & held[:, None], dataset.targets(rows)[:, None], others)
     signals = made_up(dataset, rows, items, target_distance=distance)
@@ -218,10 +218,11 @@ def test_the_temperature_is_chosen_on_validation_rows(random_dataset: Callable[.
         said = [math.exp(-float(d) / temperature) for d in distance[valid]]
         return sum(math.log(p if hit else 1 - p) for p, hit in zip(said, held[valid], strict=True))
 
-    tried = [2.5 * 1.02**step for step in range(-40, 40)]
+    tried = [1.2 * 1.02**step for step in range(-40, 40)]
     assert teacher.temperature == pytest.approx(max(tried, key=likelihood), rel=0.02)
     train = np.isin(rows, dataset.rows("train"))
     assert teacher.median == pytest.approx(float(np.median(distance[train])))
+    assert teacher.temperature < 0.7 * teacher.median, "chosen, not the fallback"
     assert teacher.describe() == {"coverage": 1.0, "temperature": teacher.temperature / teacher.median}
     fixed = RankingTeacher(signals, dataset, RankingDistillationConfig(k=K, temperature=0.5))
     assert fixed.temperature == pytest.approx(0.5 * teacher.median)
