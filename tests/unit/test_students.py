@@ -43,6 +43,21 @@ def test_padding_changes_nothing(student: SASRec | GRU4Rec) -> None:
     torch.testing.assert_close(student.query(Histories(items, lengths)), student.query(Histories(padded, lengths)))
 
 
+def test_sasrec_reads_scaled_items_and_their_positions_from_the_oldest() -> None:
+    model = SASRec(SASRecConfig(width=16, max_positions=12), num_items=ITEMS).eval()
+    for block in model.blocks:  # so that they add nothing
+        for layer in (block.out, block.feed_forward[3]):
+            torch.nn.init.zeros_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
+    items = torch.randint(1, ITEMS + 1, (2, 5))
+    read = 4 * model.items.weight[items] + model.positions[:5]
+    torch.testing.assert_close(model.hidden(Histories.of(items)), torch.nn.functional.layer_norm(read, (16,)))
+
+
+def test_gru4rec_has_the_layers_that_are_asked_for() -> None:
+    assert GRU4Rec(GRU4RecConfig(width=4, layers=3), num_items=ITEMS).gru.num_layers == 3
+
+
 def test_given_vectors_are_those_computed(student: SASRec | GRU4Rec) -> None:
     shown = Histories.of(torch.randint(1, ITEMS + 1, (2, 5)))
     torch.testing.assert_close(student.hidden(shown), student.hidden(shown, student.item_vectors()))
@@ -56,6 +71,7 @@ def test_folding_the_teacher_embeddings_keeps_every_score(student: SASRec | GRU4
     plain = type(student)(student.config, num_items=ITEMS)
     state = student.export_state()
     assert not any("teacher" in name or "projector" in name for name in state)
+    assert not state["items.weight"][0].any(), "padding has no vector"
     plain.load_state_dict(state)
     items, lengths = torch.randint(1, ITEMS + 1, (4, 6)), torch.tensor([6, 3, 1, 5])
     expected = student.query(Histories(items, lengths)) @ student.item_vectors().T

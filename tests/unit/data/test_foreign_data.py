@@ -84,6 +84,10 @@ def test_a_catalogue_of_other_ids_is_refused_with_one_of_each(tmp_path) -> None:
     with pytest.raises(UserError, match=r"5 of the log's 5 items are not in the catalogue, such as '\d', .*'B00\d'"):
         read(log, items_path=items)
     assert read(log, items_path=items, min_matched=0).num_items == ITEMS
+    some = write(tmp_path / "some.tsv", [(i, f"Title {i}") for i in range(4)], "item_id\ttitle")
+    assert read(log, items_path=some, min_matched=0.8).num_items == ITEMS, "4 of 5 are enough"
+    with pytest.raises(UserError, match=r"1 of the log's 5 items are not in the catalogue"):
+        read(log, items_path=some, min_matched=0.81)
 
 
 def test_a_stray_byte_far_away_leaves_the_encoding_of_a_file(tmp_path) -> None:

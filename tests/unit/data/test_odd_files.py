@@ -189,6 +189,15 @@ def test_a_time_that_cannot_be_meant_is_a_bad_row(tmp_path: Path, absurd: int) -
         assert len(read(log, time_unit="s").items) == len(EVENTS) + 1
 
 
+def test_a_row_without_a_rating_is_a_bad_one_where_ratings_count(tmp_path: Path) -> None:
+    rated = LINES.replace("\n", "\t3\n")
+    log = written(tmp_path / "log.tsv", f"{HEADER[:-1]}\tstars\n{rated}u3\t1\t1600000000\t\n")
+    asked: dict[str, Any] = {"columns": {"rating": "stars"}, "min_rating": 3}
+    assert "1 row cannot be parsed, the first is line 22" in refused(log, **asked)
+    assert len(read(log, max_bad_rows=1, **asked).items) == len(EVENTS)
+    assert len(read(log).items) == len(EVENTS) + 1
+
+
 def test_a_unit_is_not_asked_for_where_the_column_says_it(tmp_path: Path) -> None:
     times = pa.array([time for _, _, time in EVENTS], pa.timestamp("s"))
     log = table(tmp_path / "log.parquet", timestamp=times)

@@ -63,6 +63,27 @@ def test_agrees_with_plain_python(rows, log_file, naive_sequences, min_user, min
     }
 
 
+def test_dropping_goes_on_until_nothing_changes(log_file, naive_sequences) -> None:
+    """Without x user v1 has too few items, without v1 item y, and so on along the chain."""
+    core = [(f"u{user}", item, time) for user in range(3) for time, item in enumerate("pqrs")]
+    chain = [("v1", "x", 1), ("v1", "y", 2), ("v2", "y", 3), ("v2", "z", 4), ("v3", "z", 5), ("v3", "w", 6)]
+    config = DataConfig(source="table", path=log_file(chain + core), min_user_interactions=2, min_item_interactions=2)
+    dataset = prepare(config, "test", report=quiet)
+    assert [user for user, _, _ in naive_sequences(chain + core, 2, 2)] == dataset.user_ids == ["u0", "u1", "u2"]
+    assert dataset.catalogue.item_ids == ["", *"pqrs"]
+
+
+def test_rows_may_arrive_in_any_order(rows, log_file) -> None:
+    config = DataConfig(source="table", path=log_file(rows))
+
+    def shuffled(log):
+        (table,) = LocalPartitions.read(log).tables
+        return LocalPartitions([table.take(np.random.default_rng(0).permutation(len(table)))])
+
+    whole, other = prepare(config, "test", report=quiet), prepare(config, "test", read=shuffled, report=quiet)
+    assert other.fingerprint == whole.fingerprint
+
+
 def test_any_number_of_partitions_gives_the_same_dataset(rows, log_file) -> None:
     config = DataConfig(source="table", path=log_file(rows))
     whole = prepare(config, "test", report=quiet)

@@ -113,6 +113,18 @@ def test_a_damaged_or_missing_dataset_is_one_sentence(random_dataset, tmp_path) 
         PreparedDataset.load(uri)
 
 
+def test_files_that_do_not_belong_together_are_refused(random_dataset, tmp_path) -> None:
+    dataset = random_dataset()
+    titles = ["", "new", *dataset.catalogue.titles[2:]]
+    for name, other in {
+        "titles": replace(dataset, catalogue=replace(dataset.catalogue, titles=titles)),
+        "rows": replace(dataset, split_rows={**dataset.split_rows, "train": dataset.rows("train")[1:]}),
+    }.items():
+        other.write(str(tmp_path / name))  # with the fingerprint and the hash of titles of the first
+        with pytest.raises(UserError, match="its files do not belong together"):
+            PreparedDataset.load(str(tmp_path / name))
+
+
 def test_another_artefact_is_not_a_dataset(tmp_path) -> None:
     uri = str(tmp_path / "other")
     with storage.new_artifact(uri) as directory:
@@ -125,6 +137,21 @@ def test_popular_items_come_first(random_dataset) -> None:
     catalogue = random_dataset(items=5).catalogue
     catalogue = replace(catalogue, train_counts=np.array([0, 2, 9, 2, 0, 9]))
     assert catalogue.popular().tolist() == [2, 5, 1, 3, 4]
+
+
+def test_samples_are_seeded_and_ascending(random_dataset) -> None:
+    dataset = random_dataset()
+    rows = dataset.rows("train").tolist()
+    one, same, other = (dataset.sample("train", 20, seed=seed).tolist() for seed in (1, 1, 2))
+    assert one == same == sorted(set(one)) and len(one) == 20 and set(one) <= set(rows)
+    assert one != other
+    assert dataset.sample("train", None, seed=1).tolist() == dataset.sample("train", 9999, seed=1).tolist() == rows
+
+
+def test_a_user_s_fold_goes_by_the_id_alone(random_dataset) -> None:
+    dataset = random_dataset(users=40)
+    turned = replace(dataset, user_ids=dataset.user_ids[::-1], fingerprint="")
+    assert turned.folds(3).tolist() == dataset.folds(3).tolist()[::-1]
 
 
 def test_a_fold_of_users_is_left_out_of_training(random_dataset) -> None:

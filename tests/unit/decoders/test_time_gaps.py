@@ -90,9 +90,9 @@ def test_evaluation_pass_and_serving_see_the_same_times(dataset: PreparedDataset
     assert ranked.items.tolist() == best
     recommender = Recommender.load(tmp_path / "t")
     named = [[dataset.catalogue.item_ids[item] for item in dataset.seen(row)] for row in rows]
-    named[0].insert(1, "no such item")
+    named[0].insert(-1, "no such item")
     times = [dataset.timestamps[row - len(dataset.seen(row)) : row].tolist() for row in rows]
-    times[0].insert(1, 5)
+    times[0].insert(-1, 5)
     answers = recommender.recommend(named, k=5, mask_seen=False, times=times)
     assert answers == [[dataset.catalogue.item_ids[item] for item in row] for row in best]
     without = recommender.recommend(named, k=5, mask_seen=False)

@@ -50,6 +50,36 @@ def test_baselines_first_teacher_last(ladder: dict) -> None:
     assert [row["name"] for row in ladder["rows"]] == ["popularity", "sasrec", "sasrec-distilled", "teacher"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "distilled"),
+    [
+        ({"distillation": {"ranking": {}}}, True),
+        ({"alignment": {"cosine": 0.0, "norm": 0.1, "logits": 0.0}}, True),
+        ({"alignment": {"cosine": 0.0, "norm": 0.0, "logits": 0.0, "supervision": 1.0}}, False),
+        ({"distillation": None, "alignment": None}, False),
+    ],
+)
+def test_who_is_taught_by_a_teacher_is_distilled(
+    random_dataset: PreparedDataset, settings: dict, distilled: bool
+) -> None:
+    result, _ = evaluate(
+        lambda histories: torch.zeros(len(histories), 26),
+        random_dataset,
+        "test",
+        batch_size=16,
+        name="student",
+        role="student",
+        kind="slmrec",
+        key="",
+        seed=0,
+        checkpoint_hash=None,
+        parameters={},
+        training={"settings": settings},
+    )
+    (row,) = build_rows([result], {}, {}, {}, random_dataset, bootstrap_samples=100)
+    assert row["distilled"] == distilled
+
+
 def test_the_difference_is_that_of_the_metrics(ladder: dict) -> None:
     rows = {row["name"]: row for row in ladder["rows"]}
     assert rows["sasrec"]["difference"] is None

@@ -132,11 +132,18 @@ def test_without_ab_and_curves(evaluated: tuple[dict, dict], tmp_path: Path) -> 
     assert {p.name for p in tmp_path.glob("*.png")} == {"quality_latency.png"}
 
 
-@pytest.mark.parametrize(("low", "said"), [(0.001, "excludes zero."), (-0.001, "includes zero: this difference")])
-def test_says_when_a_gain_may_be_chance(evaluated: tuple[dict, dict], low: float, said: str) -> None:
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.001, 0.02, "excludes zero."),
+        (-0.02, -0.001, "excludes zero."),
+        (-0.001, 0.02, "includes zero: this difference"),
+    ],
+)
+def test_says_when_a_difference_may_be_chance(evaluated: tuple[dict, dict], low: float, high: float, said: str) -> None:
     ladder = copy.deepcopy(evaluated[0])
     row = next(row for row in ladder["rows"] if row["twin"])
-    row["difference"]["masked"] |= {"difference": 0.01, "low": low, "high": 0.02}
+    row["difference"]["masked"] |= {"difference": (low + high) / 2, "low": low, "high": high}
     assert said in findings(ladder)[0]
 
 

@@ -52,6 +52,8 @@ def test_says_what_was_measured(random_dataset: PreparedDataset, evaluated: tupl
         expected = rank_targets(by_index(random_dataset), random_dataset, rows, mask_seen=mask)
         assert np.array_equal(ranks.by_rule[rule], expected)
         assert result.metrics[rule] == metrics_from_ranks(expected)
+    again = [random_dataset.items[row] in random_dataset.seen(row) for row in random_dataset.rows("test")]
+    assert any(again) and result.seen_targets == pytest.approx(np.mean(again))
 
 
 def test_round_trip(evaluated: tuple[Result, Ranks], tmp_path: Path) -> None:

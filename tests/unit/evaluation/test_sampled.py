@@ -25,6 +25,12 @@ def test_negatives_are_fixed_and_never_seen(random_dataset: PreparedDataset) -> 
     assert others != [sampled_negatives(dataset, row, config).tolist() for row in dataset.rows("test")]
 
 
+def test_rows_that_are_alike_have_negatives_of_their_own(make) -> None:
+    dataset = make([[1, 2, 3, 4], [1, 2, 3, 4]], num_items=100)
+    first, second = (sampled_negatives(dataset, row, SampledConfig(negatives=5)).tolist() for row in (3, 7))
+    assert first != second
+
+
 def test_a_small_catalogue_gives_all_it_has(random_dataset: PreparedDataset) -> None:
     dataset = random_dataset
     for row in dataset.rows("test"):

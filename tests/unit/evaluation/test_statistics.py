@@ -32,6 +32,18 @@ def test_users_with_more_rows_weigh_more() -> None:
     assert interval.difference == 0.75
 
 
+def test_the_interval_is_that_of_a_loop_over_samples() -> None:
+    a, b = np.random.default_rng(1).random((2, 7))
+    users = np.array([0, 1, 1, 1, 1, 2, 2])
+    rows_of = [np.flatnonzero(users == user) for user in range(3)]
+    means = []
+    for drawn in np.random.default_rng(5).integers(3, size=(400, 3)):
+        rows = np.concatenate([rows_of[user] for user in drawn])
+        means.append((a[rows] - b[rows]).mean())
+    interval = paired_bootstrap(a, b, users, samples=400, confidence=0.9, seed=5)
+    assert (interval.low, interval.high) == pytest.approx(np.quantile(means, [0.05, 0.95]))
+
+
 def test_same_seed_same_interval_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = np.random.default_rng(1).random((2, 50))
     whole = paired_bootstrap(a, b, np.arange(50), samples=300, seed=4)

@@ -101,6 +101,15 @@ def test_other_kinds_and_a_killed_process(
     agree(replica, dataset, str(tmp_path / "qwen2"), qwen2, dataset.rows("test")[:4])
 
 
+def test_a_teacher_of_another_dataset_is_refused(dataset: PreparedDataset, tmp_path: Path) -> None:
+    save_checkpoint(str(tmp_path / "teacher"), hllm(dataset), dataset)
+    other = dataclasses.replace(dataset, user_ids=dataset.user_ids[::-1], fingerprint="")
+    config = dataclasses.replace(CONFIG, tensor_parallel=1)
+    WholeReplica(dataset, config, "cpu").load(str(tmp_path / "teacher"))
+    with pytest.raises(UserError, match=r"teacher .* was trained on dataset .* run train_teacher on this dataset"):
+        WholeReplica(other, config, "cpu").load(str(tmp_path / "teacher"))
+
+
 def test_what_does_not_go_together_is_said() -> None:
     for values, message in (
         (

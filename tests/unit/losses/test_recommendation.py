@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from recsys.losses.config import RecommendationLossConfig
-from recsys.losses.recommendation import RecommendationLoss, bce_loss, dros_term, propensities, softmax_loss
+from recsys.losses.recommendation import (
+    RecommendationLoss,
+    bce_loss,
+    dros_term,
+    dros_terms,
+    propensities,
+    softmax_loss,
+)
 from recsys.losses.scores import CatalogueScores
 
 
@@ -53,6 +60,16 @@ def test_dros_is_finite_where_the_plain_formula_overflows() -> None:
     logits = torch.full((1, 4), 30.0)
     value = dros_term(CatalogueScores(logits), torch.tensor([2]), propensities(torch.ones(5)), 1.0)
     assert torch.isfinite(value) and value > 800
+
+
+def test_dros_of_several_items_is_that_of_each_as_the_target() -> None:
+    torch.manual_seed(1)
+    logits, items, propensity = torch.randn(3, 5), torch.tensor([[1, 5], [2, 3], [4, 1]]), propensities(torch.arange(6))
+    found = dros_terms(CatalogueScores(logits), items, propensity, 0.6)
+    for row in range(3):
+        for place in range(2):
+            alone = dros_term(CatalogueScores(logits[[row]]), items[[row], place], propensity, 0.6)
+            torch.testing.assert_close(found[row, place], alone)
 
 
 def test_dros_is_bce_plus_alpha_times_its_term() -> None:

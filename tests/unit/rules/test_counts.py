@@ -118,6 +118,22 @@ def test_the_search_finds_direction_and_says_what_it_tried(random_dataset) -> No
     assert set(found.tried[0]) == {"backward", "decay", "distance", "source", "target", "valid"}
 
 
+def test_what_the_search_says_of_a_candidate_is_its_gain_on_validation(random_dataset) -> None:
+    dataset = random_dataset(users=40, items=30, longest=12)
+    tuning = RulesTuningConfig(
+        rounds=2, decay=(0.5,), backward=(0.2, 1.0), distance=(0.0, 0.5, 1.5), source=(0.4,), target=(0.2,)
+    )
+    found = tune_counts(dataset, RulesConfig(), tuning, report=lambda line: None)
+    rows = dataset.rows("valid")
+    for each in found.tried:
+        config = RulesConfig(**{name: value for name, value in each.items() if name != "valid"})
+        weights = history_weights(dataset, rows, config.decay)
+        expected = mean_gain(weights, Counts.fit(dataset, config).rules(), dataset, rows)
+        assert each["valid"] == pytest.approx(expected)
+    assert found.best == max(each["valid"] for each in found.tried)
+    assert len({each["distance"] for each in found.tried}) == 3
+
+
 def test_without_validation_rows_nothing_is_chosen(random_dataset) -> None:
     dataset = random_dataset()
     bare = replace(dataset, split_rows={**dataset.split_rows, "valid": np.zeros(0, dtype=np.int64)}, fingerprint="")

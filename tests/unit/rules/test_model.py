@@ -11,7 +11,8 @@ from recsys.checkpoint import load_checkpoint
 from recsys.data.prepared import PreparedDataset
 from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.errors import UserError
-from recsys.evaluation.ranking import model_scorer
+from recsys.evaluation.metrics import gains
+from recsys.evaluation.ranking import model_scorer, rank_targets
 from recsys.histories import Histories
 from recsys.rules import model as module
 from recsys.rules.config import RULES, RULES_WITH_TITLES, RulesConfig, RulesTuningConfig
@@ -73,6 +74,9 @@ def test_a_checkpoint_recommends_alike_and_keeps_the_search(random_dataset, tmp_
         loaded = load_checkpoint(tmp_path / name)
         assert loaded.model.config == fitted.model.config
         assert loaded.info["search"] == fitted.tried and loaded.info["training"]["valid"] == fitted.valid
+        if name == RULES_WITH_TITLES:
+            ranks = rank_targets(model_scorer(fitted.model), dataset, dataset.rows("valid"), mask_seen=True)
+            assert fitted.valid == pytest.approx(gains(ranks, 10).mean(), abs=1e-4)
         shown = Histories.of_rows(dataset, dataset.rows("test"))
         torch.testing.assert_close(model_scorer(loaded.model)(shown), model_scorer(fitted.model)(shown))
         answer = Recommender(loaded).rank([["i4", "unheard-of", "i9"]], k=5)[0]
@@ -101,6 +105,8 @@ def test_reasons_are_the_items_others_went_on_from(random_dataset, tmp_path: Pat
         {name: part / sum(parts.values()) for name, part in parts.items() if part}
     )
     assert reasons(checkpoint, ["nothing known"], "i5") == []
+    longer = ["i9", *history, *history]
+    assert reasons(checkpoint, longer, "i5") == reasons(checkpoint, longer[1:], "i5"), "the latest 8 are shown"
     with pytest.raises(UserError, match="no item 'i99'"):
         reasons(checkpoint, history, "i99")
     checkpoint.__dict__["model"] = GRU4Rec(GRU4RecConfig(width=4), num_items=15)

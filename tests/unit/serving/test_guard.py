@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recsys.serving.guard import MAX_BODY, Guard
 from recsys.serving.ranker import Ranker
@@ -104,6 +104,30 @@ def test_a_client_that_goes_in_the_middle_of_its_body_harms_nobody(url: str) -> 
         with connect(url) as connection:
             connection.sendall(REQUEST % (b"", 100, b"{"))
     assert httpx.post(f"{url}/recommend", json={"history": ["i1"]}, trust_env=False).status_code == 200
+
+
+def test_half_a_body_is_not_handed_on() -> None:
+    handed_on: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        handed_on.append(scope)
+
+    async def ask(*messages: Message) -> None:
+        coming = iter(messages)
+
+        async def receive() -> Message:
+            return next(coming)
+
+        async def send(message: Message) -> None:
+            raise AssertionError("nobody is there to answer")
+
+        await Guard(app)({"type": "http", "method": "POST", "headers": []}, receive, send)
+
+    half = {"type": "http.request", "body": b"{", "more_body": True}
+    asyncio.run(ask(half, {"type": "http.disconnect"}))
+    assert not handed_on
+    asyncio.run(ask(half, {"type": "http.request", "body": b"}"}))
+    assert len(handed_on) == 1
 
 
 @pytest.mark.parametrize("name", ["X-Request-ID", "x-session-id", "serve_multiplexed_model_id", "traceparent"])

@@ -5,7 +5,21 @@ import pytest
 
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.serving.measure import Replay, Sample, ratios, sample_histories, summary, wait_until_ready
+from recsys.serving.measure import (
+    TURN,
+    Replay,
+    Sample,
+    ratios,
+    replay,
+    sample_histories,
+    summary,
+    wait_until_ready,
+)
+from recsys.serving.ranker import Ranker
+from recsys.serving.recommender import Recommender
+from recsys.serving.service import Service
+from recsys.serving.web import create_app
+from tests.unit.serving.conftest import listening
 
 
 def test_histories_are_those_of_test_rows_as_a_model_sees_them(dataset: PreparedDataset) -> None:
@@ -16,6 +30,23 @@ def test_histories_are_those_of_test_rows_as_a_model_sees_them(dataset: Prepared
     assert {tuple(history) for history in drawn} == possible
     assert sample_histories(dataset, 5, seed=3) == sample_histories(dataset, 5, seed=3)
     assert len({tuple(history) for history in sample_histories(dataset, 12)}) == len(possible)
+
+
+def test_another_seed_draws_other_histories(dataset: PreparedDataset) -> None:
+    assert sample_histories(dataset, 5, seed=3) != sample_histories(dataset, 5, seed=4)
+
+
+def test_arms_take_turns_in_a_shuffled_order(service: Service, recommender: Recommender) -> None:
+    histories, order = [[f"i{n}"] for n in range(1, 41)], []
+    with listening(create_app(service, {"student": Ranker(recommender)}, checkpoints={})) as url:
+        result = replay(url, histories, ["student", "null"], k=3)
+    assert [sample.error for sample in result.samples] == [None] * 80
+    turns = [result.samples[begin : begin + TURN] for begin in range(0, 80, TURN)]
+    for turn in turns:
+        (arm,) = {sample.arm for sample in turn}
+        order.append(arm)
+    rounds = {tuple(order[begin : begin + 2]) for begin in range(0, len(order), 2)}
+    assert rounds == {("student", "null"), ("null", "student")}
 
 
 def test_no_test_rows(dataset: PreparedDataset) -> None:

@@ -36,6 +36,16 @@ def test_requests_that_are_refused(service: Service, request_: RecommendRequest,
         service.task(request_)
 
 
+def test_no_more_items_than_there_are_can_be_asked_for(dataset: PreparedDataset) -> None:
+    arms, split = ("null",), {"null": 1.0}
+    large = Service(dataset, arms=arms, split=split, salt="", default_arm="null", max_k=1000, max_history=9)
+    answer = large.without_model(large.task(RecommendRequest(history=["i1"], k=60)))
+    assert answer is not None
+    assert len(answer.items) == dataset.num_items == 60
+    with pytest.raises(UserError, match=r"k must be between 1 and 60 \(got 61\)"):
+        large.task(RecommendRequest(history=["i1"], k=61))
+
+
 def test_an_arm_that_is_not_served_is_refused(service: Service) -> None:
     service.arms = ("teacher", "student")
     with pytest.raises(UserError, match="arm 'null' is not served here; served: teacher, student"):
@@ -85,6 +95,9 @@ def test_a_history_that_is_given_counts_more_than_the_stored_one(service: Servic
 def test_ids_of_a_request_are_read_as_those_of_the_log(service: Service) -> None:
     plain, padded = (service.task(RecommendRequest(user_id=user)) for user in ("u3", "\ufeffu3 "))
     assert padded == plain and not padded.unknown_user
+    for number in range(20):
+        plain, padded = (service.task(RecommendRequest(user_id=user)) for user in (f"v{number}", f" v{number}"))
+        assert padded.arm == plain.arm
     answer = service.without_model(service.task(RecommendRequest(history=["i1 ", " i2", "i 3"], arm="null")))
     assert answer is not None and answer.unknown == ["i 3"] and not answer.fallback
 
@@ -94,6 +107,7 @@ def test_the_request_may_name_its_arm_and_nobody_gets_the_default(service: Servi
     assert (named.arm, named.assigned_by) == ("teacher", "request")
     anonymous = service.task(RecommendRequest(history=["i1"]))
     assert (anonymous.arm, anonymous.assigned_by) == ("student", "default")
+    assert not anonymous.unknown_user
 
 
 def test_nothing_known_falls_back_to_popular_items(service: Service, dataset: PreparedDataset) -> None:

@@ -166,4 +166,5 @@ def test_the_job(dataset: PreparedDataset, files: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--force replaces"):
         exchange.make(settings, folder=files, importing=True)
     exchange.make(settings, folder=tmp_path / "out", importing=False)
-    assert np.array_equal(np.loadtxt(tmp_path / "out" / "myrank_train.txt"), np.loadtxt(files / "myrank_train.txt"))
+    for name in ("myrank_train.txt", "confidence_train.txt"):
+        assert np.array_equal(np.loadtxt(tmp_path / "out" / name), np.loadtxt(files / name))

@@ -120,6 +120,14 @@ def test_bf16_takes_half_and_rounds(dataset: PreparedDataset, deep: Checkpoint, 
         torch.testing.assert_close(one, other, atol=0.02, rtol=0.01)
 
 
+def test_states_are_those_of_the_layers_asked_for(dataset: PreparedDataset, deep: Checkpoint, tmp_path: Path) -> None:
+    stored = StoredStates.load(store(dataset, deep, tmp_path / "signals"), dataset)
+    rows = torch.from_numpy(dataset.rows("train"))
+    early, late = stored.at(rows, LAYERS)[1]
+    assert not torch.equal(early, late)
+    assert torch.equal(stored.at(rows, LAYERS[1:])[1][0], late)
+
+
 def test_rows_without_states_teach_nothing(dataset: PreparedDataset, deep: Checkpoint, tmp_path: Path) -> None:
     part = StoredStates.load(store(dataset, deep, tmp_path / "signals", keep=lambda rows: rows[::2]), dataset)
     taught = objective(dataset, deep, part)
@@ -155,6 +163,11 @@ def test_states_that_do_not_fit_are_one_line(
         stored.check("0" * 64, LAYERS, dataset.rows("train"))
     with pytest.raises(UserError, match=r"after layers 2, 4, but 4 blocks need those after 1, 2, 3, 4; .*blocks=4"):
         stored.check(deep.hash, [1, 2, 3, 4], dataset.rows("train"))
+    torch.manual_seed(4)
+    config = E4SRecConfig(kind="e4srec", width=WIDTH, heads=2, layers=4, dropout=0.0)
+    save_checkpoint(str(tmp_path / "other"), E4SRec.build(config, torch.randn(61, 12)), dataset)
+    with pytest.raises(UserError, match="of teacher revision"):
+        objective(dataset, load_checkpoint(tmp_path / "other"), stored)
     with pytest.raises(UserError, match="no training row has stored states"):
         stored.check(deep.hash, LAYERS, dataset.rows("test"))
     with pytest.raises(UserError, match=r"stored states in .* are of dataset .* run infer_teacher on this dataset"):

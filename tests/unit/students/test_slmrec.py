@@ -215,6 +215,26 @@ def test_online_the_teacher_learns_the_next_item_and_nothing_else(dataset: Prepa
     assert AlignmentConfig(cosine=0, norm=0, blocks=2).supervision, "multi-supervision needs no teacher"
 
 
+@pytest.mark.parametrize("start", ["teacher", "fresh"])
+def test_online_the_teacher_starts_as_the_student_does(dataset: PreparedDataset, tmp_path: Path, start: str) -> None:
+    deep = checkpoint(e4srec(), dataset, tmp_path / "teacher")
+    trained = {name: tensor.clone() for name, tensor in deep.model.llm.named_parameters()}
+    alignment = AlignmentConfig(blocks=2, online=True)
+    objective = build_slmrec(slm(layers=2, start=start), dataset, deep, loss=LOSS, alignment=alignment)
+    same = [torch.equal(tensor, trained[name]) for name, tensor in objective.deep.llm.named_parameters()]
+    assert all(same) == (start == "teacher")
+
+
+def test_a_fresh_student_follows_its_seed(dataset: PreparedDataset, tmp_path: Path) -> None:
+    def student(seed: int) -> torch.Tensor:
+        deep = checkpoint(e4srec(), dataset, tmp_path / "teacher")
+        model = build_slmrec(slm(layers=2, start="fresh"), dataset, deep, loss=LOSS, seed=seed).model
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+    assert torch.equal(student(1), student(1))
+    assert not torch.equal(student(1), student(2))
+
+
 def test_an_interrupted_training_continues_as_if_it_was_not(dataset: PreparedDataset, tmp_path: Path) -> None:
     deep = checkpoint(e4srec(dropout=0.1), dataset, tmp_path / "teacher")
 

@@ -13,8 +13,10 @@ from recsys.losses.config import RecommendationLossConfig
 from recsys.model import model_class
 from recsys.students.build import build_student
 from recsys.students.config import GRU4RecConfig, SASRecConfig
+from recsys.training import loop
 from recsys.training.config import DeepSpeedConfig, TrainingConfig, Windowing
 from recsys.training.loop import Epoch, TrainingResult, learning_rate, train, train_local
+from recsys.training.windows import Windows, history_starts
 
 MODEL = SASRecConfig(width=16, blocks=1, heads=1, max_positions=8, dropout=0.1)
 
@@ -133,6 +135,58 @@ def test_same_seed_same_weights_other_seed_other_weights(walks: PreparedDataset,
     assert not torch.equal(states[0], states[2])
 
 
+@pytest.mark.parametrize("model", [MODEL, GRU4RecConfig(width=16)], ids=["sasrec", "gru4rec"])
+def test_the_seed_decides_the_initial_weights(walks: PreparedDataset, model: SASRecConfig | GRU4RecConfig) -> None:
+    first, again, other = (
+        build_student(model, walks, loss=RecommendationLossConfig(), seed=seed).model.items.weight for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_seed_decides_the_batches(walks: PreparedDataset) -> None:
+    objective = build_student(MODEL, walks, loss=RecommendationLossConfig())
+
+    def first_rows(seed: int) -> torch.Tensor:
+        config = TrainingConfig(batch_size=1000, seed=seed)
+        return next(objective.batches(walks, config, rank=0, world=1).epoch(0))[0]["rows"]
+
+    assert torch.equal(first_rows(1), first_rows(1))
+    assert not torch.equal(first_rows(0), first_rows(1))
+
+
+@pytest.mark.parametrize("histories", ["overlapping", "exact", "prefixes"])
+def test_batches_show_the_histories_that_are_asked_for(walks: PreparedDataset, histories: Windowing) -> None:
+    config = TrainingConfig(batch_size=7, histories=histories)
+    objective = build_student(MODEL, walks, loss=RecommendationLossConfig())
+    starts, joined = history_starts(walks, histories), histories != "prefixes"
+    expected = Windows(walks, max_history=8, batch_size=7, seed=0, starts=starts, joined=joined).epoch(0)
+    for (ours, total), (theirs, wanted) in zip(
+        objective.batches(walks, config, rank=0, world=1).epoch(0), expected, strict=True
+    ):
+        assert total == wanted and torch.equal(ours["items"], theirs["items"])
+        assert torch.equal(ours["rows"], theirs["rows"])
+
+
+def test_chance_is_another_in_every_epoch(walks: PreparedDataset, tmp_path: Path) -> None:
+    drawn: list[float] = []
+    objective = build_student(MODEL, walks, loss=RecommendationLossConfig())
+    objective.register_forward_pre_hook(lambda *_: drawn.append(float(torch.rand(1))))
+    train_local(objective, walks, TrainingConfig(epochs=3, batch_size=16), tmp_path)
+    assert len(set(drawn)) == len(drawn) >= 6
+
+
+def test_the_recorded_loss_is_the_mean_over_batches(walks: PreparedDataset, tmp_path: Path) -> None:
+    model = SASRecConfig(width=16, blocks=1, heads=1, max_positions=8, dropout=0.0)
+    objective = build_student(model, walks, loss=RecommendationLossConfig())
+    config = TrainingConfig(epochs=1, batch_size=16, learning_rate=1e-12)
+    record = train_local(objective, walks, config, tmp_path).progress.curve[0]
+    batches = list(objective.batches(walks, config, rank=0, world=1).epoch(0))
+    with torch.no_grad():
+        means = [objective(batch)[0].item() / total for batch, total in batches]
+    assert len(means) > 3 and record["loss"] == pytest.approx(sum(means) / len(means), rel=1e-5)
+
+
 @pytest.mark.parametrize("histories", ["overlapping", "exact", "prefixes"])
 @pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
 def test_recipes_are_repeatable_and_resumable(
@@ -169,6 +223,44 @@ def test_patience_stops_early(walks: PreparedDataset, tmp_path: Path) -> None:
     config = TrainingConfig(epochs=30, batch_size=64, learning_rate=1e-12, patience=3)
     progress = fit(walks, config, tmp_path).progress
     assert progress.epoch == progress.best_epoch + 3 < 30
+
+
+@pytest.mark.parametrize(("metric", "best"), [("ndcg@10", 3), ("mrr", 2)])
+def test_the_first_epoch_with_the_best_of_the_named_metric_is_kept(
+    walks: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, best: int
+) -> None:
+    said = iter([{"ndcg@10": a, "mrr": b} for a, b in ((0.1, 0.1), (0.2, 0.4), (0.3, 0.4), (0.3, 0.2))])
+    monkeypatch.setattr(loop, "validate", lambda *_, **__: next(said))
+    states = []
+    config = TrainingConfig(epochs=4, batch_size=16, patience=0, metric=metric)
+    result = fit(walks, config, tmp_path, report=lambda epoch: states.append(epoch.export()))
+    assert result.progress.best_epoch == best
+    assert torch.equal(result.state["items.weight"], states[best - 1]["items.weight"])
+
+
+@pytest.mark.parametrize("mask_seen", [True, False])
+def test_validation_masks_the_past_where_asked(walks: PreparedDataset, mask_seen: bool) -> None:
+    objective = build_student(MODEL, walks, loss=RecommendationLossConfig(), seed=0)
+    found = loop.validate(objective, walks, TrainingConfig(mask_seen=mask_seen))
+    scorer = model_scorer(objective.eval().model)
+    both = [metrics_from_ranks(rank_targets(scorer, walks, walks.rows("valid"), mask_seen=m)) for m in (True, False)]
+    assert both[0] != both[1]
+    assert found == both[0 if mask_seen else 1]
+
+
+def test_a_run_killed_between_two_renames_goes_on(walks: PreparedDataset, tmp_path: Path) -> None:
+    config = TrainingConfig(epochs=3, batch_size=16, patience=0)
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.number == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(walks, config, tmp_path, report=stop)
+    (tmp_path / "last").rename(tmp_path / "old")
+    seen: list[int] = []
+    fit(walks, config, tmp_path, report=lambda epoch: seen.append(epoch.number))
+    assert seen == [3]
 
 
 def test_divergence_is_one_clear_line(walks: PreparedDataset) -> None:

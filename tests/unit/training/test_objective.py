@@ -109,7 +109,7 @@ def naive(
         if config.form == "code":
             by_rank = softmax([-float(r) for r in range(1, k + 1)])
             best = max(signals.scores[i, :k].tolist())
-            trust = softmax([-(best - s) for s in signals.scores[i, :k].tolist()])
+            trust = softmax([-(best - s) / (config.temperature or 1.0) for s in signals.scores[i, :k].tolist()])
             summed = [
                 gammas[0] * p + gammas[1] * c + gammas[2] * o for p, c, o in zip(by_rank, trust, hits, strict=True)
             ]
@@ -142,18 +142,23 @@ def naive(
 
 @pytest.mark.parametrize("coverage", [1.0, 0.4])
 @pytest.mark.parametrize(
-    ("form", "loss"),
-    [("paper", "softmax"), ("softmax", "softmax"), ("code", "softmax"), ("code", "bce"), ("code", "dros")],
+    ("form", "loss", "temperature"),
+    [
+        ("paper", "softmax", 0.4),
+        ("softmax", "softmax", 0.4),
+        ("code", "softmax", None),
+        ("code", "bce", 1.7),
+        ("code", "dros", None),
+    ],
 )
 def test_the_objective_equals_a_loop_over_rows_and_candidates(
-    random_dataset: Callable[..., PreparedDataset], form: str, loss: str, coverage: float
+    random_dataset: Callable[..., PreparedDataset], form: str, loss: str, temperature: float | None, coverage: float
 ) -> None:
     dataset = random_dataset(items=20)
     rows = all_rows(dataset)
     if coverage < 1:
         rows = rows[np.random.default_rng(0).random(len(rows)) < coverage]
     signals = made_up(dataset, rows)
-    temperature = None if form == "code" else 0.4
     objective = built(dataset, signals, loss, form=form, weight=0.7, temperature=temperature)
     batch, _ = next(objective.batches(dataset, TrainingConfig(batch_size=6), rank=0, world=1).epoch(0))
     chosen = batch["targets"] > 0
@@ -201,10 +206,10 @@ def test_the_temperature_is_chosen_on_validation_rows(random_dataset: Callable[.
     dataset = random_dataset(users=300, items=40, longest=12)
     rows = np.sort(all_rows(dataset))
     generator = np.random.default_rng(0)
-    # The list holds the true item with probability exp(−d / 2.5) in validation rows, and always in all others.
+    # The list holds the true item with probability exp(−d / 1.2) in validation rows, and always in all others.
     distance = generator.uniform(0.2, 6, len(rows)).astype(np.float32)
     valid = np.isin(rows, dataset.rows("valid"))
-    held = np.where(valid, generator.random(len(rows)) < np.exp(-distance / 2.5), True)
+    held = np.where(valid, generator.random(len(rows)) < np.exp(-distance / 1.2), True)
     others = dataset.targets(rows)[:, None] % 40 + 1 + np.zeros((1, K), dtype=int)
     items = np.where((np.arange(K) == 2) & held[:, None], dataset.targets(rows)[:, None], others)
     signals = made_up(dataset, rows, items, target_distance=distance)
@@ -214,10 +219,11 @@ def test_the_temperature_is_chosen_on_validation_rows(random_dataset: Callable[.
         said = [math.exp(-float(d) / temperature) for d in distance[valid]]
         return sum(math.log(p if hit else 1 - p) for p, hit in zip(said, held[valid], strict=True))
 
-    tried = [2.5 * 1.02**step for step in range(-40, 40)]
+    tried = [1.2 * 1.02**step for step in range(-40, 40)]
     assert teacher.temperature == pytest.approx(max(tried, key=likelihood), rel=0.02)
     train = np.isin(rows, dataset.rows("train"))
     assert teacher.median == pytest.approx(float(np.median(distance[train])))
+    assert teacher.temperature < 0.7 * teacher.median, "chosen, not the fallback"
     assert teacher.describe() == {"coverage": 1.0, "temperature": teacher.temperature / teacher.median}
     fixed = RankingTeacher(signals, dataset, RankingDistillationConfig(k=K, temperature=0.5))
     assert fixed.temperature == pytest.approx(0.5 * teacher.median)

@@ -46,6 +46,24 @@ def test_cuts_move_from_epoch_to_epoch_and_are_seeded(walks: PreparedDataset) ->
     windows = Windows(walks, max_history=8, batch_size=7, seed=0)
     assert np.array_equal(windows.cut(2)[0], Windows(walks, max_history=8, batch_size=3, seed=0).cut(2)[0])
     assert not np.array_equal(np.sort(windows.cut(2)[0]), np.sort(windows.cut(3)[0]))
+    assert not np.array_equal(windows.cut(2)[0], Windows(walks, max_history=8, batch_size=7, seed=1).cut(2)[0])
+
+
+def test_batches_come_in_another_order_in_each_epoch(walks: PreparedDataset) -> None:
+    starts = window_starts(walks, walks.rows("train"))
+    first, again, second = (batches(walks, epoch, starts=starts)[0][0]["rows"] for epoch in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert sorted(first.flatten().tolist()) != sorted(second.flatten().tolist())
+
+
+def test_padding_has_no_item_no_target_and_no_time(walks: PreparedDataset) -> None:
+    padded = 0
+    for batch, _ in batches(dataclasses.replace(walks, timestamps=walks.timestamps + 1), times=True):
+        padding = batch["items"] == 0
+        padded += int(padding.sum())
+        assert not batch["times"][padding].any() and not batch["targets"][padding].any()
+        assert (batch["rows"][padding] == -1).all() and (batch["times"][~padding] > 0).all()
+    assert padded
 
 
 @pytest.mark.parametrize("one_a_user", [False, True])
