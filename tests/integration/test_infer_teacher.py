@@ -191,7 +191,7 @@ def children_of(pid: int) -> list[str]:
 def test_an_estimate_writes_nothing(settings: Settings, ray_session: None, capsys: pytest.CaptureFixture[str]) -> None:
     signals_stage.estimate(settings, executor=OnRay())
     told = capsys.readouterr().out
-    assert "rows/s an actor" in told
+    assert "rows/s per actor" in told
     assert "core-hours" in told
     assert not Path(settings.layout.signals).exists()
 
