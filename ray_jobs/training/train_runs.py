@@ -19,6 +19,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
+import torch.distributed as dist
 from pyarrow.fs import FileSelector
 from ray.train import (
     Checkpoint,
@@ -35,7 +36,7 @@ from ray.util.queue import Queue
 from ray_jobs.cluster import runtime
 from recsys import storage
 from recsys.data.prepared import PreparedDataset
-from recsys.errors import UserError
+from recsys.errors import UnwritableError, UserError
 from recsys.settings import WorkersConfig
 from recsys.stages.executor import Build, epoch_line
 from recsys.tracking import Run
@@ -124,7 +125,12 @@ def build_trainer(
     telling: dict[str, Any] = {"callbacks": [callback], "logging_config": LoggingConfig(log_level="ERROR")}
     return TorchTrainer(
         work,
-        train_loop_config={"build": build, "describe": describe, "threads": max(1, round(scaling.cpus))},
+        train_loop_config={
+            "build": build,
+            "describe": describe,
+            "threads": max(1, round(scaling.cpus)),
+            "storage": train_runs,
+        },
         torch_config=TorchConfig(backend="nccl" if scaling.gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=scaling.workers,
@@ -180,7 +186,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
                 objective,
                 dataset,
                 training,
-                report=partial(_report, facts),
+                report=partial(_report, facts, config["storage"]),
                 resume=Path(resume) if resume else None,
                 device=device,
             )
@@ -189,12 +195,28 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-def _report(facts: dict[str, Any], epoch: Epoch) -> None:
+def _report(facts: dict[str, Any], uri: str, epoch: Epoch) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        epoch.save(Path(folder))
+        _write_together(folder, lambda: epoch.save(Path(folder)))
         metrics = {**facts, **epoch.metrics, "epoch": epoch.number, "finished": epoch.finished}
         # Every worker reports every epoch; Ray merges the files of those that wrote some.
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder) if os.listdir(folder) else None)  # noqa: PTH208
+        checkpoint = Checkpoint.from_directory(folder) if os.listdir(folder) else None  # noqa: PTH208
+        _write_together(uri, lambda: ray.train.report(metrics, checkpoint=checkpoint))
+
+
+def _write_together(uri: str, write: Callable[[], None]) -> None:
+    """Let every worker write; where one cannot, none goes on, or the others would wait for it."""
+    refused: list[str | None] = [None]
+    try:
+        with storage.written(uri):
+            write()
+    except UnwritableError as error:
+        refused = [str(error)]
+    if dist.is_initialized():
+        mine, refused = refused[0], [None] * dist.get_world_size()
+        dist.all_gather_object(refused, mine)
+    if problem := next(filter(None, refused), None):
+        raise UnwritableError(problem)
 
 
 class _Report(UserCallback):

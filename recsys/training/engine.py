@@ -149,7 +149,8 @@ class TorchEngine:
     def save(self, directory: Path) -> None:
         if world()[0] == 0:
             state = {"objective": self.objective.state_dict(), "optimizer": self._optimizer.state_dict()}
-            torch.save(state, directory / "engine.pt")
+            with (directory / "engine.pt").open("wb") as file:  # whose errors tell of a full disk, unlike PyTorch's own
+                torch.save(state, file)
 
     def load(self, directory: Path) -> None:
         state = torch.load(directory / "engine.pt", map_location=self._device, weights_only=True)

@@ -86,6 +86,20 @@ class Mortal(NextItemObjective):
         return super().forward(batch)
 
 
+class Cramped(NextItemObjective):
+    """An objective after whose second epoch rank 0 can write no file of more than a kilobyte."""
+
+    def train(self, mode: bool = True) -> "Cramped":
+        import resource
+
+        import torch.distributed as dist
+
+        self.turns = getattr(self, "turns", 0) + mode
+        if self.turns > 1 and dist.get_rank() == 0:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        return super().train(mode)
+
+
 def build(
     uri: str, marker: Path | None, training: TrainingConfig = TRAINING
 ) -> tuple[Objective, PreparedDataset, TrainingConfig]:
@@ -95,6 +109,32 @@ def build(
         objective.__class__ = Mortal
         objective.marker = marker
     return objective, data, training
+
+
+def build_cramped(uri: str) -> tuple[Objective, PreparedDataset, TrainingConfig]:
+    objective, data, training = build(uri, None)
+    objective.__class__ = Cramped
+    return objective, data, training
+
+
+@pytest.mark.ray
+@pytest.mark.faults
+def test_a_full_disk_ends_all_workers_at_once(
+    ray_session: None, dataset: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=r"^cramped: .* cannot be written: File too large") as refused:
+        train_runs.fit(
+            "cramped",
+            partial(build_cramped, dataset),
+            training=TRAINING,
+            scaling=WorkersConfig(workers=2, cpus=0.5),
+            train_runs=str(tmp_path / "runs"),
+            key="k" * 64,
+            run=Run(),
+        )
+    assert len(str(refused.value).splitlines()) == 1
+    printed = capfd.readouterr().out
+    assert "cramped: epoch 1/4" in printed and "epoch 2/4" not in printed and "restarting" not in printed
 
 
 @pytest.mark.ray
