@@ -28,10 +28,10 @@ LENGTH, BLOCKS, BEST = 50, 4, 10
 def body(options: Options) -> dict[str, Any]:
     import torch
 
-    from recsys.decoders.compression import compressed
+    from recsys.decoders.compression import compress
     from recsys.decoders.config import CompressionConfig, LowRankConfig
     from recsys.decoders.quantised import numbers_and_bytes
-    from recsys.evaluation.latency import single_request_latency
+    from recsys.evaluation.latency import time_single_requests
     from recsys.evaluation.ranking import model_scorer
     from recsys.histories import Histories
 
@@ -70,9 +70,9 @@ def body(options: Options) -> dict[str, Any]:
         "low-rank+int4": CompressionConfig(low_rank=rank, weights="int4"),
         "half the neurons and heads": CompressionConfig(neurons=0.5, heads=0.5),
     }
-    smaller = {name: compressed(student, way) for name, way in ways.items()}
+    smaller = {name: compress(student, way) for name, way in ways.items()}
     every = scorers | {name: model_scorer(model) for name, model in smaller.items()}
-    single = single_request_latency(every, dataset, dataset.rows("test"), requests=requests)
+    single = time_single_requests(every, dataset, dataset.rows("test"), requests=requests)
     small = {
         name: {
             "layers_mb": round(numbers_and_bytes(model.decoder.layers)[1] / 1e6, 3),

@@ -56,7 +56,8 @@ def measure(settings: Settings, options: Options) -> dict[str, Any]:
         try:
             url = serve.deploy(settings)
             facts = {
-                arm: {**facts, "dataset": facts["dataset"]["name"]} for arm, facts in serve.served(settings).items()
+                arm: {**facts, "dataset": facts["dataset"]["name"]}
+                for arm, facts in serve.inspect_arms(settings).items()
             }
             with ProcessPoolExecutor(CLIENTS, multiprocessing.get_context("spawn")) as clients:
                 figures = figures_of(url, dataset, settings.serving.arms, clients, options)

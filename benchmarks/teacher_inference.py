@@ -309,7 +309,7 @@ def windows(model: Teacher, dataset: PreparedDataset, options: Options, peak: fl
     alone = rows[:: max(1, len(rows) // (20 if options.quick else 500))]
     began = time.perf_counter()
     for row in alone:
-        hidden = engine.hidden(Histories.of_rows(dataset, np.array([row])).trimmed())[:, -1]
+        hidden = engine.hidden(Histories.of_rows(dataset, np.array([row])).trim())[:, -1]
         (hidden @ engine.vectors.T).topk(K, dim=1)
     one = (time.perf_counter() - began) / len(alone)
     kind = model.kind

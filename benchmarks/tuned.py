@@ -166,8 +166,8 @@ def search(contest: Contest, kind: str, store: Path, options: Options) -> None:
             raise
     finally:
         ray.shutdown()
-    records = sweep.store.ended()
-    if not sweep.through() and options.seconds_left <= 0:
+    records = sweep.store.list_ended()
+    if not sweep.is_through() and options.seconds_left <= 0:
         raise OutOfTimeError
     value = {"key": contest.key(kind), **summary(records, space), "concurrent": concurrent}
     value |= {"versions": environment.versions(), "hardware": environment.hardware()}

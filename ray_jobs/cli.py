@@ -18,7 +18,7 @@ from recsys.config import load_config
 from recsys.errors import UserError
 from recsys.secrets import MaskedStream
 from recsys.settings import Settings
-from recsys.stages.artefacts import verifying
+from recsys.stages.artefacts import verify_hashes
 
 # No telemetry of any library leaves the machine; models come from disk unless the user allows the hub.
 QUIET = {
@@ -59,7 +59,7 @@ def run_job(
         check_storage(settings.layout.storage_root, writes=writes)
         if ray and cluster_address() is None:
             os.environ.update(LOOPBACK)
-        with verifying(args.verify):
+        with verify_hashes(args.verify):
             body(settings, args)
         return 0
 

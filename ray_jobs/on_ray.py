@@ -30,7 +30,7 @@ class OnRay:
         task = _task(section, cpus, gpus, retries=3 if retry else 0)
         from ray_jobs.cluster import runtime
 
-        done: T = runtime.result(task.remote(work, cpus))
+        done: T = runtime.get_result(task.remote(work, cpus))
         return done
 
     def call_all(
@@ -55,7 +55,7 @@ class OnRay:
             try:
                 for reference in ready:
                     number = pending.pop(reference)
-                    results[number] = runtime.result(reference)
+                    results[number] = runtime.get_result(reference)
                     if done:
                         done(number, results[number])
             except UserError:

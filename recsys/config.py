@@ -29,8 +29,8 @@ __all__ = [
     "Field",
     "NotInKey",
     "beyond_defaults",
-    "changed",
     "configuration",
+    "copy_with",
     "digest",
     "from_dict",
     "key_values",
@@ -93,7 +93,7 @@ def from_dict(cls: type[T], values: dict[str, Any]) -> T:
         raise UserError(" ".join(sentences.splitlines())) from None
 
 
-def changed(config: T, **values: Any) -> T:
+def copy_with(config: T, **values: Any) -> T:
     """A copy with other values, every error as one line."""
     return from_dict(type(config), to_dict(config) | values)
 
@@ -117,20 +117,20 @@ def key_values(config: Any, *, defaults: bool = True) -> dict[str, Any]:
     Args:
         defaults: with the values that are their defaults; without them a digest survives the arrival of new settings.
     """
-    kept: dict[str, Any] = _keyed(config, to_dict(config) if defaults else beyond_defaults(config))
+    kept: dict[str, Any] = _keep_keyed(config, to_dict(config) if defaults else beyond_defaults(config))
     return kept
 
 
-def _keyed(value: Any, plain: Any) -> Any:
+def _keep_keyed(value: Any, plain: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         hints = get_type_hints(type(value), include_extras=True)
         return {
-            name: _keyed(getattr(value, name), inner)
+            name: _keep_keyed(getattr(value, name), inner)
             for name, inner in plain.items()
             if not any(isinstance(mark, _NotInKey) for mark in getattr(hints[name], "__metadata__", ()))
         }
     if isinstance(value, dict):
-        return {name: _keyed(value[name], inner) for name, inner in plain.items()}
+        return {name: _keep_keyed(value[name], inner) for name, inner in plain.items()}
     return plain
 
 

@@ -78,33 +78,33 @@ def read(text: str, types_: Sequence[Any]) -> Any:
     if not text.strip() and types_ and (str not in types_ or type(None) in types_):
         raise UserError("nothing stands after the =" + ("; say null for none" if type(None) in types_ else ""))
     if types_ and all(tp in _PLAIN for tp in types_):
-        return _plain(text, types_)
+        return _read_plain(text, types_)
     if not types_:
         return text  # there is no such field, which is said later
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        return None if node is None else _value(node, types_)
+        return None if node is None else _read_value(node, types_)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         raise UserError("the value is not valid YAML; quote it") from None
 
 
-def _value(node: yaml.Node, types_: Sequence[Any]) -> Any:
+def _read_value(node: yaml.Node, types_: Sequence[Any]) -> Any:
     """A YAML node, its texts read by what their fields take."""
     if isinstance(node, yaml.SequenceNode):
         inner = [m for tp in types_ if typing.get_origin(tp) in (list, tuple) for arg in typing.get_args(tp)
                  for m in members(arg) if arg is not ...]  # fmt: skip
-        return [_value(each, inner) for each in node.value]
+        return [_read_value(each, inner) for each in node.value]
     if isinstance(node, yaml.MappingNode):
-        pairs = [(_yaml(key), value) for key, value in node.value]
-        return {key: _value(value, at(types_, str(key))) for key, value in pairs}
+        pairs = [(_read_yaml(key), value) for key, value in node.value]
+        return {key: _read_value(value, at(types_, str(key))) for key, value in pairs}
     plain = [tp for tp in types_ if tp in _PLAIN]
     assert isinstance(node, yaml.ScalarNode)
     if node.style in ("'", '"'):
         return node.value
-    return _plain(node.value, plain) if plain else _yaml(node)
+    return _read_plain(node.value, plain) if plain else _read_yaml(node)
 
 
-def _plain(text: str, types_: Sequence[Any]) -> Any:
+def _read_plain(text: str, types_: Sequence[Any]) -> Any:
     """Text, a number, yes or no, or nothing. What fits none of them is left for the field to refuse."""
     if type(None) in types_ and text == "null":
         return None
@@ -125,7 +125,7 @@ def _plain(text: str, types_: Sequence[Any]) -> Any:
     return value if isinstance(value, tuple(kinds)) else text
 
 
-def _yaml(node: yaml.Node) -> Any:
+def _read_yaml(node: yaml.Node) -> Any:
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_object(node, deep=True)

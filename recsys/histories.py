@@ -51,7 +51,7 @@ class Histories:
         times = None if self.times is None else self.times.to(device)
         return Histories(self.items.to(device), self.lengths.to(device), times)
 
-    def trimmed(self) -> "Histories":
+    def trim(self) -> "Histories":
         """Without the columns in which all are padding."""
         longest = int(self.lengths.max())
         times = None if self.times is None else self.times[:, :longest]

@@ -86,12 +86,12 @@ class OneOf:
     default: str | None = None
 
     def types(self) -> list[Any]:
-        return [_named(place) for place in self.kinds.values()]
+        return [_import(place) for place in self.kinds.values()]
 
     def __get_pydantic_core_schema__(self, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self._validated)
+        return core_schema.no_info_plain_validator_function(self._validate)
 
-    def _validated(self, value: Any) -> Any:
+    def _validate(self, value: Any) -> Any:
         if isinstance(value, dict):
             value = {"kind": self.default, **value}
             kind = value["kind"]
@@ -100,7 +100,7 @@ class OneOf:
         if not isinstance(kind, str) or kind not in self.kinds:
             raise PydanticCustomError("kind", "{said}", {"said": f"kind should be one of {', '.join(self.kinds)}"})
         try:
-            return TypeAdapter(_named(self.kinds[kind])).validate_python(value)
+            return TypeAdapter(_import(self.kinds[kind])).validate_python(value)
         except ValidationError as error:  # told as of a union of all kinds
             raise ValidationError.from_exception_data(kind, [_below(kind, each) for each in error.errors()]) from None
 
@@ -116,12 +116,12 @@ def recommender_class(kind: str) -> Any:
     Raises:
         UserError: there is no such kind.
     """
-    if kind not in KINDS or not (place := _named(KINDS[kind]).recommender):
-        known = sorted(name for name, config in KINDS.items() if _named(config).recommender)
+    if kind not in KINDS or not (place := _import(KINDS[kind]).recommender):
+        known = sorted(name for name, config in KINDS.items() if _import(config).recommender)
         raise UserError(f"unknown model kind {kind!r}; known: {', '.join(known)}")
-    return _named(place)
+    return _import(place)
 
 
-def _named(place: str) -> Any:
+def _import(place: str) -> Any:
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -158,7 +158,7 @@ class _Lock:
 
     def _write(self) -> None:
         self._count += 1
-        with storage.written(self._uri):
+        with storage.explain_unwritable(self._uri):
             if isinstance(self._system, fs.LocalFileSystem):
                 self._make_folders(Path(self._parent))
             # In place: a temporary file beside it would be a claim as well. Half of it is no sign of death.

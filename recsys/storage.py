@@ -63,7 +63,7 @@ def check_reachable(uri: str) -> None:
     """
     system, path = filesystem(uri)
     bucket = path.partition("/")[0]
-    with _refused(uri, "reached"):
+    with _explain_refusal(uri, "reached"):
         if _type(system, path) == fs.FileType.NotFound and _type(system, bucket) == fs.FileType.NotFound:
             raise UserError(f"storage {uri} cannot be used: there is no bucket {bucket}; make it, or name another")
 
@@ -79,7 +79,7 @@ def exists(uri: str) -> bool:
 
 def read_bytes(uri: str) -> bytes:
     system, path = filesystem(uri)
-    with _refused(uri, "read"), system.open_input_stream(path, compression=None) as stream:
+    with _explain_refusal(uri, "read"), system.open_input_stream(path, compression=None) as stream:
         return stream.read()
 
 
@@ -114,7 +114,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     system, path = filesystem(uri)
     if isinstance(system, fs.LocalFileSystem):
         temporary = Path(f"{path}.{uuid.uuid4().hex[:8]}.tmp")
-        with written(uri):
+        with explain_unwritable(uri):
             _make_folder(temporary.parent)
             try:
                 temporary.write_bytes(data)
@@ -124,7 +124,7 @@ def write_bytes(uri: str, data: bytes) -> None:
                 temporary.unlink(missing_ok=True)
                 raise
     else:
-        with _refused(uri, "written", UnwritableError):
+        with _explain_refusal(uri, "written", UnwritableError):
             system.create_dir(path.rpartition("/")[0], recursive=True)
             with system.open_output_stream(path, compression=None) as stream:
                 stream.write(data)
@@ -137,7 +137,7 @@ def write_json(uri: str, value: Any) -> None:
 def delete(uri: str) -> None:
     """Remove a directory; the manifest first, so that nobody trusts what is left half-way."""
     system, path = filesystem(uri)
-    with written(uri), suppress(FileNotFoundError):
+    with explain_unwritable(uri), suppress(FileNotFoundError):
         if _type(system, f"{path}/{MANIFEST}") == fs.FileType.File:
             system.delete_file(f"{path}/{MANIFEST}")
         if _type(system, path) == fs.FileType.Directory:
@@ -147,7 +147,7 @@ def delete(uri: str) -> None:
 def read_manifest(uri: str) -> Manifest | None:
     """The manifest of a complete artefact, or None where there is none that is whole."""
     system, path = filesystem(uri)
-    with _refused(uri, "read"):
+    with _explain_refusal(uri, "read"):
         if _type(system, f"{path}/{MANIFEST}") != fs.FileType.File:
             return None
         with suppress(FileNotFoundError), system.open_input_stream(f"{path}/{MANIFEST}", compression=None) as stream:
@@ -182,7 +182,7 @@ def new_artifact(uri: str, *, key: str = "", attributes: dict[str, Any] | None =
         UnwritableError: the disk is full, or what is there may not be written.
     """
     system, path = filesystem(uri)
-    with written(uri):
+    with explain_unwritable(uri):
         if isinstance(system, fs.LocalFileSystem):
             parent = Path(path).parent
             _make_folder(parent)
@@ -199,7 +199,7 @@ def new_artifact(uri: str, *, key: str = "", attributes: dict[str, Any] | None =
                 yield work
                 manifest = describe(_LOCAL, str(work), key=key, attributes=attributes or {})
                 delete(uri)
-                with _refused(uri, "written", UnwritableError):
+                with _explain_refusal(uri, "written", UnwritableError):
                     fs.copy_files(str(work), path, source_filesystem=_LOCAL, destination_filesystem=system)
                 write_bytes(join(uri, MANIFEST), manifest.to_bytes())
 
@@ -216,12 +216,12 @@ def move(source: str, uri: str) -> None:
     system, old = filesystem(source)
     _, new = filesystem(uri)
     if isinstance(system, fs.LocalFileSystem):
-        with written(uri):
+        with explain_unwritable(uri):
             replace_folder(Path(old), Path(new))
         return
     manifest = read_bytes(join(source, MANIFEST))
     delete(uri)
-    with _refused(uri, "written", UnwritableError):
+    with _explain_refusal(uri, "written", UnwritableError):
         for info in system.get_file_info(fs.FileSelector(old, recursive=True)):
             if info.type == fs.FileType.File and info.base_name != MANIFEST:
                 system.copy_file(info.path, new + info.path[len(old) :])
@@ -252,7 +252,10 @@ def local_copy(uri: str, what: str = "artefact") -> Path:
     if isinstance(system, fs.LocalFileSystem):
         directory, wrong = Path(path), damage(system, path, manifest, hashes=True)
     else:
-        with _refused(uri, "copied"), written(f"{copies.folder()}, where copies of remote artefacts lie"):
+        with (
+            _explain_refusal(uri, "copied"),
+            explain_unwritable(f"{copies.folder()}, where copies of remote artefacts lie"),
+        ):
             directory, wrong = copies.fetch(system, path, manifest)
     if wrong:
         raise UserError(f"{what} {uri} is damaged: {wrong}; make it again")
@@ -260,7 +263,7 @@ def local_copy(uri: str, what: str = "artefact") -> Path:
 
 
 @contextmanager
-def written(uri: str) -> Iterator[None]:
+def explain_unwritable(uri: str) -> Iterator[None]:
     """Turn what a full disk or a missing right makes of the block, whoever raises it, into one line.
 
     Raises:
@@ -292,7 +295,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 @contextmanager
-def _refused(uri: str, verb: str, kind: type[UserError] = UserError) -> Iterator[None]:
+def _explain_refusal(uri: str, verb: str, kind: type[UserError] = UserError) -> Iterator[None]:
     """What a file system or an object store refuses, as one line; that a file is not there stays what it is."""
     try:
         yield

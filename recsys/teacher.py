@@ -27,7 +27,7 @@ class Teacher(SequentialRecommender):
     """A recommender that is trained to teach. Its class carries the kind's whole life:
 
     `prepare` (in one task of the cluster: what costs time once for all workers) → `objective` (in every training
-    worker) → `finished` (once, with the trained weights) → checkpoint → `ready` (in every actor of the teacher pass).
+    worker) → `finish` (once, with the trained weights) → checkpoint → `ready` (in every actor of the teacher pass).
     """
 
     score_meaning: ClassVar[str] = "logit"
@@ -74,7 +74,7 @@ class Teacher(SequentialRecommender):
         """Buffers that `export_state` gives as training left them; all others stay as the teacher was built with."""
         return frozenset()
 
-    def finished(self, state: dict[str, Tensor], dataset: PreparedDataset) -> dict[str, Tensor]:  # noqa: ARG002
+    def finish(self, state: dict[str, Tensor], dataset: PreparedDataset) -> dict[str, Tensor]:  # noqa: ARG002
         """What the checkpoint holds, given the trained weights: a teacher that keeps something derived from them
         computes it here."""
         return state

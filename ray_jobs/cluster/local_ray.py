@@ -127,7 +127,7 @@ def end_processes(marker: str) -> int:
     seen: set[int] = set()
     begun = time.monotonic()
     # What cannot be killed (it hangs in the kernel) is not waited for.
-    while (pids := _marked(marker)) and time.monotonic() - begun < _ENDING_SECONDS:
+    while (pids := _find_marked(marker)) and time.monotonic() - begun < _ENDING_SECONDS:
         by_force = time.monotonic() - begun > _KIND_SECONDS
         for pid in pids:
             if by_force or pid not in seen:
@@ -219,7 +219,7 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _marked(marker: str) -> set[int]:
+def _find_marked(marker: str) -> set[int]:
     wanted = f"{MARKER}={marker}".encode()
     found = set()
     for process in Path("/proc").iterdir():

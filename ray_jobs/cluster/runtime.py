@@ -66,7 +66,7 @@ def own_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def result(references: Any) -> Any:
+def get_result(references: Any) -> Any:
     """`ray.get` of one reference or a list, a user's mistake in a task being the same mistake here."""
     try:
         return ray.get(references)

@@ -67,14 +67,14 @@ def check(settings: Settings) -> Pinned:
         UserError: one is missing or damaged, or was trained on another dataset.
     """
     pinned = Pinned(
-        dataset_identity(settings.layout.dataset), {arm: facts["hash"] for arm, facts in served(settings).items()}
+        dataset_identity(settings.layout.dataset), {arm: facts["hash"] for arm, facts in inspect_arms(settings).items()}
     )
     for arm, uri in _checkpoints(settings).items():
         storage.local_copy(uri, f"checkpoint of the {arm}")
     return pinned
 
 
-def served(settings: Settings) -> dict[Arm, dict[str, Any]]:
+def inspect_arms(settings: Settings) -> dict[Arm, dict[str, Any]]:
     """Hash, kind and dataset of the checkpoint of every arm that has one; a quick look.
 
     Raises:
@@ -129,7 +129,7 @@ def deploy(settings: Settings) -> str:
 
 def is_this(settings: Settings, health: dict[str, Any]) -> bool:
     """Whether a server that says `health` of itself serves the checkpoints that `settings` name."""
-    expected = {arm: facts["hash"] for arm, facts in served(settings).items()}
+    expected = {arm: facts["hash"] for arm, facts in inspect_arms(settings).items()}
     arms = health.get("arms", {})
     return set(arms) == set(settings.serving.arms) and all(arms[a].get("checkpoint") == h for a, h in expected.items())
 

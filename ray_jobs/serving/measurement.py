@@ -34,7 +34,7 @@ def key(settings: Settings) -> str:
     Raises:
         UserError: one of them is not there, or they do not belong together.
     """
-    checkpoints = {arm: facts["hash"] for arm, facts in application.served(settings).items()}
+    checkpoints = {arm: facts["hash"] for arm, facts in application.inspect_arms(settings).items()}
     return digest(
         {
             "serving": key_values(settings.serving),

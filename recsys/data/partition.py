@@ -65,13 +65,13 @@ def survey(log: pa.Table) -> pa.Table:
         bad = log.filter(pc.is_null(log["user_id"]))
         first = pc.index(bad["row"], pc.min(bad["row"])).as_py()
         tables.append(_fault(len(bad), bad["row"][first].as_py(), bad["problem"][first].as_py()))
-    undated = good.filter(pa.array(~dated(good)))
+    undated = good.filter(pa.array(~mark_dated(good)))
     if len(undated):
         tables.append(_fault(len(undated), pc.min(undated["row"]).as_py(), UNDATED))
     return pa.concat_tables(tables)
 
 
-def dated(log: pa.Table) -> np.ndarray:
+def mark_dated(log: pa.Table) -> np.ndarray:
     """Which rows have a time that is a date and no small number, [rows] bool."""
     return np.abs(log["timestamp"].to_numpy()) >= FIRST_DATE
 
@@ -91,7 +91,7 @@ def encode(log: pa.Table, item_ids: pa.Array, *, only_dated: bool = False) -> pa
     """
     log = log.filter(pc.is_valid(log["user_id"]))
     if only_dated:
-        log = log.filter(pa.array(dated(log)))
+        log = log.filter(pa.array(mark_dated(log)))
     log = log.combine_chunks()
     row = log["row"].to_numpy()
     codes, names = _codes(log["user_id"])
@@ -124,7 +124,7 @@ def encode(log: pa.Table, item_ids: pa.Array, *, only_dated: bool = False) -> pa
 
 def core_counts(encoded: pa.Table, alive: np.ndarray, min_user: int) -> pa.Table:
     """How often each alive item occurs with users that keep at least `min_user` alive items: `COUNTS_SCHEMA`."""
-    item = encoded["item"].to_numpy()[_kept(encoded, alive, min_user)]
+    item = encoded["item"].to_numpy()[_mark_kept(encoded, alive, min_user)]
     counts = np.bincount(item, minlength=len(alive))
     present = np.flatnonzero(counts)
     return pa.table([present.astype(np.int32), counts[present]], schema=COUNTS_SCHEMA)
@@ -132,7 +132,7 @@ def core_counts(encoded: pa.Table, alive: np.ndarray, min_user: int) -> pa.Table
 
 def sequences(encoded: pa.Table, alive: np.ndarray, min_user: int) -> pa.Table:
     """What is left of each user, as lists, oldest first: `SEQUENCES_SCHEMA`; items keep their numbers 0..N-1."""
-    kept = _kept(encoded, alive, min_user)
+    kept = _mark_kept(encoded, alive, min_user)
     user = encoded["user"].to_numpy()
     counts = np.bincount(user[kept], minlength=user[-1] + 1 if len(user) else 0)
     heads = np.flatnonzero(np.diff(user, prepend=-1))[counts > 0]
@@ -148,7 +148,7 @@ def sequences(encoded: pa.Table, alive: np.ndarray, min_user: int) -> pa.Table:
     )
 
 
-def _kept(encoded: pa.Table, alive: np.ndarray, min_user: int) -> np.ndarray:
+def _mark_kept(encoded: pa.Table, alive: np.ndarray, min_user: int) -> np.ndarray:
     user = encoded["user"].to_numpy()
     kept = alive[encoded["item"].to_numpy()]
     counts = np.bincount(user[kept], minlength=user[-1] + 1 if len(user) else 0)

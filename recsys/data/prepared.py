@@ -208,15 +208,15 @@ class PreparedDataset:
             items: [R, L] int64, oldest first, padded with 0 on the right.
             lengths: [R] int64, at least 1 for every row of a valid dataset.
         """
-        index, inside, lengths = self._shown(rows, max_history or self.max_history)
+        index, inside, lengths = self._locate_items(rows, max_history or self.max_history)
         return np.where(inside, self.items[index], 0).astype(np.int64), lengths
 
     def history_times(self, rows: np.ndarray) -> np.ndarray:
         """When the items of `histories` were met, [R, L] int64, 0 at padding."""
-        index, inside, _ = self._shown(rows, self.max_history)
+        index, inside, _ = self._locate_items(rows, self.max_history)
         return np.where(inside, self.timestamps[index], 0)
 
-    def _shown(self, rows: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _locate_items(self, rows: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Offsets of the items of histories and which are no padding, [R, L] each, and their number [R]."""
         start = self.offsets[self.users_of(rows)]
         first = np.maximum(start, rows - limit)

@@ -41,7 +41,7 @@ class Layered(Protocol):
 M = TypeVar("M", bound=Layered)
 
 
-def compressed(model: M, config: CompressionConfig) -> M:
+def compress(model: M, config: CompressionConfig) -> M:
     """A smaller copy.
 
     Raises:

@@ -46,7 +46,7 @@ class TextEmbeddings:
     def width(self) -> int:
         return self.vectors.shape[1]
 
-    def standardised(self) -> Tensor:
+    def standardise(self) -> Tensor:
         """[N+1, W] float32: every dimension centred and scaled to variance 1 / W over the items that have a title.
 
         Language-model vectors lie in a narrow cone (their mean is far from zero), which hides what tells items apart.

@@ -74,7 +74,7 @@ def _settings(config: LoRAConfig, targets: list[str], **more: Any) -> Any:
     )
 
 
-def merged(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def merge_adapters(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """`state` of a model whose adapters are folded into the weights they adapt, under the names it had without them."""
     result = {name: tensor for name, tensor in state.items() if ".lora_" not in name}
     for name, module in model.named_modules():

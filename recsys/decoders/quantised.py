@@ -72,7 +72,7 @@ class Int4Linear(nn.Module):
         y = y[:, : self.outputs].to(x.dtype).reshape(*x.shape[:-1], self.outputs)
         return y if self.bias is None else y + self.bias
 
-    def quantised(self) -> Tensor:
+    def unpack(self) -> Tensor:
         """q with its padding, uint8: the kernel's product of the identity with s = 1 and z = 8."""
         plain = torch.tensor([1.0, 8.0]).expand(self.scales.shape).bfloat16().contiguous()
         eye = torch.eye(len(self.scales) * GROUP, dtype=torch.bfloat16)
@@ -80,7 +80,7 @@ class Int4Linear(nn.Module):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        q = self.quantised()
+        q = self.unpack()
         destination[f"{prefix}weight"] = q[:, ::2] | (q[:, 1::2] << 4)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:

@@ -60,7 +60,7 @@ def print_study(study: Mapping[str, Any], file: TextIO | None = None) -> None:
     drawn.add_column("way", no_wrap=True)
     for name in (*_columns(study), "ms"):
         drawn.add_column(name, justify="right")
-    for row in _sorted(study):
+    for row in _sort_rows(study):
         drawn.add_row(*_cells(row, study))
     console = Console(file=file, width=120, no_color=True, force_terminal=False, highlight=False, emoji=False)
     console.print(drawn)
@@ -80,8 +80,8 @@ def write_pictures(directory: Path, study: Mapping[str, Any]) -> None:
         "The depth is chosen on validation.",
     )
     header = ["layers", "way", *_columns(study), "ms"]
-    shown = [[escape(cell) for cell in _cells(row, study)] for row in _sorted(study)]
-    strong = [row == study["recommended"] for row in _sorted(study)]
+    shown = [[escape(cell) for cell in _cells(row, study)] for row in _sort_rows(study)]
+    strong = [row == study["recommended"] for row in _sort_rows(study)]
     conditions = study["conditions"]
     body = [
         f"<h1>{escape(name)}: how deep the recommender needs to be</h1>",
@@ -105,7 +105,7 @@ def write_pictures(directory: Path, study: Mapping[str, Any]) -> None:
     (directory / "depth.html").write_text(page(f"{name}: depth", body))
 
 
-def _sorted(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _sort_rows(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted(study["rows"], key=lambda row: (row["depth"], list(_NAMES).index(row["way"]), row["compressed"]))
 
 

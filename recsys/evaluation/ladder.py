@@ -39,12 +39,12 @@ def build_rows(
     """
     rows = []
     kinds = [result.kind for result in results]
-    for result in sorted(results, key=lambda r: (_ROLES.index(r.role), kinds.index(r.kind), _distilled(r))):
+    for result in sorted(results, key=lambda r: (_ROLES.index(r.role), kinds.index(r.kind), _is_distilled(r))):
         row = {
             "name": result.name,
             "role": result.role,
             "kind": result.kind,
-            "distilled": _distilled(result),
+            "distilled": _is_distilled(result),
             "twin": twins.get(result.name),
             "seed": result.seed,
             "checkpoint_hash": result.checkpoint_hash,
@@ -63,7 +63,7 @@ def build_rows(
     return rows
 
 
-def _distilled(result: Result) -> bool:
+def _is_distilled(result: Result) -> bool:
     settings = result.training.get("settings", {})
     alignment = settings.get("alignment") or {}
     return bool(settings.get("distillation")) or any(alignment.get(name) for name in ("cosine", "norm", "logits"))

@@ -15,7 +15,7 @@ _WARM_UP = 5
 
 
 @torch.inference_mode()
-def single_request_latency(
+def time_single_requests(
     scorers: Mapping[str, Scorer],
     dataset: PreparedDataset,
     rows: np.ndarray,
@@ -44,7 +44,7 @@ def single_request_latency(
     torch.set_num_threads(1)
     try:
         for number in range(len(drawn)):
-            history = histories[number : number + 1].trimmed().to(device)
+            history = histories[number : number + 1].trim().to(device)
             for name in generator.permutation(list(scorers)):
                 started = time.perf_counter()
                 scores = scorers[name](history).clone()

@@ -34,7 +34,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if (name := _unreadable(scope)) is not None:
+        if (name := _find_undecodable(scope)) is not None:
             answer = JSONResponse({"detail": f"the header {name} is not UTF-8 text"}, 400)
             await answer(scope, receive, send)
             return
@@ -84,7 +84,7 @@ class Guard:
                     return b"".join(parts)
 
 
-def _unreadable(scope: Scope) -> str | None:
+def _find_undecodable(scope: Scope) -> str | None:
     """The name of a header that must be UTF-8 and is not."""
     for name, value in scope["headers"]:
         if name.lower().replace(b"_", b"-") in _TEXT_HEADERS:

@@ -136,9 +136,9 @@ class Recommender:
         limit = self.checkpoint.max_history
         recent = [history[-limit:] for history in histories]
         shown = Histories(
-            self._padded(recent),
+            self._pad(recent),
             torch.tensor([len(history) for history in recent], device=self._device),
-            None if times is None else self._padded([one[-limit:] for one in times]),
+            None if times is None else self._pad([one[-limit:] for one in times]),
         )
         scores = self._model.scores(shown, self._item_vectors)
         scores[:, 0] = -torch.inf
@@ -151,7 +151,7 @@ class Recommender:
             (items[:n], row[:n]) for items, row, n in zip(best.tolist(), values.tolist(), finite.tolist(), strict=True)
         ]
 
-    def _padded(self, rows: list[list[int]]) -> Tensor:
+    def _pad(self, rows: list[list[int]]) -> Tensor:
         """[B, L] int64 on the model's device, padded with 0 on the right."""
         padded = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
         for row, values in enumerate(rows):

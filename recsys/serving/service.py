@@ -206,7 +206,7 @@ class Pinned:
     dataset: tuple[str, str]
     checkpoints: dict[Arm, str]
 
-    def changed(self, arm: Arm, found: str | None) -> str | None:
+    def describe_change(self, arm: Arm, found: str | None) -> str | None:
         """One sentence where an arm's checkpoint is another by now, or None."""
         deployed = self.checkpoints[arm]
         if found == deployed:

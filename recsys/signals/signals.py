@@ -129,7 +129,7 @@ class TeacherSignals:
         table[self.rows] = np.arange(len(self.rows))
         return table
 
-    def permuted(self, rows: np.ndarray, seed: int) -> "TeacherSignals":
+    def permute(self, rows: np.ndarray, seed: int) -> "TeacherSignals":
         """The same signals with what they say of `rows` exchanged among these rows at random."""
         places = np.flatnonzero(np.isin(self.rows, rows))
         source = np.arange(len(self.rows))

@@ -18,7 +18,7 @@ _hashes = ContextVar("hashes", default=False)
 
 
 @contextmanager
-def verifying(hashes: bool) -> Iterator[None]:
+def verify_hashes(hashes: bool) -> Iterator[None]:
     """In the block, `is_current` reads all files of an artefact where asked to."""
     token = _hashes.set(hashes)
     try:
@@ -29,7 +29,7 @@ def verifying(hashes: bool) -> Iterator[None]:
 
 def is_current(uri: str, key: str) -> bool:
     """Whether a whole artefact made from the same configuration and inputs is already there: its files are as long as
-    the manifest says and, within `verifying`, have the hashes it says. One that is damaged is told."""
+    the manifest says and, within `verify_hashes`, have the hashes it says. One that is damaged is told."""
     wrong = storage.state(uri, key, hashes=_hashes.get())
     if wrong:
         print(f"{uri} is damaged: {wrong}; making it again", flush=True)
@@ -45,11 +45,11 @@ def alone(where: Callable[..., tuple[str, str]]) -> Callable[[Callable[P, T]], C
 
     def decorate(make: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(make)
-        def made(*args: P.args, **kwargs: P.kwargs) -> T:
+        def run_alone(*args: P.args, **kwargs: P.kwargs) -> T:
             with locks.hold(*where(*args, **kwargs)):
                 return make(*args, **kwargs)
 
-        return made
+        return run_alone
 
     return decorate
 

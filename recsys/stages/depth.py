@@ -13,7 +13,7 @@ from typing import Any
 
 from recsys import environment, storage, tracking
 from recsys.checkpoint import load_checkpoint
-from recsys.config import changed, digest, to_dict
+from recsys.config import copy_with, digest, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.data.splits import Split
 from recsys.errors import UserError
@@ -130,7 +130,7 @@ def make_students(settings: Settings, depths: list[int], deepest: int) -> dict[s
             alignment = None
             if way == "distilled":
                 blocks = max(b for b in common_blocks(depth, deepest) if b <= config.alignment.blocks)
-                alignment = changed(config.alignment, blocks=blocks)
+                alignment = copy_with(config.alignment, blocks=blocks)
             students[f"depth-{depth}-{way}"] = StudentSettings(
                 model=SLMRecConfig(kind="slmrec", layers=depth, start=config.start, rows=config.rows),
                 alignment=alignment,
@@ -209,24 +209,24 @@ def _time(
     cells: list[Cell], layout: Layout, config: EvaluationConfig, study: DepthConfig
 ) -> dict[str, dict[str, float]]:
     """Every model in one process, in turn."""
-    from recsys.evaluation.latency import single_request_latency
+    from recsys.evaluation.latency import time_single_requests
     from recsys.evaluation.ranking import model_scorer
 
     dataset = PreparedDataset.load(layout.dataset)
     scorers = {cell.name: model_scorer(_load(cell, config, study)) for cell in cells}
-    return single_request_latency(
+    return time_single_requests(
         scorers, dataset, dataset.rows("test"), requests=config.latency_requests, device=_device(config)
     )
 
 
 def _load(cell: Cell, config: EvaluationConfig, study: DepthConfig) -> Any:
     """The model, a `LayeredTeacher`."""
-    from recsys.decoders.compression import compressed
+    from recsys.decoders.compression import compress
 
     model: Any = load_checkpoint(cell.uri, _device(config)).model
     if cell.layers is not None:
         model = model.cut(cell.layers)
-    return compressed(model, study.compression(cell.compressed)) if cell.compressed else model
+    return compress(model, study.compression(cell.compressed)) if cell.compressed else model
 
 
 def _device(config: EvaluationConfig) -> str:

@@ -21,7 +21,7 @@ from recsys.evaluation import results
 from recsys.evaluation.baselines import CoOccurrence, RecentPopularity, fit_baseline
 from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.ladder import LADDER, build_rows, print_ladder
-from recsys.evaluation.latency import single_request_latency
+from recsys.evaluation.latency import time_single_requests
 from recsys.evaluation.ranking import Scorer, model_scorer
 from recsys.rules.config import RULES, RULES_WITH_TITLES, HybridConfig
 from recsys.settings import Layout, Settings
@@ -209,7 +209,7 @@ def _time(found: list[Subject], layout: Layout, config: EvaluationConfig) -> dic
     """Every model in one process, in turn."""
     dataset = PreparedDataset.load(layout.dataset)
     scorers = {subject.name: _load(subject, dataset, config)[0] for subject in found}
-    return single_request_latency(
+    return time_single_requests(
         scorers, dataset, dataset.rows("test"), requests=config.latency_requests, device=_device(config)
     )
 

@@ -66,7 +66,7 @@ class ShardedPass:
             UserError: not one prediction of the first many rows was finite.
         """
         tally = _Tally(plan.count(missing), fresh=len(missing) == len(plan))
-        with tally.told():
+        with tally.tell():
             yield tally.add
 
 
@@ -168,7 +168,7 @@ class _Tally:
             self._first, self._since = counts, time.perf_counter()
 
     @contextmanager
-    def told(self) -> Iterator[None]:
+    def tell(self) -> Iterator[None]:
         closed = threading.Event()
 
         def tick() -> None:

@@ -109,7 +109,7 @@ def finish(student: StudentSettings, layout: Layout, trained: Trained, uri: str,
 
 def _compress(model: CompressedConfig, name: str, settings: Settings, work: str) -> dict[str, Any]:
     """The smaller copy of a trained model; what its checkpoint says of training is the original's."""
-    from recsys.decoders.compression import compressed
+    from recsys.decoders.compression import compress
     from recsys.decoders.quantised import numbers_and_bytes
     from recsys.teachers.layered import LayeredTeacher
 
@@ -121,7 +121,7 @@ def _compress(model: CompressedConfig, name: str, settings: Settings, work: str)
             f"but {teacher_uri(student, layout)} is of kind {source.model.kind}"
         )
     source.check_dataset(dataset, f"students.{name}: what it is made from", "train that on this dataset")
-    small = compressed(source.model, model.compression)
+    small = compress(source.model, model.compression)
     sizes = [numbers_and_bytes(each)[1] for each in (source.model, small)]
     with tracking.start_run(
         settings.tracking,

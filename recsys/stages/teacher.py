@@ -167,7 +167,7 @@ def finish(
     state = {name: tensor.float() for name, tensor in result.state.items()} | {
         name: tensor for name, tensor in model.state_dict().items() if name in given & result.state.keys()
     }
-    state = model.to("cuda" if torch.cuda.is_available() else "cpu").finished(state, dataset)
+    state = model.to("cuda" if torch.cuda.is_available() else "cpu").finish(state, dataset)
     info = {"training": result.progress.describe(), "settings": settings}
     save_checkpoint(uri, model, dataset, state=state, key=key, info=info)
     return result.progress

@@ -52,6 +52,6 @@ def build_student(
             )
         if distillation.ranking is not None:
             if distillation.ranking.permuted:
-                signals = signals.permuted(dataset.rows("train"), seed)
+                signals = signals.permute(dataset.rows("train"), seed)
             teacher = RankingTeacher(signals, dataset, distillation.ranking)
     return NextItemObjective(student, loss, dataset, teacher)

@@ -32,4 +32,4 @@ class GRU4Rec(TableRecommender):
     def hidden(self, histories: Histories, vectors: Tensor | None = None) -> Tensor:
         x_BLD = F.dropout(self.read(histories, vectors), self.config.dropout, self.training)
         x_BLD, _ = self.gru(x_BLD)
-        return self.expected(self.out(F.dropout(x_BLD, self.config.dropout, self.training)))
+        return self.apply_similarity(self.out(F.dropout(x_BLD, self.config.dropout, self.training)))

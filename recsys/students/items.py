@@ -31,7 +31,7 @@ class DistilledItemTable(ItemTable):
     z_i is the teacher's embedding of the item, frozen and standardised per dimension (language-model embeddings share
     large constant components that carry no preference), then scaled to a length of about 1: Adam moves every weight of
     g by the learning rate, and so g(z) by that times the length of z, which at √Z drowns what b_i learns
-    (docs/experiments.md). g is a learnable projector, b_i a learnable offset, zero at first: what is rarely seen stays
+    (docs/experiments). g is a learnable projector, b_i a learnable offset, zero at first: what is rarely seen stays
     where the teacher puts it. `export_state` computes the table once for serving, so that a served student carries no
     language-model weights.
 
@@ -85,7 +85,7 @@ class TableRecommender(CausalRecommender):
         table = self.item_vectors() if vectors is None else vectors
         return F.embedding(histories.items, table) * self.config.width**0.5
 
-    def expected(self, hidden: Tensor) -> Tensor:
+    def apply_similarity(self, hidden: Tensor) -> Tensor:
         """What the item vectors are multiplied with, so that the products are the scores that `similarity` names."""
         cosine = self.config.similarity == "cosine"
         return F.normalize(hidden, dim=-1) / self.config.temperature if cosine else hidden

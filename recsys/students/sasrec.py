@@ -60,4 +60,4 @@ class SASRec(TableRecommender):
         x_BLD = F.dropout(x_BLD, self.config.dropout, self.training)
         for block in self.blocks:
             x_BLD = block(x_BLD)
-        return self.expected(self.norm(x_BLD))
+        return self.apply_similarity(self.norm(x_BLD))

@@ -141,13 +141,13 @@ class SLMRecObjective(NextItemObjective):
             ]
             extra["supervision"] = config.supervision, multi_supervision(early, targets, config.form)
         if config.teaches:
-            extra |= self._taught(batch, chosen, states, scores)
+            extra |= self._compare_with_teacher(batch, chosen, states, scores)
         for name, (weight, value) in extra.items():
             parts[f"{name}_loss"] = value.detach()
             loss = loss + weight * value
         return loss, parts
 
-    def _taught(
+    def _compare_with_teacher(
         self, batch: Batch, chosen: Tensor, states: list[Tensor], scores: CatalogueScores
     ) -> dict[str, tuple[float, Tensor]]:
         """Name → weight and value of each loss; what is taken from the teacher has no gradient."""

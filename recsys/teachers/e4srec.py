@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recsys.config import changed
+from recsys.config import copy_with
 from recsys.data.prepared import PreparedDataset
 from recsys.decoders.config import LoRAConfig
 from recsys.decoders.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder, pretrained_config
@@ -231,7 +231,7 @@ class E4SRec(LayeredTeacher):
             return E4SRec.build(whole, self.ids).cut(self.base_layers(layers))
         number = layers if isinstance(layers, int) else len(layers)
         size = {"layers": number, "width": width or config.width, "heads": heads or config.heads}
-        return E4SRec.build(changed(config, **size), self.ids)
+        return E4SRec.build(copy_with(config, **size), self.ids)
 
     def _cut_config(self, base: Sequence[int]) -> E4SRecConfig:
         if self.config.llm == FROM_SCRATCH:

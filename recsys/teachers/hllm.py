@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recsys import storage
-from recsys.config import changed
+from recsys.config import copy_with
 from recsys.data.prepared import PreparedDataset
 from recsys.decoders.config import LoRAConfig
 from recsys.decoders.decoder import FROM_SCRATCH, config_of, load_decoder, new_decoder, pretrained_config
@@ -132,7 +132,7 @@ class HLLM(TitleReader):
             load_decoder(model.user, config.user_model, config.base_layers)
             if config.user_lora is not None:
                 model.adapt(config.user_lora, config.user_model)
-        model.text.copy_(text.standardised())
+        model.text.copy_(text.standardise())
         if config.item_training != "frozen":
             lora = config.item_lora if config.item_training == "lora" else None
             model.titles = TitleEncoder(dataset.catalogue.titles, config.item, text, lora)
@@ -168,7 +168,7 @@ class HLLM(TitleReader):
         if config.user_model == FROM_SCRATCH:
             numbers = layers if isinstance(layers, int) else len(layers)
             size = {"layers": numbers, "width": width or config.width, "heads": heads or config.heads}
-            model = HLLM(changed(config, **size), num_items=self.num_items)
+            model = HLLM(copy_with(config, **size), num_items=self.num_items)
         else:
             check_same_size(width, heads)
             user_config = pretrained_config(config.user_model, None)
@@ -192,7 +192,7 @@ class HLLM(TitleReader):
         self._read_catalogue()
         every = slice(1, None)
         if self.training or torch.is_grad_enabled():
-            return _padded(self._fit(self.text[every], every))
+            return _pad(self._fit(self.text[every], every))
         parts = [slice(begin, begin + _ITEMS) for begin in range(1, len(self.text), _ITEMS)]
         first = self._fit(self.text[parts[0]], parts[0])
         vectors = first.new_zeros(len(self.text), first.shape[1])
@@ -203,9 +203,9 @@ class HLLM(TitleReader):
 
     def vectors_of(self, items: Tensor) -> Tensor:
         if self.titles is None:
-            return _padded(self._fit(self.text[items[1:]], items[1:]))
+            return _pad(self._fit(self.text[items[1:]], items[1:]))
         self._stale |= self.training
-        return _padded(self._fit(self.titles(items[1:]), items[1:]))
+        return _pad(self._fit(self.titles(items[1:]), items[1:]))
 
     def _fit(self, text: Tensor, items: Tensor | slice) -> Tensor:
         """[U, D] of items [U] and their texts [U, W]."""
@@ -236,7 +236,7 @@ class HLLM(TitleReader):
         return frozenset({"text"} if self.titles is not None else ())
 
 
-def _padded(vectors: Tensor) -> Tensor:
+def _pad(vectors: Tensor) -> Tensor:
     """A row of zeros before the others."""
     return functional.pad(vectors, (0, 0, 1, 0))
 

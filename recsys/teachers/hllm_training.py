@@ -69,7 +69,7 @@ class InfoNCE(Objective):
             drawn = torch.arange(1, number + 1, device=items.device)
         else:
             drawn = torch.randperm(number, device=items.device)[: self.model.config.negatives] + 1
-            needed, (items, targets, drawn) = _numbered(items, targets, drawn)
+            needed, (items, targets, drawn) = _number(items, targets, drawn)
             vectors_UD = self.model.vectors_of(needed)
         chosen = targets > 0
         loss = info_nce(
@@ -83,7 +83,7 @@ class InfoNCE(Objective):
         return loss, {"recommendation_loss": loss.detach()}
 
 
-def _numbered(*parts: Tensor) -> tuple[Tensor, list[Tensor]]:
+def _number(*parts: Tensor) -> tuple[Tensor, list[Tensor]]:
     """The distinct items of several tensors, [U] ascending with padding first, and the tensors as places among them."""
     together = torch.cat([parts[0].new_zeros(1), *(part.flatten() for part in parts)])
     distinct, place = together.unique(return_inverse=True)

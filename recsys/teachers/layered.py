@@ -18,7 +18,7 @@ from recsys.data.prepared import PreparedDataset
 from recsys.decoders.compression import lay_out
 from recsys.decoders.config import CompressionConfig, LoRAConfig
 from recsys.decoders.decoder import chosen_layers, only_layers, outputs_of, save_decoder
-from recsys.decoders.lora import adapters, add_adapters, merged, save_adapters
+from recsys.decoders.lora import adapters, add_adapters, merge_adapters, save_adapters
 from recsys.errors import UserError
 from recsys.histories import Histories
 from recsys.model import CausalRecommender
@@ -99,13 +99,13 @@ class LayeredTeacher(Teacher, CausalRecommender):
         self._adapted = None if base is None else (lora, base)
 
     def export_state(self) -> dict[str, Tensor]:
-        """With the decoder's adapters where the model was adapted, for `finished` to take out."""
-        state = merged(self.state_dict(), self)
+        """With the decoder's adapters where the model was adapted, for `finish` to take out."""
+        state = merge_adapters(self.state_dict(), self)
         if self._adapted is None:
             return state
         return state | {f"{_TRAINED}{n}": t for n, t in adapters(self.decoder.state_dict()).items()}
 
-    def finished(self, state: dict[str, Tensor], dataset: PreparedDataset) -> dict[str, Tensor]:  # noqa: ARG002
+    def finish(self, state: dict[str, Tensor], dataset: PreparedDataset) -> dict[str, Tensor]:  # noqa: ARG002
         if self._adapted is not None:
             self._adapters = {n.removeprefix(_TRAINED): t for n, t in state.items() if n.startswith(_TRAINED)}
         return {name: tensor for name, tensor in state.items() if not name.startswith(_TRAINED)}
@@ -191,7 +191,7 @@ class LayeredTeacher(Teacher, CausalRecommender):
         """
         if self.compression is not None:
             raise UserError("transformers has no form for a compressed model; export the one that it was made from")
-        save_decoder(self.decoder, merged(self.decoder.state_dict(), self.decoder), Path(path))
+        save_decoder(self.decoder, merge_adapters(self.decoder.state_dict(), self.decoder), Path(path))
 
 
 def check_same_size(width: int | None, heads: int | None) -> None:

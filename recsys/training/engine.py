@@ -90,7 +90,7 @@ def _sum(records: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([record[name] for record in records]).sum(dim=0) for name in records[0]}
 
 
-def _scaled(loss: Tensor, parts: dict[str, Tensor], total: int) -> tuple[Tensor, dict[str, Tensor]]:
+def _scale(loss: Tensor, parts: dict[str, Tensor], total: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Sums become means over the whole batch; gradients are averaged over processes afterwards, hence the factor."""
     processes = world()[1]
     return loss * (processes / total), {name: part * (processes / total) for name, part in parts.items()}
@@ -135,7 +135,7 @@ class TorchEngine:
             with joint.no_sync() if joint and number + 1 < len(micro) else nullcontext():
                 with _autocast(self._config, self._device):
                     loss, parts = self._module(part)
-                loss, parts = _scaled(loss, parts, total)
+                loss, parts = _scale(loss, parts, total)
                 loss.backward()
             records.append({"loss": loss.detach(), **parts})
         if self._config.gradient_clipping:
@@ -210,7 +210,7 @@ class DeepSpeedEngine:
             # The number of parts differs from step to step, so the boundary is told rather than counted.
             self._engine.set_gradient_accumulation_boundary(is_boundary=number + 1 == len(micro))
             loss, parts = self._engine(part)
-            loss, parts = _scaled(loss, parts, total)
+            loss, parts = _scale(loss, parts, total)
             self._engine.backward(loss)
             records.append({"loss": loss.detach(), **parts})
         self._engine.step()

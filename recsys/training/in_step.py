@@ -12,7 +12,7 @@ from recsys.processes import world
 
 
 @contextmanager
-def in_step(module: nn.Module, idle: Callable[[], Any]) -> Iterator[None]:
+def keep_in_step(module: nn.Module, idle: Callable[[], Any]) -> Iterator[None]:
     """While it lasts, processes may call `module` in different numbers, though every call gathers weights from all.
 
     A call first says that there is one. Whoever has reached the end takes part in the calls of the others by `idle`,
@@ -23,18 +23,18 @@ def in_step(module: nn.Module, idle: Callable[[], Any]) -> Iterator[None]:
         return
     device = next(module.parameters()).device
 
-    def calling(somebody: bool) -> bool:
+    def ask_all(somebody: bool) -> bool:
         count = torch.tensor(int(somebody), device=device)
         dist.all_reduce(count)
         return bool(count)
 
     def announce(*_: Any) -> None:
-        calling(True)
+        ask_all(True)
 
     handle = module.register_forward_pre_hook(announce, prepend=True)  # before the one that gathers weights
     try:
         yield
     finally:
         handle.remove()
-    while calling(False):
+    while ask_all(False):
         idle()

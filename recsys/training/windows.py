@@ -70,7 +70,7 @@ class Windows:
             self._start_of = np.full(len(dataset.items), -1, dtype=np.int64)
             self._start_of[rows[chosen]] = starts[chosen]
             if joined:
-                *self._given, self._given_targets = _joined(starts[chosen], rows[chosen])
+                *self._given, self._given_targets = _join(starts[chosen], rows[chosen])
             else:
                 self._given = [starts[chosen], rows[chosen]]
                 self._given_targets = np.ones(len(chosen), dtype=np.int64)
@@ -119,7 +119,7 @@ class Windows:
                     total,
                 )
 
-    def _learned(self, rows: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    def _mark_learned(self, rows: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
         """Which rows of windows from `first` to `last` are learned there."""
         if self._start_of is None:
             return self._is_train[rows]
@@ -131,7 +131,7 @@ class Windows:
         inside = columns < length[:, None]
         index = np.where(inside, first[:, None] + columns, first[:, None])
         rows = np.where(inside, index + 1, -1)
-        learned = inside & self._learned(rows, first[:, None], last[:, None])
+        learned = inside & self._mark_learned(rows, first[:, None], last[:, None])
         batch = {
             "items": torch.from_numpy(np.where(inside, self._items[index], 0).astype(np.int64)),
             "targets": torch.from_numpy(np.where(learned, self._items[rows], 0).astype(np.int64)),
@@ -153,7 +153,7 @@ def history_starts(dataset: PreparedDataset, histories: Windowing) -> np.ndarray
     return first + -(-beyond // stride) * stride
 
 
-def _joined(starts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _join(starts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each window once, to its last row, and how many rows it has."""
     first, window, count = np.unique(starts, return_inverse=True, return_counts=True)
     last = np.zeros(len(first), dtype=np.int64)

@@ -131,7 +131,7 @@ class Ledger:
                 "seconds": record.seconds,
             }
         )
-        tags = {"status": record.status, "reason": record.reason, "checkpoint": self._kept(trial, live, record)}
+        tags = {"status": record.status, "reason": record.reason, "checkpoint": self._keep_weights(trial, live, record)}
         live.run.set_tags({name: value for name, value in tags.items() if value})
         live.run.finish({"failed": "FAILED", "cut": "KILLED"}.get(record.status, "FINISHED"))
         # Last: whatever is killed before is done again, in the same MLflow run.
@@ -163,7 +163,7 @@ class Ledger:
         ended = sum(record.status != "cut" for record in self.records)
         return f"{ended} of {self._trials} trials ended{leader}, {self.elapsed:.0f} s"
 
-    def _kept(self, trial: str, live: _Live, record: Record) -> str:
+    def _keep_weights(self, trial: str, live: _Live, record: Record) -> str:
         """Keep what a trial that has a quality left of its best epoch; gives back where it lies, "" for nowhere."""
         left = storage.join(self._weights, f"{trial}.safetensors")
         if not self._weights or record.quality is None or not storage.exists(left):

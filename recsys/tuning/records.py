@@ -115,7 +115,7 @@ class TrialStore:
         system.move(path, storage.filesystem(uri)[1])
         return uri
 
-    def started(self, digest: str) -> Started | None:
+    def find_started(self, digest: str) -> Started | None:
         return _read(Started, self._file(digest, _STARTED))
 
     def records(self) -> list[Record]:
@@ -123,14 +123,14 @@ class TrialStore:
         found = [_read(Record, self._file(digest, _ENDED)) for digest in self._digests(_ENDED)]
         return sorted((record for record in found if record is not None), key=lambda record: record.number)
 
-    def ended(self) -> list[Record]:
+    def list_ended(self) -> list[Record]:
         """Trials that are never run again, by number."""
         return [record for record in self.records() if record.status != "cut"]
 
-    def interrupted(self) -> list[Started]:
+    def list_interrupted(self) -> list[Started]:
         """Trials that began and were cut or did not end, by number."""
-        ended = {record.digest for record in self.ended()}
-        found = [self.started(digest) for digest in self._digests(_STARTED) if digest not in ended]
+        ended = {record.digest for record in self.list_ended()}
+        found = [self.find_started(digest) for digest in self._digests(_STARTED) if digest not in ended]
         return sorted((s for s in found if s is not None), key=lambda started: started.number)
 
     def _file(self, digest: str, suffix: str) -> str:

@@ -64,7 +64,7 @@ def write_report(directory: Path, about: Mapping[str, Any], config: SweepConfig,
             lambda form: plots.curves(records, form),
             directory,
             f"{winner.metric} by epoch for {len(records)} trials",
-            spent(about, records),
+            describe_spending(about, records),
         ),
     ]
     if about["importances"]:
@@ -129,7 +129,7 @@ def findings(about: Mapping[str, Any], config: SweepConfig, records: Sequence[Re
             f"The student as it was configured (trial {own.number}) has {own.quality:.4f}, the best {gain:+.4f}. The "
             f"best of {len(records)} draws is partly luck: validation chose it, so expect less of it elsewhere."
         )
-    lines.append(escape(spent(about, records)))
+    lines.append(escape(describe_spending(about, records)))
     failed = [record for record in records if record.status == "failed"]
     if failed:
         reasons = sorted({record.reason for record in failed})
@@ -149,7 +149,7 @@ def findings(about: Mapping[str, Any], config: SweepConfig, records: Sequence[Re
     return lines
 
 
-def spent(about: Mapping[str, Any], records: Sequence[Record]) -> str:
+def describe_spending(about: Mapping[str, Any], records: Sequence[Record]) -> str:
     """How many configurations and epochs were spent, in a sentence."""
     epochs = sum(record.epochs for record in records)
     full = len(records) * about["epochs"]

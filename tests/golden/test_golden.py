@@ -21,7 +21,7 @@ from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
 from recsys.data.prepared import PreparedDataset
-from recsys.decoders.compression import compressed
+from recsys.decoders.compression import compress
 from recsys.decoders.config import CompressionConfig, LowRankConfig
 from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.evaluation.ranking import model_scorer, rank_targets
@@ -75,7 +75,7 @@ class Zoo:
         result = train(objective, self.dataset, config, report=lambda _: None)
         state = result.state
         if isinstance(objective.model, Teacher):
-            state = objective.model.finished(state, self.dataset)
+            state = objective.model.finish(state, self.dataset)
         self.keep(name, objective.model, state)
         return {
             key: [epoch[key] for epoch in result.progress.curve]
@@ -174,7 +174,7 @@ class Zoo:
         model = self.model("e4srec")
         assert isinstance(model, LayeredTeacher)
         low_rank = LowRankConfig(rank=0.5, layers=0.5)
-        small = compressed(model, CompressionConfig(neurons=0.5, low_rank=low_rank, weights="int8"))
+        small = compress(model, CompressionConfig(neurons=0.5, low_rank=low_rank, weights="int8"))
         self.keep("compressed", small)
         valid = self.dataset.rows("valid")
         with torch.inference_mode():

@@ -307,7 +307,7 @@ def test_a_killed_sweep_continues_without_repeating(driver: Any, settings: Setti
     first.send_signal(signal.SIGKILL)
     first.wait()
     ended = {record.digest: record for record in store.records()}
-    begun = {started.digest: started for started in store.interrupted()}
+    begun = {started.digest: started for started in store.list_interrupted()}
     assert 3 <= len(ended) < TRIALS and begun
 
     with pytest.raises(UserError, match=rf"{len(ended)} of {TRIALS} trials ended\); continue with --resume"):
@@ -434,7 +434,7 @@ def test_trials_that_lose_their_process_or_want_too_much_memory(
     def kill() -> None:
         while not over.wait(0.05) and len(killed) < 2:
             for process in trial_processes():
-                if process not in killed and store.interrupted():
+                if process not in killed and store.list_interrupted():
                     over.wait(0.5)  # amid an epoch
                     os.kill(process, signal.SIGKILL)
                     killed.append(process)

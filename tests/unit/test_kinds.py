@@ -45,7 +45,7 @@ class Mean(TableRecommender):
     def hidden(self, histories: Histories, vectors: Tensor | None = None) -> Tensor:
         read_BLD = self.read(histories, vectors)
         counts = torch.arange(1, read_BLD.shape[1] + 1, device=read_BLD.device)
-        return self.expected(read_BLD.cumsum(dim=1) / counts[:, None])
+        return self.apply_similarity(read_BLD.cumsum(dim=1) / counts[:, None])
 
 
 @configuration

@@ -24,7 +24,7 @@ from recsys.data.readers.log import (
     Rules,
     normalise,
     open_file,
-    unreadable,
+    report_unreadable,
 )
 from recsys.data.readers.records import MARK, EncodingTally, record_chunks, record_ends, require_narrow, to_utf8
 from recsys.errors import UserError
@@ -146,7 +146,7 @@ class DelimitedLog:
                         yield _misshapen(parsed.bad, record)
                     record += parsed.count
         except (OSError, pa.ArrowException) as error:
-            yield unreadable(part.path, error)
+            yield report_unreadable(part.path, error)
 
     def where(self, row: int) -> str:
         index, record = divmod(row, PART_ROWS)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from recsys import storage
 from recsys.data.config import DataConfig
-from recsys.data.ids import flat, is_text, normal_ids
+from recsys.data.ids import flatten, is_text, normal_ids
 from recsys.data.readers.times import TimeUnit, instants, numbers
 
 LOG_SCHEMA = pa.schema(
@@ -125,7 +125,7 @@ def open_file(path: str, content: bytes | None = None) -> Any:
     return system.open_input_file(inside)
 
 
-def unreadable(path: str, error: Exception) -> pa.Table:
+def report_unreadable(path: str, error: Exception) -> pa.Table:
     """One row that says that a file cannot be read (on): `row` is `UNREADABLE`, whatever the limit for bad rows."""
     problem = f"{path} cannot be read: {' '.join(str(error).split())}"
     values = {"user_id": None, "item_id": None, "timestamp": None, "row": UNREADABLE, "problem": problem}
@@ -159,7 +159,7 @@ def normalise(raw: pa.Table, columns: Columns, row: np.ndarray, rules: Rules) ->
     problem = pa.nulls(len(raw), pa.string())
     if pc.any(bad).as_py():
         first = pc.index(bad, True).as_py()
-        values = ", ".join(f"{name}={_shown(raw[name][first])}" for name in columns.names())
+        values = ", ".join(f"{name}={_show(raw[name][first])}" for name in columns.names())
         texts = np.where(np.arange(len(raw)) == first, values, "")
         problem = pc.if_else(bad, pa.array(texts, pa.string()), problem)
     nothing = pa.scalar(None, pa.string())
@@ -170,7 +170,7 @@ def normalise(raw: pa.Table, columns: Columns, row: np.ndarray, rules: Rules) ->
     return table if pc.all(kept).as_py() else table.filter(kept)
 
 
-def _shown(value: pa.Scalar) -> str:
+def _show(value: pa.Scalar) -> str:
     """A value for people, as short as it may be."""
     try:
         return repr(value.as_py())
@@ -179,5 +179,5 @@ def _shown(value: pa.Scalar) -> str:
 
 
 def _empty(values: pa.ChunkedArray) -> pa.Array:
-    array = flat(values)
+    array = flatten(values)
     return pc.equal(pc.fill_null(array, ""), "") if is_text(array.type) else pc.is_null(array)

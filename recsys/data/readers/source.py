@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from pyarrow import fs
 
 from recsys import storage
-from recsys.data.ids import flat, normal_ids
+from recsys.data.ids import flatten, normal_ids
 from recsys.data.readers.log import InteractionLog
 from recsys.errors import UserError
 
@@ -68,7 +68,7 @@ def describe_file(path: str) -> dict[str, Any]:
 
 def as_items(table: pa.Table, item: str, title: str) -> pa.Table:
     """The columns `item` and `title` as `ITEMS_SCHEMA`."""
-    titles = flat(table[title])
+    titles = flatten(table[title])
     if not pa.types.is_string(titles.type):
         titles = pc.cast(titles, pa.string())
     return pa.table([normal_ids(table[item]), titles], schema=ITEMS_SCHEMA)

@@ -19,7 +19,7 @@ from recsys.data.readers.log import (
     Rules,
     normalise,
     open_file,
-    unreadable,
+    report_unreadable,
 )
 from recsys.data.readers.source import Source, as_items
 from recsys.data.readers.times import require_times
@@ -79,7 +79,7 @@ class ParquetLog:
                     yield normalise(raw, self.columns, np.arange(row, row + len(raw)), self.rules)
                     row += len(raw)
         except (OSError, pa.ArrowException) as error:
-            yield unreadable(part.path, error)
+            yield report_unreadable(part.path, error)
 
     def where(self, row: int) -> str:
         index, row = divmod(row, PART_ROWS)

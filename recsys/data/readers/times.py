@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.data.ids import flat, is_text
+from recsys.data.ids import flatten, is_text
 from recsys.errors import UserError
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
@@ -35,18 +35,18 @@ def instants(values: pa.Array | pa.ChunkedArray, unit: TimeUnit = "auto") -> pa.
     Args:
         values: numbers, text (numbers, or dates as in ISO 8601, UTC where no zone is said), or a time type of Arrow.
     """
-    values = flat(values)
+    values = flatten(values)
     kind = values.type
     if pa.types.is_timestamp(kind):
-        return _scaled(pc.cast(values, pa.int64()), kind.unit)
+        return _scale(pc.cast(values, pa.int64()), kind.unit)
     if pa.types.is_date32(kind):
-        return _scaled(pc.cast(pc.cast(values, pa.timestamp("s")), pa.int64()), "s")
+        return _scale(pc.cast(pc.cast(values, pa.timestamp("s")), pa.int64()), "s")
     if pa.types.is_date64(kind):
-        return _scaled(pc.cast(values, pa.int64()), "ms")
+        return _scale(pc.cast(values, pa.int64()), "ms")
     if pa.types.is_uint64(kind):
         values = pc.cast(pc.if_else(pc.less(values, pa.scalar(2**63, kind)), values, pa.scalar(None, kind)), pa.int64())
     if pa.types.is_integer(kind):
-        return _scaled(pc.cast(values, pa.int64()), unit)
+        return _scale(pc.cast(values, pa.int64()), unit)
     if pa.types.is_floating(kind):
         return _of_floats(pc.cast(values, pa.float64()), unit)
     return _of_text(pc.cast(values, pa.string()), unit)
@@ -70,7 +70,7 @@ def require_times(path: str, name: str, kind: pa.DataType, unit: TimeUnit) -> No
 
 def numbers(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     """float64, null where it is no number."""
-    values = flat(values)
+    values = flatten(values)
     if pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_decimal(values.type):
         return pc.cast(values, pa.float64())
     text = pc.utf8_trim_whitespace(pc.cast(values, pa.string()))
@@ -78,7 +78,7 @@ def numbers(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     return pc.cast(pc.if_else(number, text, _NOTHING), pa.float64())
 
 
-def _scaled(values: pa.Array, unit: str, parts: np.ndarray | None = None) -> pa.Array:
+def _scale(values: pa.Array, unit: str, parts: np.ndarray | None = None) -> pa.Array:
     """Whole numbers in a unit, and billionths of one ([rows] int64), as nanoseconds."""
     missing = pc.is_null(values).to_numpy(zero_copy_only=False)
     whole = pc.fill_null(values, 0).to_numpy()
@@ -102,12 +102,12 @@ def _of_floats(values: pa.Array, unit: str) -> pa.Array:
     values = pc.if_else(finite, values, pa.scalar(None, pa.float64()))
     whole = pc.floor(values)
     parts = pc.fill_null(pc.subtract(values, whole), 0.0).to_numpy()
-    return _scaled(pc.cast(whole, pa.int64()), unit, np.round(parts * SECOND).astype(np.int64) if parts.any() else None)
+    return _scale(pc.cast(whole, pa.int64()), unit, np.round(parts * SECOND).astype(np.int64) if parts.any() else None)
 
 
 def _of_text(text: pa.Array, unit: str) -> pa.Array:
     if (whole := _all_whole(text)) is not None:
-        return _scaled(whole, unit)
+        return _scale(whole, unit)
     text = pc.utf8_trim(text, " \t\r\n\x00\xa0\ufeff")
     result = pa.nulls(len(text), pa.int64())
     for reader in (_of_whole, _of_fractions, _of_floating, _of_dates):
@@ -129,7 +129,7 @@ def _all_whole(text: pa.Array) -> pa.Array | None:
 
 
 def _of_whole(text: pa.Array, unit: str) -> pa.Array:
-    return _scaled(pc.cast(pc.if_else(pc.match_substring_regex(text, _WHOLE), text, _NOTHING), pa.int64()), unit)
+    return _scale(pc.cast(pc.if_else(pc.match_substring_regex(text, _WHOLE), text, _NOTHING), pa.int64()), unit)
 
 
 def _of_fractions(text: pa.Array, unit: str) -> pa.Array:
@@ -140,7 +140,7 @@ def _of_fractions(text: pa.Array, unit: str) -> pa.Array:
         pc.cast(pc.if_else(missing, _NOTHING, value), pa.int64())
         for value in (pc.struct_field(found, "whole"), pc.utf8_rpad(pc.struct_field(found, "part"), 9, "0"))
     )
-    time = _scaled(whole, unit, pc.fill_null(part, 0).to_numpy())
+    time = _scale(whole, unit, pc.fill_null(part, 0).to_numpy())
     return pc.if_else(pc.equal(pc.struct_field(found, "sign"), "-"), pc.negate(time), time)
 
 

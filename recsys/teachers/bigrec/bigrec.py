@@ -49,7 +49,7 @@ from recsys.teachers.bigrec.prompts import Prompts
 from recsys.teachers.bigrec.training import TitleObjective, TitleWriter
 from recsys.teachers.bigrec.trie import TitleTrie
 from recsys.teachers.from_student import load_student, require_student
-from recsys.training.in_step import in_step
+from recsys.training.in_step import keep_in_step
 from recsys.training.objective import Objective
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class BIGRec(TitleWriter):
         self._stale |= mode and self.config.lora is None
         return super().train(mode)
 
-    def finished(self, state: dict[str, Tensor], dataset: PreparedDataset) -> dict[str, Tensor]:
+    def finish(self, state: dict[str, Tensor], dataset: PreparedDataset) -> dict[str, Tensor]:
         self.load_state_dict(state)
         self.eval()
         if self.config.lora is None:
@@ -283,11 +283,13 @@ class BIGRec(TitleWriter):
             for values in (histories.items, histories.times)
             if values is not None
         ]
-        with in_step(self.lm, lambda: self.lm(input_ids=torch.tensor([[0]], device=self.lm.device), use_cache=False)):
+        with keep_in_step(
+            self.lm, lambda: self.lm(input_ids=torch.tensor([[0]], device=self.lm.device), use_cache=False)
+        ):
             if self._generator is None:
                 self._generator = self.generator(self.lm)
             texts = self.write(self._generator, *shown)
-        with in_step(self.lm.base_model, lambda: self.embed_texts([""])):
+        with keep_in_step(self.lm.base_model, lambda: self.embed_texts([""])):
             q = self.ground(texts)
         least = smallest(q, self.items.float())
         offset = least.square() - q.square().sum(dim=1, keepdim=True)

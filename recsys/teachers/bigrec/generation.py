@@ -181,7 +181,7 @@ class TitleGenerator:
     def _keep_to_titles(self, scores: Tensor, nodes: np.ndarray) -> None:
         """Rule out, in place, what leads to no title. scores: [B, k, V]; nodes: [B, k]."""
         assert self._trie is not None
-        which, tokens = self._trie.allowed(nodes.ravel())
+        which, tokens = self._trie.list_allowed(nodes.ravel())
         flat = scores.view(-1, scores.shape[-1])
         index = torch.from_numpy(which).to(self._device), torch.from_numpy(tokens).to(self._device)
         kept = flat[index]

@@ -29,7 +29,7 @@ class TitleTrie:
         self._keys = parent << 32 | self._tokens
         self._first = np.searchsorted(parent, np.arange(made + 1))  # [M+1]
 
-    def allowed(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def list_allowed(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The tokens that may follow each node.
 
         Returns:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.data.prepared import PreparedDataset
-from recsys.decoders.compression import compressed
+from recsys.decoders.compression import compress
 from recsys.decoders.config import CompressionConfig, LowRankConfig
 from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.decoders.quantised import Int4Linear, Int8Linear, numbers_and_bytes
@@ -83,7 +83,7 @@ def test_quantised_layers_say_what_their_rounded_weights_say(outputs: int, input
     torch.testing.assert_close(eight(x), expected, atol=0.02, rtol=0.02)
 
     four = Int4Linear(linear)
-    q, scales, weights = four.quantised().tolist(), four.scales.float().tolist(), exact.tolist()
+    q, scales, weights = four.unpack().tolist(), four.scales.float().tolist(), exact.tolist()
     for row in range(outputs):
         for column in range(inputs):
             scale, zero = scales[column // 32][row]
@@ -99,7 +99,7 @@ def test_quantised_weights_take_fewer_bytes_and_say_nearly_the_same(model: E4SRe
     assert size == 4 * numbers == 4 * sum(parameter.numel() for parameter in model.decoder.layers.parameters())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for weights, share, error in (("int8", 0.31, 0.1), ("int4", 0.21, 0.4)):
-        small = compressed(model, CompressionConfig(weights=weights))
+        small = compress(model, CompressionConfig(weights=weights))
         small_numbers, small_size = numbers_and_bytes(small.decoder.layers)
         assert small_size < share * size
         assert numbers <= small_numbers <= 1.2 * numbers
@@ -120,7 +120,7 @@ def test_what_is_loaded_is_what_was_saved(
         model: LayeredTeacher = e4srec()
     else:
         model = hllm(dataset, pretrained(tmp_path / "base") if "pretrained" in kind else "from-scratch")
-    small = compressed(model, CompressionConfig(**way))
+    small = compress(model, CompressionConfig(**way))
     save_checkpoint(str(tmp_path / "small"), small, dataset)
     save_checkpoint(str(tmp_path / "whole"), model, dataset)
     loaded = load_checkpoint(tmp_path / "small").model
@@ -133,16 +133,16 @@ def test_what_is_loaded_is_what_was_saved(
     answers = Recommender.load(tmp_path / "small").recommend(history, k=5)
     assert answers != [] and answers == Recommender.load(tmp_path / "small").recommend(history, k=5)
     with pytest.raises(UserError, match="compressed already"):
-        compressed(loaded, CompressionConfig(weights="int8"))
+        compress(loaded, CompressionConfig(weights="int8"))
     with pytest.raises(UserError, match="cut the one it was made from"):
         loaded.cut(1)
 
 
 def test_a_saved_int4_layer_is_in_an_order_of_our_own(model: E4SRec) -> None:
     """What a checkpoint holds must not depend on the processor that wrote it."""
-    layer = compressed(model, CompressionConfig(weights="int4")).decoder.layers[0].mlp.gate_proj
+    layer = compress(model, CompressionConfig(weights="int4")).decoder.layers[0].mlp.gate_proj
     saved = layer.state_dict()["weight"]
-    q = layer.quantised()
+    q = layer.unpack()
     assert saved.shape == (q.shape[0], q.shape[1] // 2)
     assert torch.equal(saved[5, 3], q[5, 6] + 16 * q[5, 7])
 
@@ -150,7 +150,7 @@ def test_a_saved_int4_layer_is_in_an_order_of_our_own(model: E4SRec) -> None:
 def test_a_damaged_compression_is_one_line(
     model: E4SRec, random_dataset: Callable[..., PreparedDataset], tmp_path: Path
 ) -> None:
-    save_checkpoint(str(tmp_path / "small"), compressed(model, CompressionConfig(neurons=0.5)), random_dataset())
+    save_checkpoint(str(tmp_path / "small"), compress(model, CompressionConfig(neurons=0.5)), random_dataset())
     file = tmp_path / "small" / "config.json"
     said = json.loads(file.read_text())
     said["compression"]["neurons"] = 0.4
@@ -163,7 +163,7 @@ def test_a_damaged_compression_is_one_line(
 
 def test_low_rank_is_the_best_approximation_in_fewer_numbers(model: E4SRec) -> None:
     config = LowRankConfig(rank=0.25, layers=0.5, targets=("up_proj",))
-    small = compressed(model, CompressionConfig(low_rank=config))
+    small = compress(model, CompressionConfig(low_rank=config))
     for number, (whole, reduced) in enumerate(zip(model.decoder.layers, small.decoder.layers, strict=True)):
         matrix = whole.mlp.up_proj.weight
         if number < 2:
@@ -178,7 +178,7 @@ def test_low_rank_is_the_best_approximation_in_fewer_numbers(model: E4SRec) -> N
 
 
 def test_the_whole_rank_changes_nothing_and_keeps_its_form(model: E4SRec) -> None:
-    same = compressed(model, CompressionConfig(low_rank=LowRankConfig(rank=1.0, layers=1.0)))
+    same = compress(model, CompressionConfig(low_rank=LowRankConfig(rank=1.0, layers=1.0)))
     assert isinstance(same.decoder.layers[0].mlp.up_proj, nn.Linear)
     # Outputs of layers from scratch are followed by dropout, inside a module of the layer's name.
     assert isinstance(same.decoder.layers[0].mlp.down_proj[0], nn.Linear)
@@ -193,7 +193,7 @@ def test_pruning_drops_the_weakest_neurons(model: E4SRec) -> None:
         for layer in model.decoder.layers:
             layer.mlp.up_proj.weight[weak] = 0
     size = model.decoder.layers[0].mlp.up_proj.out_features
-    small = compressed(model, CompressionConfig(neurons=(size - len(weak)) / size))
+    small = compress(model, CompressionConfig(neurons=(size - len(weak)) / size))
     kept = [number for number in range(size) if number not in weak]
     for whole, reduced in zip(model.decoder.layers, small.decoder.layers, strict=True):
         assert torch.equal(reduced.mlp.gate_proj.weight, whole.mlp.gate_proj.weight[kept])
@@ -219,7 +219,7 @@ def test_pruning_drops_the_weakest_heads(shared: int) -> None:
     with torch.no_grad():
         for layer in model.decoder.layers:
             layer.self_attn.v_proj.weight[size : 2 * size] = 0  # the second head, or the second two
-    small = compressed(model, CompressionConfig(heads=(groups - 1) / groups))
+    small = compress(model, CompressionConfig(heads=(groups - 1) / groups))
     with torch.inference_mode():
         torch.testing.assert_close(small.hidden(ITEMS), model.hidden(ITEMS), atol=1e-5, rtol=1e-4)
     attention = small.decoder.layers[0].self_attn

@@ -26,7 +26,7 @@ def test_minilm_embeds_like_titles_alike(embeddings: TextEmbeddings) -> None:
 def test_a_missing_title_is_zero_and_flagged(embeddings: TextEmbeddings) -> None:
     assert embeddings.missing.tolist() == [False, False, True, False, False, False]
     assert not embeddings.vectors[[0, 2]].any()
-    standardised = embeddings.standardised()
+    standardised = embeddings.standardise()
     assert not standardised[[0, 2]].any()
     rows = standardised[[1, 3, 4, 5]]
     torch.testing.assert_close(rows.mean(dim=0), torch.zeros(384), atol=1e-5, rtol=0)

@@ -5,7 +5,7 @@ import torch
 
 from recsys.decoders.config import LoRAConfig
 from recsys.decoders.decoder import new_decoder
-from recsys.decoders.lora import adapters, add_adapters, merged
+from recsys.decoders.lora import adapters, add_adapters, merge_adapters
 from recsys.errors import UserError
 
 pytest.importorskip("peft")
@@ -22,7 +22,7 @@ def test_adapters_folded_in(dropout: float) -> None:
     trained = {name for name, parameter in decoder.named_parameters() if parameter.requires_grad}
     state = decoder.state_dict()
     assert trained == set(adapters(state)) and len(trained) == 2 * 2 * len(config.targets)
-    folded = merged(state, decoder)
+    folded = merge_adapters(state, decoder)
     assert folded.keys() == before.keys()
     assert all(torch.equal(folded[name], before[name]) for name in before), "they change nothing yet"
 
@@ -31,7 +31,7 @@ def test_adapters_folded_in(dropout: float) -> None:
             if name in trained:
                 parameter.normal_()
     state = decoder.state_dict()
-    folded = merged(state, decoder)
+    folded = merge_adapters(state, decoder)
     adapted = {name for name in before if not torch.equal(folded[name], before[name])}
     assert len(adapted) == 2 * len(config.targets)
     for name in adapted:

@@ -3,7 +3,7 @@ import torch
 
 from recsys.data.prepared import PreparedDataset
 from recsys.evaluation import latency as module
-from recsys.evaluation.latency import single_request_latency
+from recsys.evaluation.latency import time_single_requests
 from recsys.histories import Histories
 
 
@@ -21,7 +21,7 @@ def test_every_model_gets_the_same_single_histories_in_turn(random_dataset: Prep
 
     before = torch.get_num_threads()
     models = {"a": scorer("a"), "b": scorer("b")}
-    latency = single_request_latency(models, random_dataset, random_dataset.rows("test"), requests=20)
+    latency = time_single_requests(models, random_dataset, random_dataset.rows("test"), requests=20)
     assert torch.get_num_threads() == before
     rounds = [(calls[n][0], calls[n + 1][0]) for n in range(0, 50, 2)]  # five of each are not timed
     assert set(rounds) == {("a", "b"), ("b", "a")}
@@ -50,7 +50,7 @@ def test_the_first_requests_are_not_timed(random_dataset: PreparedDataset, monke
 
     monkeypatch.setattr(module, "time", clock)
     rows = random_dataset.rows("test")
-    found = single_request_latency({"a": score}, random_dataset, rows, requests=3)
+    found = time_single_requests({"a": score}, random_dataset, rows, requests=3)
     assert found == {"a": {"median_ms": pytest.approx(2), "p95_ms": pytest.approx(2), "requests": 3}}
 
 
@@ -59,7 +59,7 @@ def test_the_number_of_threads_is_put_back(random_dataset: PreparedDataset) -> N
     torch.set_num_threads(2)
     try:
         scores = torch.zeros(1, random_dataset.num_items + 1)
-        single_request_latency({"a": lambda *_: scores}, random_dataset, random_dataset.rows("test"), requests=1)
+        time_single_requests({"a": lambda *_: scores}, random_dataset, random_dataset.rows("test"), requests=1)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -154,8 +154,8 @@ def test_checkpoints_of_another_dataset_are_refused(
 
 def test_a_checkpoint_that_was_replaced_since_it_was_deployed_is_told() -> None:
     pinned = Pinned(("random", "f"), {"student": "0123456789abcdef"})
-    assert pinned.changed("student", "0123456789abcdef") is None
-    assert pinned.changed("student", "fedcba9876543210") == (
+    assert pinned.describe_change("student", "0123456789abcdef") is None
+    assert pinned.describe_change("student", "fedcba9876543210") == (
         "the student was deployed from checkpoint 0123456789ab, which is fedcba987654 now; deploy again"
     )
-    assert "which is gone; deploy again" in (pinned.changed("student", None) or "")
+    assert "which is gone; deploy again" in (pinned.describe_change("student", None) or "")

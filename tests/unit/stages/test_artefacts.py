@@ -8,7 +8,7 @@ import pytest
 
 from ray_jobs import cli
 from recsys import locks, storage
-from recsys.stages.artefacts import alone, is_current, verifying
+from recsys.stages.artefacts import alone, is_current, verify_hashes
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def test_what_is_damaged_is_made_again(
 def test_hashes_are_compared_where_asked_for(artefact: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path(artefact, "model.safetensors").write_bytes(b"WEIGHTS")
     assert is_current(artefact, "a")
-    with verifying(False):
+    with verify_hashes(False):
         assert is_current(artefact, "a")
-    with verifying(True):
+    with verify_hashes(True):
         assert not is_current(artefact, "a")
     assert "model.safetensors does not match its checksum" in capsys.readouterr().out
 

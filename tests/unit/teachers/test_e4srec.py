@@ -14,7 +14,7 @@ from torch.nn import functional
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import from_dict, to_dict
 from recsys.data.prepared import PreparedDataset
-from recsys.decoders.compression import compressed
+from recsys.decoders.compression import compress
 from recsys.decoders.config import CompressionConfig, LowRankConfig
 from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.errors import UserError
@@ -150,7 +150,7 @@ def test_every_family_of_decoders_is_read_cut_and_compressed(
     assert torch.equal(loaded.hidden(Histories.of(items)), cut.hidden(Histories.of(items)))
     cut.save_transformers(tmp_path / "plain")
     assert says_the_same(tmp_path / "plain", cut, layers=2)
-    small = compressed(cut, CompressionConfig(neurons=0.5, low_rank=LowRankConfig(), weights="int8"))
+    small = compress(cut, CompressionConfig(neurons=0.5, low_rank=LowRankConfig(), weights="int8"))
     save_checkpoint(str(tmp_path / "small"), small, dataset)
     with torch.inference_mode():
         assert torch.equal(
@@ -177,7 +177,7 @@ def test_a_cut_from_scratch_is_a_model_of_transformers(dataset: PreparedDataset,
     assert before == (to_dict(cut.config), cut.decoder.config.to_dict())
     assert not any("embed_tokens" in name for name in load_file(tmp_path / "plain" / "model.safetensors"))
     with pytest.raises(UserError, match="no form for a compressed model"):
-        compressed(cut, CompressionConfig(weights="int8")).save_transformers(tmp_path / "small")
+        compress(cut, CompressionConfig(weights="int8")).save_transformers(tmp_path / "small")
 
 
 def test_a_fresh_start_is_the_pretrained_layers(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_online_a_teacher_with_adapters_trains_adapters(
 ) -> None:
     pytest.importorskip("peft")
     model = pretrained(dataset, kind, base_model(tmp_path / "base", "llama"), **{option: {"rank": 2}})
-    state = model.finished(model.export_state(), dataset)
+    state = model.finish(model.export_state(), dataset)
     save_checkpoint(str(tmp_path / "teacher"), model, dataset, state=state)
     objective = build_slmrec(
         SLMRecConfig(kind="slmrec", layers=1, start=start),
@@ -290,7 +290,7 @@ def with_drawn_adapters(model: LayeredTeacher, dataset: PreparedDataset, checkpo
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_()
-    save_checkpoint(str(checkpoint), model, dataset, state=model.finished(model.export_state(), dataset))
+    save_checkpoint(str(checkpoint), model, dataset, state=model.finish(model.export_state(), dataset))
     return load_checkpoint(checkpoint).model
 
 

@@ -301,7 +301,7 @@ def test_item_vectors_are_offset_and_projection_of_what_is_named(
 def test_permuted_lists_are_those_of_other_training_rows(random_dataset: Callable[..., PreparedDataset]) -> None:
     dataset = random_dataset(users=30, items=40, longest=12)
     signals, train = made_up(dataset, all_rows(dataset)), dataset.rows("train")
-    other = signals.permuted(train, seed=0)
+    other = signals.permute(train, seed=0)
     inside = np.isin(signals.rows, train)
     assert np.array_equal(other.items[~inside], signals.items[~inside])
     moved = (other.items[inside] != signals.items[inside]).any(axis=1)

@@ -52,7 +52,7 @@ class Sweep:
     def __init__(self, folder: Path, seconds: float | None = None) -> None:
         self.folder, self.store = folder, TrialStore(str(folder))
         self.opened: list[Started] = []
-        records, interrupted = self.store.ended(), self.store.interrupted()
+        records, interrupted = self.store.list_ended(), self.store.list_interrupted()
         self.search = Search(CONFIG, digest, records=records, first=[s.parameters for s in interrupted])
         self.ledger = Ledger(
             self.store,
@@ -69,7 +69,7 @@ class Sweep:
         )
 
     def open(self, started: Started) -> Run:
-        assert self.store.started(started.digest) is not None, "a run has a trial before it is opened"
+        assert self.store.find_started(started.digest) is not None, "a run has a trial before it is opened"
         self.opened.append(started)
         return Run(id=started.run or f"run-{started.number}")
 

@@ -27,7 +27,7 @@ def test_finished_stopped_and_failed(tmp_path: Path, capsys: pytest.CaptureFixtu
     ]
     assert records[2].quality is None, "a trial that broke is not chosen for what it was before"
     assert [r.reason for r in records[2:]] == ["training diverged: the loss of epoch 2 is NaN", "its process was lost"]
-    assert sweep.store.records() == records and sweep.store.interrupted() == []
+    assert sweep.store.records() == records and sweep.store.list_interrupted() == []
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].split()[:3] == ["trial", "status", "epochs"] and len(printed) == 5
     assert printed[1].split()[:4] == ["0", "finished", "3/3", "0.3000"]
@@ -49,7 +49,7 @@ def test_weights_are_kept_beside_the_record(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / f"{kept.digest}.safetensors").read_text() == "weights of a"
     assert {file.stem for file in tmp_path.glob("*.safetensors")} == {kept.digest}, (failed.reason, none.status)
     assert logged == {"run-0": (f"{kept.digest}.safetensors", "checkpoint")}
-    assert len(sweep.store.records()) == 3 and sweep.store.interrupted() == []
+    assert len(sweep.store.records()) == 3 and sweep.store.list_interrupted() == []
 
 
 def test_a_trial_that_lost_its_process_starts_from_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +81,7 @@ def test_after_an_interruption(tmp_path: Path) -> None:
     assert (sweep.opened[0].number, sweep.opened[0].run) == (1, "run-1"), "the same trial and the same run"
     assert sweep.begin("y") not in (done, half)
     assert sweep.opened[1].number == 2
-    assert [started.number for started in sweep.store.interrupted()] == [1, 2]
+    assert [started.number for started in sweep.store.list_interrupted()] == [1, 2]
 
 
 def test_what_the_time_cuts_is_known_and_starts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

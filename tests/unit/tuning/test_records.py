@@ -14,15 +14,15 @@ Make = Callable[..., Record]
 
 def test_what_ended_and_what_was_interrupted(tmp_path: Path, record: Make) -> None:
     store = TrialStore(str(tmp_path / "trials"))
-    assert store.records() == [] and store.interrupted() == []
+    assert store.records() == [] and store.list_interrupted() == []
     for number in (2, 0, 1):
         store.start(Started(digest=f"{number:032d}", number=number, parameters={"a": number}, run=f"r{number}"))
     ended = [record(2, [0.1, 0.3]), record(0, [], reason="training diverged")]
     for one in ended:
         store.end(one)
     assert store.records() == [ended[1], ended[0]], "by number, every field as it was"
-    assert [started.number for started in store.interrupted()] == [1]
-    assert store.interrupted()[0].run == "r1"
+    assert [started.number for started in store.list_interrupted()] == [1]
+    assert store.list_interrupted()[0].run == "r1"
 
 
 def test_a_file_cut_short_counts_as_none(tmp_path: Path, record: Make) -> None:
@@ -31,7 +31,7 @@ def test_a_file_cut_short_counts_as_none(tmp_path: Path, record: Make) -> None:
     store.start(Started(digest=whole.digest, number=0, parameters={}))
     (tmp_path / f"{whole.digest}.json").write_text(json.dumps(dataclasses.asdict(whole))[:50])
     assert store.records() == []
-    assert [started.number for started in store.interrupted()] == [0], "it is tried again"
+    assert [started.number for started in store.list_interrupted()] == [0], "it is tried again"
 
 
 def test_best_and_front_against_plain_loops(record: Make) -> None:

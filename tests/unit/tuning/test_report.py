@@ -10,7 +10,7 @@ from recsys.config import from_dict
 from recsys.tuning import plots
 from recsys.tuning.config import SweepConfig
 from recsys.tuning.records import Record
-from recsys.tuning.report import findings, overhead, spent, write_report
+from recsys.tuning.report import describe_spending, findings, overhead, write_report
 
 Make = Callable[..., Record]
 CONFIG = from_dict(
@@ -69,7 +69,7 @@ def test_findings(about: dict[str, Any], records: list[Record]) -> None:
     assert "2 of its winners were tested" in twice[4]
     same = findings({**about, "defaults": records[2].parameters, "test": None}, CONFIG, records)
     assert same[1].startswith("It is the student as it was configured")
-    assert spent(about, records[:1]).startswith("1 configurations were tried with 4 epochs, 100 %")
+    assert describe_spending(about, records[:1]).startswith("1 configurations were tried with 4 epochs, 100 %")
 
 
 def test_overhead_is_what_was_not_training(records: list[Record]) -> None:

@@ -100,13 +100,13 @@ def test_each_winner_that_is_tested_counts(
 
 def test_the_student_as_it_is_is_tried_where_the_search_may(sweep: Callable[..., Sweep]) -> None:
     dropout = {"kind": "uniform", "low": 0.1, "high": 0.5, "points": 2}
-    assert sweep(1, parameters={"model.dropout": dropout}).own() == [{"model.dropout": 0.2}]
-    assert sweep(1, parameters={"model.dropout": dropout}, defaults=False).own() == []
-    assert sweep(1, parameters={"model.dropout": {**dropout, "low": 0.3}}).own() == []
+    assert sweep(1, parameters={"model.dropout": dropout}).propose_own() == [{"model.dropout": 0.2}]
+    assert sweep(1, parameters={"model.dropout": dropout}, defaults=False).propose_own() == []
+    assert sweep(1, parameters={"model.dropout": {**dropout, "low": 0.3}}).propose_own() == []
     off = sweep(1, parameters={"model.dropout": dropout}, search="grid")
-    assert off.own() == [] and off.trials == 2, "a grid is its points"
+    assert off.propose_own() == [] and off.trials == 2, "a grid is its points"
     on = sweep(1, parameters={"model.dropout": {"kind": "choice", "values": [0.1, 0.2]}}, search="grid")
-    assert on.own() == [{"model.dropout": 0.2}]
+    assert on.propose_own() == [{"model.dropout": 0.2}]
 
 
 def test_a_value_that_needs_another_is_found_amid_many(
@@ -132,13 +132,15 @@ def test_a_space_that_is_used_up_is_a_sweep_that_is_through(sweep: Callable[...,
     made = sweep(3)
     end(made, record, 0, 0.5)
     go_on(made)
-    assert not made.through() and were_tested(made) == []
+    assert not made.is_through() and were_tested(made) == []
     plan = storage.join(made.uri, "sweep.json")
     storage.write_json(plan, {**storage.read_json(plan), "exhausted": 3})
-    assert made.through() and sweep(2).through() and not sweep(4).through(), "more are asked for: they are looked for"
+    assert made.is_through() and sweep(2).is_through() and not sweep(4).is_through(), (
+        "more are asked for: they are looked for"
+    )
     go_on(made)
     assert len(were_tested(made)) == 1
-    assert not sweep(3, parameters={"model.dropout": {"kind": "uniform", "low": 0, "high": 0.8}}).through()
+    assert not sweep(3, parameters={"model.dropout": {"kind": "uniform", "low": 0, "high": 0.8}}).is_through()
 
 
 def test_the_winner_is_trained_on_the_chosen_budget(sweep: Callable[..., Sweep], record: Make) -> None:

@@ -88,7 +88,7 @@ def test_popularity_weighs_distances_by_the_gamma_that_validates_best(
         dataset, items=targets, catalogue=dataclasses.replace(dataset.catalogue, train_counts=counts), fingerprint=""
     )
     plain, weighed = teacher(dataset), teacher(dataset, popularity=True)
-    state = weighed.finished(weighed.state_dict(), dataset)
+    state = weighed.finish(weighed.state_dict(), dataset)
     gamma = -torch.log2(weighed.weights[1])
     assert float(gamma) > 1
     popularity = torch.from_numpy(counts[1:] / 59).float()
@@ -133,7 +133,7 @@ def test_a_students_scores_weigh_distances(
     targets = dataset.items.copy()
     targets[dataset.rows("valid")] = best.argmax(dim=1).numpy()
     easy = dataclasses.replace(dataset, items=targets)
-    state = model.finished(model.state_dict(), easy)
+    state = model.finish(model.state_dict(), easy)
     gamma = float(model.gamma)
     assert gamma > 1
     scores = student.scores(shown)[:, 1:]
@@ -341,7 +341,7 @@ def test_every_family_trains_and_recommends(dataset: PreparedDataset, tmp_path: 
     made = BIGRec.objective(config, dataset, inputs, seed=0)
     training = TrainingConfig(epochs=1, batch_size=4, learning_rate=0.01)
     result = train_local(made, dataset, training, tmp_path / "run")
-    state = made.model.finished(result.state, dataset)
+    state = made.model.finish(result.state, dataset)
     save_checkpoint(str(tmp_path / "teacher"), made.model, dataset, state=state)
     before = made.model.eval().item_vectors()
     for file in (tmp_path / "base").iterdir():

@@ -10,7 +10,7 @@ def test_every_path_is_a_sequence_and_every_sequence_a_path() -> None:
     found = []
 
     def walk(node: int, path: list[int]) -> None:
-        _, tokens = trie.allowed(np.array([node]))
+        _, tokens = trie.list_allowed(np.array([node]))
         if not len(tokens):
             found.append(path)
         for token in tokens.tolist():
@@ -24,6 +24,6 @@ def test_many_nodes_at_once() -> None:
     trie = TitleTrie(SEQUENCES)
     five = trie.step(np.array([0, 0]), np.array([5, 7]))
     assert five[1] == 0, "a token that leads nowhere leads to the root"
-    which, tokens = trie.allowed(np.array([five[0], 0, 0]))
+    which, tokens = trie.list_allowed(np.array([five[0], 0, 0]))
     assert which.tolist() == [0, 1, 1, 2, 2]
     assert tokens.tolist() == [6, 5, 8, 5, 8]
