@@ -2,6 +2,7 @@
 
 Without a name all are run. Figures go to `benchmarks/results/<name>.json` together with versions and hardware; those
 of a `--quick` run mean nothing and are only printed. The exit status is 1 when a benchmark failed.
+`python benchmarks --tables` runs none: it draws the tables in docs/ from stored cells (`benchmarks/cells.py`).
 """
 
 import argparse
@@ -11,11 +12,12 @@ import sys
 import time
 from datetime import UTC, datetime
 
+from cells import draw_pages
 from harness import ROOT
 
 from recsys import environment
 
-NAMES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("__main__", "harness"))
+NAMES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("__main__", "cells", "harness"))
 
 
 def run(name: str, passed_on: list[str]) -> dict[str, object] | None:
@@ -53,7 +55,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--minutes", type=float, help="time limit of each (default: its own)")
     parser.add_argument("--data-dir", help="folder of data sets (default: environment variable RECSYS_DATA)")
+    parser.add_argument("--tables", action="store_true", help="only draw the tables in docs/")
     args = parser.parse_args()
+    if args.tables:
+        for page in draw_pages():
+            print(f"drawn: {page}")
+        return
     unknown = sorted(set(args.names) - set(NAMES))
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")

@@ -2,26 +2,22 @@
 
     python benchmarks/quality.py [--minutes N] [--data-dir D] [--only 'ml-100k/*'] [--seeds 3] [--table]
 
-A cell is one evaluation on test of one model of one `benchmarks/configs/*.yaml` with one seed, kept in
-`benchmarks/results/quality/<data set>/<protocol>/<model>.seed<n>.json`. A run fills missing cells, the most telling
-first (baselines, then seed by seed: softmax, teacher, distilled, BCE), until the time is up; an interrupted training
-continues with the next run. A cell whose configuration changed counts as missing. The table is drawn from what exists
-and shows its gaps; `--table` only draws it, and needs no data.
+A cell (`benchmarks/cells.py`) is one evaluation on test of one model of one `benchmarks/configs/*.yaml` with one seed.
+A run fills missing cells, the most telling first (baselines, then seed by seed: softmax, teacher, distilled, BCE);
+an interrupted training continues with the next run. `--table` only draws the table, and needs no data.
 
 Each student is trained in this process with its own seed; the distilled ones of a data set learn from one teacher, that
 of the configured seed. Checkpoints are selected on validation. The data set key is the name in the configuration and
 that of the folder under --data-dir; relative paths in the configuration start there. Work goes under --storage.
 """
 
-import argparse
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from fnmatch import fnmatch
+from itertools import groupby
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
+from cells import Column, OutOfTimeError, Row, Store, Table, arguments, fill, show
 from harness import FIXTURE, ROOT, Options, main, progress, scratch
 
 from recsys.config import beyond_defaults, digest, from_dict, key_values, load_config
@@ -29,12 +25,13 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.settings import Settings, WorkersConfig
 
-STORE = ROOT / "results" / "quality"
+STORE = Store(ROOT / "results" / "quality")
 CONFIGS = ROOT / "configs"
 RULES = ("sequential-rules", "sequential-rules-titles")  # fitted and tuned on validation together
 BASELINES = ("recent-popularity", "co-occurrence", *RULES)
 METRICS = ("ndcg@10", "hr@10", "ndcg@20", "hr@20")
-COLUMNS = ("alone_bce", "alone_softmax", "distilled", "teacher")
+COLUMNS = {name.upper(): Column(lambda value, name=name: value["metrics"]["masked"][name]) for name in METRICS}
+SAYS = "test, full ranking, items of the past left out"
 _RANK = {"alone_softmax": 0, "teacher": 1, "distilled": 2}  # of cells of one seed; others come after
 
 
@@ -44,7 +41,7 @@ class Cell:
 
     Attributes:
         column: "baseline", "teacher", "distilled" or "alone_<loss>".
-        kind: the student's architecture, which is its row in the table; "" for others.
+        kind: the student's architecture; "" for others.
     """
 
     settings: Settings
@@ -83,26 +80,13 @@ class Cell:
         return digest(parts)
 
 
-class OutOfTimeError(Exception):
-    """The time is up; what was trained so far is kept for the next run."""
-
-
 def cells(settings: Settings, seeds: int) -> Iterator[Cell]:
-    """Every cell of a configuration; a baseline and the teacher have one seed.
-
-    Raises:
-        UserError: two students would share a place in the table.
-    """
-    places: dict[tuple[str, str], str] = {}
+    """Every cell of a configuration; a baseline and the teacher have one seed."""
     for name in BASELINES:
         yield Cell(settings, name, "baseline", "", 0)
     yield Cell(settings, "teacher", "teacher", "", settings.teacher.training.seed)
     for name, student in settings.students.items():
         column = "distilled" if student.distillation else f"alone_{student.loss.kind}"
-        place = (student.model.kind, column)
-        if place in places:
-            raise UserError(f"{settings.name}: students {places[place]} and {name} are both {column} {place[0]}")
-        places[place] = name
         for seed in range(seeds):
             yield Cell(settings, name, column, student.model.kind, seed)
 
@@ -110,60 +94,36 @@ def cells(settings: Settings, seeds: int) -> Iterator[Cell]:
 def body(options: Options) -> dict[str, Any]:
     if options.quick:
         with scratch() as folder:
-            settings = quick_settings(folder)
+            settings, store = quick_settings(folder), Store(Path(folder, "store"))
             left_out = ("teacher", "distilled", RULES[1])  # what needs a language model
             wanted = [cell for cell in order_cells([settings], 1) if not {cell.column, cell.model} & {*left_out}]
-            fill(wanted, Path(folder, "store"), options)
-            return table([settings], 1, Path(folder, "store"))
-    args = options.args
-    storage = args.storage or Settings().layout.storage_root
-    files = sorted(CONFIGS.glob("*.yaml"))
-    loaded = [load_config(Settings, file, [f"storage={storage}", "tracking.uri=none"]) for file in files]
-    if not loaded:
-        raise UserError(f"there is no configuration in {CONFIGS}")
-    wanted = [cell for cell in order_cells(loaded, args.seeds) if fnmatch(cell.id, args.only)]
-    missing = [cell for cell in wanted if read(STORE, cell) is None]
-    progress(f"{len(wanted) - len(missing)} of {len(wanted)} cells are there")
-    if not args.table:
-        fill(missing, STORE, options)
-    return table(loaded, args.seeds, STORE)
+            fill(store, wanted, prepared, compute, options)
+            return show(tables(store, 1, [settings]))
+    seeds, loaded = options.args.seeds, load(options.args.storage)
+    fill(STORE, order_cells(loaded, seeds), prepared, compute, options)
+    return show(tables(STORE, seeds, loaded))
 
 
-def fill(missing: list[Cell], store: Path, options: Options) -> None:
-    """Compute cells until the time is up; a data set that is not there is said once and left out."""
-    absent: set[str] = set()
-    for cell in missing:
-        if cell.settings.name in absent:
-            continue
-        if options.seconds_left <= 0:
-            break
-        progress(f"{cell.id} ({options.seconds_left / 60:.0f} min left)")
-        try:
-            dataset = prepared(cell.settings, options)
-        except UserError as error:
-            progress(f"  left out: {error}")
-            absent.add(cell.settings.name)
-            continue
-        try:
-            value = compute(cell, dataset, options)
-        except OutOfTimeError:
-            progress("  the time is up; the next run continues here")
-            break
-        file = store / f"{cell.id}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(value, indent=2) + "\n")
-        temporary.replace(file)
-        progress(f"  NDCG@10 {value['metrics']['masked']['ndcg@10']:.4f}")
+def load(storage: str | None = None) -> list[Settings]:
+    changes = [f"storage={storage or Settings().layout.storage_root}", "tracking.uri=none"]
+    return [load_config(Settings, file, changes) for file in sorted(CONFIGS.glob("*.yaml"))]
 
 
-def prepared(settings: Settings, options: Options) -> PreparedDataset:
-    """The prepared data set of a configuration, made once and kept under its storage."""
+def tables(store: Store = STORE, seeds: int = 3, loaded: Sequence[Settings] | None = None) -> list[Table]:
+    drawn = []
+    for settings in load() if loaded is None else loaded:
+        rows = [Row(name, list(row)) for name, row in groupby(cells(settings, seeds), key=lambda cell: cell.model)]
+        drawn.append(Table(f"{settings.name}/{settings.data.protocol}", SAYS, store, COLUMNS, rows))
+    return drawn
+
+
+def prepared(cell: Cell, options: Options) -> PreparedDataset:
+    """The prepared data set of a cell's configuration, made once and kept under its storage."""
     from recsys import storage
     from recsys.data.download import locate
     from recsys.data.prepare import input_key, prepare
 
-    config = settings.data
+    settings, config = cell.settings, cell.settings.data
     if options.data_dir is not None or config.source != "ml-100k" or config.path is not None:
         folder = options.dataset(settings.name) if not Path(config.path or "").is_absolute() else Path()
         items = config.items_path and str(folder / config.items_path)
@@ -207,6 +167,7 @@ def compute(cell: Cell, dataset: PreparedDataset, options: Options) -> dict[str,
         }
     batch_size = settings.evaluation.batch_size
     result, _ = evaluate(score, dataset, "test", batch_size=batch_size, name=cell.model, key=cell.key, **facts)
+    progress(f"  NDCG@10 {result.metrics['masked']['ndcg@10']:.4f}")
     return asdict(result)
 
 
@@ -273,80 +234,10 @@ def in_process(metric: str, options: Options) -> Any:
     return InProcess(watch)
 
 
-def read(store: Path, cell: Cell) -> dict[str, Any] | None:
-    """A stored cell, or None where there is none of this configuration."""
-    file = store / f"{cell.id}.json"
-    value = json.loads(file.read_text()) if file.exists() else None
-    return value if value and value["key"] == cell.key else None
-
-
-def table(loaded: list[Settings], seeds: int, store: Path) -> dict[str, Any]:
-    """What exists, drawn and returned: data set → protocol → student → metric → column → mean and spread."""
-    figures: dict[str, Any] = {}
-    gaps = []
-    for settings in loaded:
-        found: dict[tuple[str, str], list[dict[str, float]]] = {}
-        for cell in cells(settings, seeds):
-            value = read(store, cell)
-            if value is None:
-                gaps.append(cell.id)
-            else:
-                row = cell.model if cell.column == "baseline" else cell.kind
-                found.setdefault((row, cell.column), []).append(value["metrics"]["masked"])
-        students = dict.fromkeys(student.model.kind for student in settings.students.values())
-        place = figures.setdefault(settings.name, {}).setdefault(settings.data.protocol, {})
-        for kind in students:
-            place[kind] = {
-                metric: {c: _summary(found.get(("" if c == "teacher" else kind, c), []), metric) for c in COLUMNS}
-                for metric in METRICS
-            }
-        place["baselines"] = {
-            name: {metric: values[0][metric] for metric in METRICS}
-            for name in BASELINES
-            if (values := found.get((name, "baseline")))
-        }
-        _draw(settings, place)
-    progress(f"{len(gaps)} cells are missing" + (f", the first: {gaps[0]}" if gaps else ""))
-    return {**figures, "missing": len(gaps)}
-
-
-def _summary(values: list[dict[str, float]], metric: str) -> dict[str, Any] | None:
-    """Mean over seeds, sample standard deviation (None for one seed) and number of seeds."""
-    if not values:
-        return None
-    numbers = [value[metric] for value in values]
-    return {"mean": mean(numbers), "spread": stdev(numbers) if len(numbers) > 1 else None, "seeds": len(numbers)}
-
-
-def _draw(settings: Settings, place: dict[str, Any]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    drawn = Table("", *COLUMNS, box=box.SIMPLE_HEAD)
-    for kind in (kind for kind in place if kind != "baselines"):
-        drawn.add_row(kind, *(_text(place[kind]["ndcg@10"][column]) for column in COLUMNS))
-    for name, metrics in place["baselines"].items():
-        drawn.add_row(name, f"{metrics['ndcg@10']:.4f}")
-    progress(
-        f"\n{settings.name}, {settings.data.protocol}: NDCG@10 on test, seen items left out, mean ± deviation (seeds)"
-    )
-    Console(stderr=True, width=110, no_color=True, highlight=False).print(drawn)
-
-
-def _text(value: dict[str, Any] | None) -> str:
-    if value is None:
-        return "–"
-    spread = f" ± {value['spread']:.4f}" if value["spread"] is not None else ""
-    return f"{value['mean']:.4f}{spread} ({value['seeds']})"
-
-
 def order_cells(loaded: list[Settings], seeds: int) -> list[Cell]:
     """The most telling first: baselines, then by seed and column; data sets take turns."""
     every = [cell for settings in loaded for cell in cells(settings, seeds)]
-    return sorted(
-        every, key=lambda cell: (cell.column != "baseline", cell.seed, _RANK.get(cell.column, 3))
-    )  # fmt: skip
+    return sorted(every, key=lambda cell: (cell.column != "baseline", cell.seed, _RANK.get(cell.column, 3)))
 
 
 def project_of(settings: Settings) -> Settings:
@@ -368,13 +259,6 @@ def quick_settings(folder: str) -> Settings:
     values = {"name": "fixture", "storage": folder, "data": data, "students": students, "tracking": tracking}
     values["rules"] = {"titles": None}
     return from_dict(Settings, values)
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seeds", type=int, default=3, help="seeds per student (default 3)")
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="cells to fill, such as 'ml-100k/*/sasrec*'")
-    parser.add_argument("--table", action="store_true", help="only draw the table")
-    parser.add_argument("--storage", metavar="ROOT", help="where work is kept (default: $RECSYS_STORAGE, else ./runs)")
 
 
 if __name__ == "__main__":

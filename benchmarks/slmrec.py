@@ -1,25 +1,22 @@
 """The table of SLMRec: teachers, cut models retrained alone, and students taught block by block: a store of cells.
 
-    python benchmarks/slmrec.py [--minutes N] [--data-dir D] [--only '4*'] [--seeds 3] [--table]
+    python benchmarks/slmrec.py [--minutes N] [--data-dir D] [--only '*/4*'] [--seeds 3] [--table]
 
 MovieLens 100K, leave-one-out. The item ids are those of one SASRec; teachers are E4SRec of 8 and of 32 layers, 64 wide,
 from scratch, of one seed; every student starts from random weights or, where its name ends in `-start`, from its
-teacher's first layers; the states of a teacher are computed once. A cell is one model with one seed, in
-`benchmarks/results/slmrec/ml-100k/<model>.seed<n>.json`:
-HR@1, HR@5, NDCG@5 and MRR among 999 sampled negatives (the paper's protocol, negatives fixed) and full ranking, on
-test; the epoch is selected on validation. A run fills missing cells, the most telling first, until the time is up; what
-it began is finished by the next run. `--table` only draws what is there. Work goes under --storage.
+teacher's first layers; the states of a teacher are computed once. A cell (`benchmarks/cells.py`) is one model with one
+seed: HR@1, HR@5, NDCG@5 and MRR among 999 sampled negatives (the paper's protocol, negatives fixed) and full ranking,
+on test; the epoch is selected on validation. A run fills missing cells, the most telling first; what it began is
+finished by the next run. `--table` only draws what is there. Work goes under --storage.
 """
 
-import argparse
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
+from cells import Column, OutOfTimeError, Row, Store, Table, arguments, fill, show
 from harness import FIXTURE, ROOT, Options, main, progress, scratch
 
 from recsys.config import beyond_defaults, digest, from_dict
@@ -28,8 +25,14 @@ from recsys.students.config import SASRecConfig, SLMRecConfig
 from recsys.teachers.config import E4SRecConfig
 from recsys.training.config import TrainingConfig
 
-STORE = ROOT / "results" / "slmrec" / "ml-100k"
+PLACE = "ml-100k/leave_one_out"
+STORE = Store(ROOT / "results" / "slmrec")
 SAMPLED = ("hr@1", "hr@5", "ndcg@5", "mrr")
+COLUMNS = {
+    "valid NDCG@10": Column(lambda value: value["training"]["valid"]["ndcg@10"]),
+    "NDCG@10": Column(lambda value: value["metrics"]["ndcg@10"]),
+    **{f"{name.upper()} of 1,000": Column(lambda value, name=name: value["sampled"][name]) for name in SAMPLED},
+}
 IDS_TRAINING = TrainingConfig(
     epochs=25, batch_size=32, learning_rate=2e-3, schedule="cosine", weight_decay=0.01, patience=0
 )
@@ -50,6 +53,24 @@ class Model:
     made_from: "Model | None" = None
     alignment: AlignmentConfig | None = None
     seeds: int | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    model: Model
+    seed: int
+
+    @property
+    def id(self) -> str:
+        return f"{PLACE}/{self.model.name}.seed{self.seed}"
+
+    @property
+    def key(self) -> str:
+        """Digest of what the cell depends on, the settings of what it is made from included."""
+        model = self.model
+        above = [Cell(model.made_from, 0).key] if model.made_from else []
+        said = [model.config.kind, beyond_defaults(model.config), beyond_defaults(model.training)]
+        return digest([*said, model.alignment and beyond_defaults(model.alignment), self.seed, above])
 
 
 def models(ids_training: TrainingConfig, training: TrainingConfig) -> list[Model]:
@@ -95,109 +116,78 @@ def models(ids_training: TrainingConfig, training: TrainingConfig) -> list[Model
 
 
 def body(options: Options) -> dict[str, Any]:
-    if options.quick:
+    if options.quick:  # the ids, the teacher and one student, an epoch each
+        short = replace(TRAINING, epochs=1)
+        rows = [model for model in models(short, short) if model.name in ("sasrec", "e4srec-8", "4from8")]
         with scratch() as folder:
-            return _quick(Path(folder), options)
-    args, rows = options.args, models(IDS_TRAINING, TRAINING)
-    wanted = [
-        (model, seed)
-        for seed in range(args.seeds)
-        for model in rows
-        if seed < (model.seeds or args.seeds) and fnmatch(model.name, args.only)
+            return _run(rows, 1, Store(Path(folder, "store")), Path(folder), options)
+    from recsys.settings import Settings
+
+    root = Path(options.args.storage or Settings().layout.storage_root) / "slmrec-ml-100k"
+    return _run(models(IDS_TRAINING, TRAINING), options.args.seeds, STORE, root, options)
+
+
+def _run(rows: list[Model], seeds: int, store: Store, root: Path, options: Options) -> dict[str, Any]:
+    every = [Cell(model, seed) for seed in range(seeds) for model in rows if seed < (model.seeds or seeds)]
+    fill(store, every, partial(prepared, root=root), partial(compute, root=root), options)
+    return show(tables(store, seeds, rows))
+
+
+def tables(store: Store = STORE, seeds: int = 3, drawn: Sequence[Model] | None = None) -> list[Table]:
+    rows = [
+        Row(model.name, [Cell(model, seed) for seed in range(min(seeds, model.seeds or seeds))], model.says)
+        for model in drawn or models(IDS_TRAINING, TRAINING)
     ]
-    missing = [(model, seed) for model, seed in wanted if read(STORE, model, seed) is None]
-    progress(f"{len(wanted) - len(missing)} of {len(wanted)} cells are there")
-    if missing and not args.table:
-        from recsys.settings import Settings
-
-        root = Path(args.storage or Settings().layout.storage_root) / "slmrec-ml-100k"
-        fill(missing, options.dataset("ml-100k"), root, STORE, options)
-    return table(rows, STORE, args.seeds)
+    return [Table(PLACE, "test, full ranking and among 999 sampled negatives", store, COLUMNS, rows)]
 
 
-def key(model: Model, seed: int) -> str:
-    """Digest of what a cell depends on, the settings of what it is made from included."""
-    above = [key(model.made_from, 0)] if model.made_from else []
-    said = [model.config.kind, beyond_defaults(model.config), beyond_defaults(model.training)]
-    return digest([*said, model.alignment and beyond_defaults(model.alignment), seed, above])
-
-
-def read(store: Path, model: Model, seed: int) -> dict[str, Any] | None:
-    """A stored cell, or None where there is none of these settings."""
-    file = store / f"{model.name}.seed{seed}.json"
-    value = json.loads(file.read_text()) if file.exists() else None
-    return value if value and value["key"] == key(model, seed) else None
-
-
-def fill(missing: list[tuple[Model, int]], data: Path, root: Path, store: Path, options: Options) -> None:
-    """Compute cells until the time is up."""
+def prepared(_: Cell, options: Options, root: Path) -> Any:
+    """The data set, prepared once."""
     from recsys.data.config import DataConfig
     from recsys.data.prepare import prepare
     from recsys.data.prepared import PreparedDataset
 
     uri = str(root / "dataset")
     if not (root / "dataset").exists():
+        data = FIXTURE if options.quick else options.dataset("ml-100k")
         prepare(DataConfig(path=str(data)), "ml-100k", report=progress).write(uri)
-    dataset = PreparedDataset.load(uri)
-    for model, seed in missing:
-        if options.seconds_left <= 0:
-            break
-        progress(f"{model.name}, seed {seed} ({options.seconds_left / 60:.0f} min left)")
-        value = compute(model, seed, dataset, root, options)
-        if value is None:
-            progress("  the time is up; the next run continues here")
-            break
-        store.mkdir(parents=True, exist_ok=True)
-        (store / f"{model.name}.seed{seed}.json").write_text(json.dumps(value, indent=2) + "\n")
-        progress(f"  NDCG@10 {value['metrics']['ndcg@10']:.4f}, HR@1 of 1,000 {value['sampled']['hr@1']:.4f}")
+    return PreparedDataset.load(uri)
 
 
-def compute(model: Model, seed: int, dataset: Any, root: Path, options: Options) -> dict[str, Any] | None:
-    """Train unless it is there, and evaluate on test; None where the time does not suffice."""
-    from recsys import environment
+def compute(cell: Cell, dataset: Any, options: Options, root: Path) -> dict[str, Any]:
+    """Train unless it is there, and evaluate on test."""
     from recsys.checkpoint import load_checkpoint
     from recsys.evaluation.config import SampledConfig
+    from recsys.evaluation.ranking import model_scorer
     from recsys.evaluation.results import evaluate
 
-    uri = trained(model, seed, dataset, root, options)
-    if uri is None:
-        return None
-    checkpoint = load_checkpoint(uri)
-    from recsys.evaluation.ranking import model_scorer
-
-    result, _ = evaluate(
-        model_scorer(checkpoint.model),
-        dataset,
-        "test",
-        batch_size=256,
-        sampled=SampledConfig(),
-        name=model.name,
-        role="student",
-        kind=checkpoint.model.kind,
-        key=key(model, seed),
-        seed=seed,
-        checkpoint_hash=checkpoint.hash,
-        training={},
-        parameters={"served": sum(tensor.numel() for tensor in checkpoint.model.state_dict().values())},
-    )
+    checkpoint = load_checkpoint(trained(cell, dataset, root, options))
+    served = sum(tensor.numel() for tensor in checkpoint.model.state_dict().values())
+    facts: dict[str, Any] = {"name": cell.model.name, "role": "student", "kind": checkpoint.model.kind, "key": cell.key}
+    facts |= {"seed": cell.seed, "checkpoint_hash": checkpoint.hash, "training": {}, "parameters": {"served": served}}
+    scorer = model_scorer(checkpoint.model)
+    result, _ = evaluate(scorer, dataset, "test", batch_size=256, sampled=SampledConfig(), **facts)
+    masked, sampled = result.metrics["masked"], result.sampled or {}
+    progress(f"  NDCG@10 {masked['ndcg@10']:.4f}, HR@1 of 1,000 {sampled['hr@1']:.4f}")
     return {
-        "key": result.key,
-        "model": model.name,
-        "seed": seed,
-        "sampled": result.sampled,
-        "metrics": result.metrics["masked"],
+        "model": cell.model.name,
+        "seed": cell.seed,
+        "sampled": sampled,
+        "metrics": masked,
         "unmasked": result.metrics["unmasked"],
         "rows": result.rows,
         "fingerprint": dataset.fingerprint,
-        "parameters": result.parameters["served"],
+        "parameters": served,
         "training": checkpoint.info["training"],
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
     }
 
 
-def trained(model: Model, seed: int, dataset: Any, root: Path, options: Options) -> str | None:
-    """Checkpoint of a model, what it is made from trained first; None where the time is up before."""
+def trained(cell: Cell, dataset: Any, root: Path, options: Options) -> str:
+    """Checkpoint of a model, what it is made from trained first.
+
+    Raises:
+        OutOfTimeError: the time is up before.
+    """
     from recsys import storage
     from recsys.checkpoint import load_checkpoint, save_checkpoint
     from recsys.students.build import build_student
@@ -205,13 +195,12 @@ def trained(model: Model, seed: int, dataset: Any, root: Path, options: Options)
     from recsys.teachers.e4srec import E4SRec
     from recsys.training.loop import train_local
 
-    uri, work, loss = str(root / f"{model.name}.seed{seed}"), key(model, seed), RecommendationLossConfig()
+    model, seed, work, loss = cell.model, cell.seed, cell.key, RecommendationLossConfig()
+    uri = str(root / f"{model.name}.seed{seed}")
     manifest = storage.read_manifest(uri)
     if manifest is not None and manifest.key == work:
         return uri
-    needed = trained(model.made_from, 0, dataset, root, options) if model.made_from else ""
-    if needed is None:
-        return None
+    needed = trained(Cell(model.made_from, 0), dataset, root, options) if model.made_from else ""
     training = replace(model.training, seed=seed)
     objective: Any
     if model.config.kind == "sasrec":
@@ -236,12 +225,9 @@ def trained(model: Model, seed: int, dataset: Any, root: Path, options: Options)
         valid = epoch.metrics[f"valid_{training.metric}"]
         progress(f"  {model.name}: epoch {epoch.number}/{training.epochs}, {training.metric} on validation {valid:.4f}")
         if options.seconds_left <= 0 and not epoch.finished:
-            raise _OutOfTimeError
+            raise OutOfTimeError
 
-    try:
-        result = train_local(objective, dataset, training, root / "unfinished" / work[:16], report=report)
-    except _OutOfTimeError:
-        return None
+    result = train_local(objective, dataset, training, root / "unfinished" / work[:16], report=report)
     done = result.progress
     seconds = round(sum(record["train_seconds"] for record in done.curve), 1)
     info = {"best_epoch": done.best_epoch, "epochs": done.epoch, "valid": done.best, "train_seconds": seconds}
@@ -268,60 +254,6 @@ def states_of(teacher: str, dataset_uri: str) -> Any:
     states = WindowPass(checkpoint.model, SignalsConfig(), "cpu").states(dataset, rows, layers, torch.float32)
     meta = StatesMeta(layers=layers, width=checkpoint.model.width, dtype="fp32")
     return StoredStates(meta, checkpoint.hash, rows, states, len(dataset.items))
-
-
-class _OutOfTimeError(Exception):
-    """The time is up; what was trained so far is kept for the next run."""
-
-
-def table(rows: list[Model], store: Path, seeds: int) -> dict[str, Any]:
-    """What exists, drawn and returned: model → metric → mean and spread over seeds."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    drawn = Table(
-        "", *(f"{name} of 1,000" for name in ("HR@1", "HR@5", "NDCG@5", "MRR")), "NDCG@10 full", box=box.SIMPLE_HEAD
-    )
-    figures: dict[str, Any] = {}
-    missing = 0
-    for model in rows:
-        count = min(seeds, model.seeds or seeds)
-        found = [value for seed in range(count) if (value := read(store, model, seed))]
-        missing += count - len(found)
-        if not found:
-            continue
-        summary = {name: _summary([value["sampled"][name] for value in found]) for name in SAMPLED}
-        summary["full ndcg@10"] = _summary([value["metrics"]["ndcg@10"] for value in found])
-        figures[model.name] = {"seeds": len(found), **summary}
-        drawn.add_row(f"{model.says} ({len(found)})", *(_text(value) for value in summary.values()))
-    progress("\nml-100k, test, mean ± deviation (seeds); among 999 sampled negatives, and full ranking")
-    Console(stderr=True, width=140, no_color=True, highlight=False).print(drawn)
-    return {**figures, "missing": missing}
-
-
-def _summary(values: list[float]) -> dict[str, float | None]:
-    return {"mean": mean(values), "spread": stdev(values) if len(values) > 1 else None}
-
-
-def _text(value: dict[str, float | None]) -> str:
-    spread = f" ± {value['spread']:.4f}" if value["spread"] is not None else ""
-    return f"{value['mean']:.4f}{spread}"
-
-
-def _quick(folder: Path, options: Options) -> dict[str, Any]:
-    """The tiny fixture: the ids, the teacher and one student, an epoch each."""
-    short = replace(TRAINING, epochs=1)
-    rows = [model for model in models(short, short) if model.name in ("sasrec", "e4srec-8", "4from8")]
-    fill([(model, 0) for model in rows], FIXTURE, folder, folder / "store", options)
-    return table(rows, folder / "store", 1)
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seeds", type=int, default=3, help="seeds per student (default 3)")
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="models to fill, such as '4*'")
-    parser.add_argument("--table", action="store_true", help="only draw the table")
-    parser.add_argument("--storage", metavar="ROOT", help="where work is kept (default: $RECSYS_STORAGE, else ./runs)")
 
 
 if __name__ == "__main__":

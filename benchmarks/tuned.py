@@ -7,37 +7,42 @@ data set's `benchmarks/configs/*.yaml`; both must try equally many configuration
 search and stopping, or the run is refused. Each sweep selects on validation; its winner is trained anew with every seed
 on the student's own epochs and evaluated on test, once a seed.
 
-Everything is a cell of a store, `benchmarks/results/tuned/<data set>/<protocol>/<student>.sweep.json` and
-`<student>-tuned.seed<n>.json`. A run fills missing cells, the sweeps first, until the time is up; trials that ended and
-epochs that were trained are kept under --storage, and the next run goes on there. A cell whose configuration changed
-counts as missing. `--table` only draws what exists, into docs/results.md; as every run does at its end.
+Sweeps are cells (`benchmarks/cells.py`, `<student>.sweep.json`) as the winners' seeds are. A run fills missing cells,
+the sweeps first; trials that ended and epochs that were trained are kept under --storage, and the next run goes on
+there. `--table` only draws what exists.
 
 The teacher and its signals are those of `benchmarks/quality.py`, where --storage is the same.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from fnmatch import fnmatch
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
-from harness import ROOT, Options, main, progress, scratch
-from quality import CONFIGS, Cell, OutOfTimeError, fill, make_signals, prepared, project_of, quick_settings, read
+import cells
+import quality
+from cells import Column, Gap, OutOfTimeError, Row, Store, Table, fill, show
+from harness import ROOT, Options, main, scratch
+from quality import Cell, compute, make_signals, prepared, project_of, quick_settings
 
-from recsys import environment
 from recsys.config import digest, from_dict, key_values, load_config, to_dict
 from recsys.errors import UserError
 from recsys.settings import Settings, StudentSettings
 from recsys.tuning.config import SweepConfig, candidate
-from recsys.tuning.records import Record, best, show
+from recsys.tuning.records import Record, best
+from recsys.tuning.records import show as show_value
 
-STORE = ROOT / "results" / "tuned"
+STORE = Store(ROOT / "results" / "tuned")
 SPACES = ROOT / "spaces"
-PAGE = ROOT.parent / "docs" / "results.md"
 KINDS = ("alone", "distilled")
+SWEEP_COLUMNS = {
+    "epochs": Column(lambda value: value["epochs"], ",.0f"),
+    "minutes": Column(lambda value: value["seconds"] / 60, ".0f"),
+    "as configured, valid NDCG@10": Column(lambda value: value["first"]),
+    "winner, valid NDCG@10": Column(lambda value: value["winner"]["quality"]),
+}
+TEST_COLUMNS = {**quality.COLUMNS, "numbers served": Column(lambda value: value["parameters"]["served"], ",.0f")}
 _BUDGET = ("trials", "epochs", "search", "objectives", "stopping", "defaults", "seed")
 
 
@@ -66,99 +71,98 @@ class Contest:
             raise UserError(f"{self.settings.name}: {kind}.yaml is for student {name}, which it does not have")
         return self.settings.students[name]
 
-    def file(self, kind: str) -> str:
-        return f"{self.id}/{self.spaces[kind].student}.sweep"
-
-    def key(self, kind: str) -> str:
-        """Digest of what the sweep depends on."""
-        space = key_values(self.spaces[kind], defaults=False)
-        space["parameters"] = to_dict(self.spaces[kind])["parameters"]  # their kinds are defaults
-        space["trials"] = self.spaces[kind].trials  # a sweep goes on with more of them; here they are the budget
-        return digest([self._cell(self.settings, self.spaces[kind].student, kind, 0).key, space])
-
-    def winner(self, store: Path, kind: str) -> dict[str, Any] | None:
-        """The stored sweep, or None where there is none of this configuration."""
-        file = store / f"{self.file(kind)}.json"
-        value = json.loads(file.read_text()) if file.exists() else None
-        return value if value and value["key"] == self.key(kind) else None
-
-    def cells(self, store: Path, kind: str, seeds: int) -> list[Cell]:
+    def cells(self, store: Store, kind: str, seeds: int) -> list[Cell]:
         """The winner with each seed; none where the sweep is missing."""
-        found = self.winner(store, kind)
+        found = store.read(Sweep(self, kind))
         if found is None:
             return []
         name = f"{self.spaces[kind].student}-tuned"
         students = {**self.settings.students, name: candidate(self.student(kind), found["winner"]["parameters"])}
         tuned = replace(self.settings, students=students)
-        return [self._cell(tuned, name, kind, seed) for seed in range(seeds)]
+        return [self.cell(tuned, name, kind, seed) for seed in range(seeds)]
 
-    def _cell(self, settings: Settings, name: str, kind: str, seed: int) -> Cell:
+    def cell(self, settings: Settings, name: str, kind: str, seed: int) -> Cell:
         student = settings.students[name]
         column = "distilled" if kind == "distilled" else f"alone_{student.loss.kind}"
         return Cell(settings, name, column, student.model.kind, seed)
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """The cell of a sweep."""
+
+    contest: Contest
+    kind: str
+
+    @property
+    def settings(self) -> Settings:
+        return self.contest.settings
+
+    @property
+    def space(self) -> SweepConfig:
+        return self.contest.spaces[self.kind]
+
+    @property
+    def id(self) -> str:
+        return f"{self.contest.id}/{self.space.student}.sweep"
+
+    @property
+    def key(self) -> str:
+        """Digest of what the sweep depends on."""
+        space = key_values(self.space, defaults=False)
+        space["parameters"] = to_dict(self.space)["parameters"]  # their kinds are defaults
+        space["trials"] = self.space.trials  # a sweep goes on with more of them; here they are the budget
+        return digest([self.contest.cell(self.settings, self.space.student, self.kind, 0).key, space])
+
+
 def body(options: Options) -> dict[str, Any]:
-    args = options.args
     if options.quick:
         with scratch() as folder:
             contest = _quick(folder)
-            search(contest, "alone", Path(folder, "store"), options)
-            fill(contest.cells(Path(folder, "store"), "alone", 1), Path(folder, "store"), options)
-            return table([contest], Path(folder, "store"), 1, None)
-    contests = [contest for contest in load(args.storage) if fnmatch(contest.settings.name, args.only)]
-    if not args.table:
-        for contest in contests:
-            run(contest, options)
-    return table(contests, STORE, args.seeds, PAGE)
+            run(contest, Store(Path(folder, "store")), 1, options, KINDS[:1])
+            return show(tables(Store(Path(folder, "store")), 1, [contest]))
+    contests, seeds = load(options.args.storage), options.args.seeds
+    for contest in contests:
+        run(contest, STORE, seeds, options)
+    return show(tables(STORE, seeds, contests))
 
 
-def load(storage: str | None) -> list[Contest]:
+def load(storage: str | None = None) -> list[Contest]:
     """Every data set that has spaces."""
-    storage = storage or Settings().layout.storage_root
-    found = []
-    for folder in sorted(path for path in SPACES.iterdir() if path.is_dir()):
-        settings = load_config(Settings, CONFIGS / f"{folder.name}.yaml", [f"storage={storage}", "tracking.uri=none"])
-        spaces = {kind: load_config(SweepConfig, folder / f"{kind}.yaml") for kind in KINDS}
-        found.append(Contest(settings, spaces))
-    return found
+    spaces = {
+        folder.name: {kind: load_config(SweepConfig, folder / f"{kind}.yaml") for kind in KINDS}
+        for folder in SPACES.iterdir()
+        if folder.is_dir()
+    }
+    return [Contest(settings, spaces[settings.name]) for settings in quality.load(storage) if settings.name in spaces]
 
 
-def run(contest: Contest, options: Options) -> None:
+def run(contest: Contest, store: Store, seeds: int, options: Options, kinds: Sequence[str] = KINDS) -> None:
     """Fill what is missing until the time is up."""
-    try:
-        for kind in KINDS:
-            if contest.winner(STORE, kind) is None:
-                search(contest, kind, STORE, options)
-    except OutOfTimeError:
-        progress("  the time is up; the next run continues here")
-        return
-    every = [cell for kind in KINDS for cell in contest.cells(STORE, kind, options.args.seeds)]
-    fill(sorted((c for c in every if read(STORE, c) is None), key=lambda c: c.seed), STORE, options)
+    fill(store, [Sweep(contest, kind) for kind in kinds], prepared, search, options)
+    winners = [cell for kind in kinds for cell in contest.cells(store, kind, seeds)]
+    fill(store, sorted(winners, key=lambda cell: cell.seed), prepared, compute, options)
 
 
-def search(contest: Contest, kind: str, store: Path, options: Options) -> None:
-    """Run the sweep, or what is left of it, and store what it found.
+def search(cell: Sweep, _: Any, options: Options) -> dict[str, Any]:
+    """Run the sweep, or what is left of it; what it found.
 
     Raises:
         OutOfTimeError: it is not through.
     """
     import ray
 
-    from ray_jobs.sweeps import search
-    from ray_jobs.sweeps.sweep import Sweep
+    from ray_jobs.sweeps import search, sweep
 
-    prepared(contest.settings, options)
-    project, space = project_of(contest.settings), contest.spaces[kind]
-    if kind == "distilled":
+    project, space = project_of(cell.settings), cell.space
+    if cell.kind == "distilled":
         make_signals(project, options)
     if options.seconds_left <= 0:
         raise OutOfTimeError
-    progress(f"{contest.file(kind)} ({options.seconds_left / 60:.0f} min left)")
     concurrent = 1 if options.quick else options.args.concurrent
     timed = replace(space, minutes=options.seconds_left / 60, concurrent=concurrent)
-    name = f"{kind}-{contest.key(kind)[:8]}"
-    sweep = Sweep(project, name, timed)
+    name = f"{cell.kind}-{cell.key[:8]}"
+    trials = sweep.Sweep(project, name, timed)
     try:
         search.run(project, name, timed, resume=True)
     except UserError:
@@ -166,14 +170,10 @@ def search(contest: Contest, kind: str, store: Path, options: Options) -> None:
             raise
     finally:
         ray.shutdown()
-    records = sweep.store.list_ended()
-    if not sweep.is_through() and options.seconds_left <= 0:
+    records = trials.store.list_ended()
+    if not trials.is_through() and options.seconds_left <= 0:
         raise OutOfTimeError
-    value = {"key": contest.key(kind), **summary(records, space), "concurrent": concurrent}
-    value |= {"versions": environment.versions(), "hardware": environment.hardware()}
-    file = store / f"{contest.file(kind)}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(value, indent=2) + "\n")
+    return {**summary(records, space), "concurrent": concurrent}
 
 
 def summary(records: Sequence[Record], space: SweepConfig) -> dict[str, Any]:
@@ -196,92 +196,32 @@ def summary(records: Sequence[Record], space: SweepConfig) -> dict[str, Any]:
     }
 
 
-def table(contests: Sequence[Contest], store: Path, seeds: int, page: Path | None) -> dict[str, Any]:
-    """What exists: data set → kind → figures; drawn into `page`."""
-    figures: dict[str, Any] = {}
-    missing = 0
-    lines = []
-    for contest in contests:
-        place: dict[str, Any] = figures.setdefault(contest.id, {})
+def tables(store: Store = STORE, seeds: int = 3, contests: Sequence[Contest] | None = None) -> list[Table]:
+    """Of each data set the sweeps and the winners on test."""
+    drawn = []
+    for contest in load() if contests is None else contests:
+        space, sweeps, winners, notes = contest.spaces["alone"], [], [], []
         for kind in KINDS:
-            sweep = contest.winner(store, kind)
-            cells = [value for cell in contest.cells(store, kind, seeds) if (value := read(store, cell))]
-            missing += (sweep is None) + seeds - len(cells)
-            metrics = [value["metrics"]["masked"] for value in cells]
-            place[kind] = {
-                "sweep": sweep and {k: sweep[k] for k in ("trials", "epochs", "seconds", "first")},
-                "valid": sweep and sweep["winner"]["quality"],
-                "parameters": sweep and sweep["winner"]["parameters"],
-                **{name: [m[name] for m in metrics] for name in ("ndcg@10", "hr@10")},
-                "served": cells[0]["parameters"]["served"] if cells else None,
-            }
-        lines += _drawn(contest, place, seeds)
-    if page is not None:
-        write_section(page, "tuned", "\n".join(lines))
-    progress("\n".join(lines) + f"\n\n{missing} cells are missing")
-    return {**figures, "missing": missing}
-
-
-def _drawn(contest: Contest, place: dict[str, Any], seeds: int) -> list[str]:
-    """A section in Markdown; gaps are dashes."""
-    space = contest.spaces["alone"]
-    lines = [
-        f"## {contest.settings.name}: tuned alone against tuned distilled",
-        "",
-        f"{space.trials} configurations each, at most {space.epochs or 'their own'} epochs per trial, {space.search}, "
-        f"{space.stopping.kind}; the winner by validation trained anew for at most "
-        f"{contest.student('alone').training.epochs} epochs with {seeds} seeds. Test by full ranking, "
-        f"{contest.settings.data.protocol}, items of the past left out; mean ± standard deviation over seeds.",
-        "",
-        "| | alone | distilled |",
-        "|---|---|---|",
-    ]
-
-    def row(title: str, text: Any) -> None:
-        cells = (text(place[kind]) for kind in KINDS)
-        lines.append(f"| {title} | " + " | ".join("–" if cell is None else cell for cell in cells) + " |")
-
-    def sweep(name: str, form: str) -> Any:
-        return lambda kind: kind["sweep"] and format(kind["sweep"][name], form)
-
-    row("epochs of the sweep", sweep("epochs", ",d"))
-    row("minutes of the sweep", lambda kind: kind["sweep"] and f"{kind['sweep']['seconds'] / 60:.0f}")
-    row("as configured, valid NDCG@10 in the sweep", lambda kind: kind["sweep"] and _number(kind["sweep"]["first"]))
-    row("winner, valid NDCG@10 in the sweep", lambda kind: _number(kind["valid"]))
-    for name in ("ndcg@10", "hr@10"):
-        row(f"**test {name.upper()}**", lambda kind, name=name: _spread(kind[name]))
-    row("test NDCG@10 by seed", lambda kind: ", ".join(f"{v:.4f}" for v in kind["ndcg@10"]) or None)
-    row("numbers served", lambda kind: kind["served"] and f"{kind['served']:,}")
-    for kind in KINDS:
-        if parameters := place[kind]["parameters"]:
-            lines += ["", f"Winner {kind}: " + ", ".join(f"`{k}` {show(v)}" for k, v in parameters.items()) + "."]
-    alone, distilled = (place[kind]["ndcg@10"] for kind in KINDS)
-    if alone and distilled:
-        gain = mean(distilled) / mean(alone) - 1
-        lines += ["", f"Distilled against alone, NDCG@10: **{100 * gain:+.1f} %**."]
-    return [*lines, ""]
-
-
-def _number(value: float | None) -> str | None:
-    return None if value is None else f"{value:.4f}"
-
-
-def _spread(values: Sequence[float]) -> str | None:
-    if not values:
-        return None
-    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "") + f" ({len(values)})"
-
-
-def write_section(page: Path, name: str, text: str) -> None:
-    """Put `text` between the marks of `name` in a page, which is made where it is not there; the rest stays."""
-    begin, end = f"<!-- {name}: drawn by benchmarks/{name}.py -->", f"<!-- {name}: end -->"
-    section = f"{begin}\n\n{text.strip()}\n\n{end}"
-    old = page.read_text() if page.exists() else "# Results\n\nTables drawn from stores of cells.\n"
-    before, found, rest = old.partition(begin)
-    if found:
-        page.write_text(before + section + rest.partition(end)[2])
-    else:
-        page.write_text(f"{old.rstrip()}\n\n{section}\n")
+            sweep, student = Sweep(contest, kind), contest.spaces[kind].student
+            gaps = [Gap(f"{contest.id}/{student}-tuned.seed{seed}") for seed in range(seeds)]
+            sweeps.append(Row(f"{student}.sweep", [sweep], kind))
+            winners.append(Row(f"{student}-tuned", contest.cells(store, kind, seeds) or gaps, kind))
+            if found := store.read(sweep, earlier=True):
+                chosen = ", ".join(f"`{name}` {show_value(v)}" for name, v in found["winner"]["parameters"].items())
+                notes.append(f"Winner {kind}: {chosen}.")
+        budget = f"{space.trials} configurations, at most {space.epochs or 'their own'} epochs per trial"
+        says = f"sweeps of {budget}, {space.search}, {space.stopping.kind}"
+        drawn.append(Table(contest.id, says, store, SWEEP_COLUMNS, sweeps, notes))
+        epochs = contest.student("alone").training.epochs
+        says = f"the winners by validation trained anew for at most {epochs} epochs; {quality.SAYS}"
+        table = Table(contest.id, says, store, TEST_COLUMNS, winners)
+        alone, distilled = (table.figures(row)["NDCG@10"] for row in winners)
+        if alone and distilled:
+            gain = distilled["mean"] / alone["mean"] - 1
+            mark = " †" if "earlier" in alone or "earlier" in distilled else ""
+            table = replace(table, notes=[f"Distilled against alone, NDCG@10: **{100 * gain:+.1f} %**{mark}."])
+        drawn.append(table)
+    return drawn
 
 
 def _quick(folder: str) -> Contest:
@@ -294,11 +234,8 @@ def _quick(folder: str) -> Contest:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seeds", type=int, default=3, help="of each winner (default 3)")
-    parser.add_argument("--only", default="*", metavar="PATTERN", help="data sets, such as 'amazon-*'")
+    cells.arguments(parser)
     parser.add_argument("--concurrent", type=int, metavar="N", help="trials at a time (default: one per core)")
-    parser.add_argument("--table", action="store_true", help="only draw the table")
-    parser.add_argument("--storage", metavar="ROOT", help="where work is kept (default: $RECSYS_STORAGE, else ./runs)")
 
 
 if __name__ == "__main__":

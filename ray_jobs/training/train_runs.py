@@ -208,7 +208,7 @@ def _write_together(uri: str, write: Callable[[], None]) -> None:
     """Let every worker write; where one cannot, none goes on, or the others would wait for it."""
     refused: list[str | None] = [None]
     try:
-        with storage.written(uri):
+        with storage.explain_unwritable(uri):
             write()
     except UnwritableError as error:
         refused = [str(error)]

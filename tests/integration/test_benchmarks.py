@@ -36,11 +36,10 @@ def test_training(project_root: Path, tmp_path: Path) -> None:
 @pytest.mark.full
 def test_quality(project_root: Path, tmp_path: Path) -> None:
     figures = last_figures(project_root, tmp_path, "quality")
-    sasrec = figures["fixture"]["leave_one_out"]["sasrec"]
-    for metric in ("ndcg@10", "hr@10", "ndcg@20", "hr@20"):
-        assert 0 < sasrec[metric]["alone_softmax"]["mean"] <= 1
-        assert 0 < sasrec[metric]["alone_bce"]["mean"] <= 1
-        assert sasrec[metric]["distilled"] is None
+    rows = figures["fixture/leave_one_out"]
+    for metric in ("NDCG@10", "HR@10", "NDCG@20", "HR@20"):
+        assert 0 < rows["softmax"][metric]["mean"] <= 1 and 0 < rows["bce"][metric]["mean"] <= 1
+        assert rows["distilled"][metric] is None
     assert figures["missing"] == 3
 
 
@@ -87,13 +86,14 @@ def test_depth(project_root: Path, tmp_path: Path) -> None:
 def test_slmrec(project_root: Path, tmp_path: Path) -> None:
     figures = last_figures(project_root, tmp_path, "slmrec")
     for name in ("sasrec", "e4srec-8", "4from8"):
-        assert 0 < figures[name]["full ndcg@10"]["mean"] <= 1 and 0 < figures[name]["hr@1"]["mean"] <= 1
+        row = figures["ml-100k/leave_one_out"][name]
+        assert 0 < row["NDCG@10"]["mean"] <= 1 and 0 < row["HR@1 of 1,000"]["mean"] <= 1
     assert figures["missing"] == 0
 
 
 @pytest.mark.full
 def test_tuned(project_root: Path, tmp_path: Path) -> None:
     figures = last_figures(project_root, tmp_path, "tuned")
-    found = figures["fixture/leave_one_out"]
-    assert found["alone"]["sweep"]["trials"] == 2 and len(found["alone"]["ndcg@10"]) == 1
-    assert found["distilled"]["sweep"] is None and figures["missing"] == 2
+    rows = figures["fixture/leave_one_out"]
+    assert rows["softmax.sweep"]["epochs"]["mean"] >= 2 and rows["softmax-tuned"]["NDCG@10"]["seeds"] == 1
+    assert rows["distilled.sweep"]["epochs"] is None and figures["missing"] == 2

@@ -1,6 +1,5 @@
 """The store of tuned students: what counts as equal, as missing, and what is drawn."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -42,11 +41,6 @@ def contest(tuned: ModuleType, **distilled: Any) -> Any:
     return tuned.Contest(settings, spaces)
 
 
-def keep(file: Path, value: dict[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(value))
-
-
 @pytest.mark.parametrize("changed", [{"trials": 5}, {"epochs": 3}, {"search": "random"}, {"seed": 1}])
 def test_unequal_budgets_are_refused(tuned: ModuleType, changed: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"shop: budgets of alone and distilled differ in {next(iter(changed))}"):
@@ -54,36 +48,33 @@ def test_unequal_budgets_are_refused(tuned: ModuleType, changed: dict[str, Any])
     contest(tuned, minutes=3, concurrent=2)
 
 
-def test_the_table_has_what_exists_and_the_page_keeps_the_rest(tuned: ModuleType, tmp_path: Path) -> None:
-    made = contest(tuned)
-    page = tmp_path / "results.md"
-    page.write_text("# Results\n\nBefore.\n")
-    figures = tuned.table([made], tmp_path, 2, page)
-    assert figures["missing"] == 6 and "| **test NDCG@10** | – | – |" in page.read_text()
+def test_the_tables_have_what_exists(tuned: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made, store = contest(tuned), tuned.Store(tmp_path)
+    assert tuned.show(tuned.tables(store, 2, [made]))["missing"] == 6
     for kind, ndcg in (("alone", (0.1, 0.2)), ("distilled", (0.3,))):
         winner = {"parameters": {"model.dropout": 0.25}, "quality": 0.4}
-        sweep = {"trials": 4, "epochs": 7, "seconds": 120.0, "first": 0.3, "winner": winner}
-        keep(tmp_path / f"{made.file(kind)}.json", {"key": made.key(kind), **sweep})
-        for cell, value in zip(made.cells(tmp_path, kind, 2), ndcg, strict=False):
+        store.write(tuned.Sweep(made, kind), {"epochs": 7, "seconds": 120.0, "first": 0.3, "winner": winner})
+        for cell, value in zip(made.cells(store, kind, 2), ndcg, strict=False):
             assert cell.settings.students[cell.model].model.dropout == 0.25
-            metrics = {"masked": {"ndcg@10": value, "hr@10": 2 * value}}
-            keep(tmp_path / f"{cell.id}.json", {"key": cell.key, "metrics": metrics, "parameters": {"served": 1234}})
-    page.write_text(page.read_text() + "\nAfter.\n")
-    figures = tuned.table([made], tmp_path, 2, page)
-    text = page.read_text()
-    assert figures["missing"] == 1
-    assert "| **test NDCG@10** | 0.1500 ± 0.0707 (2) | 0.3000 (1) |" in text
-    assert "NDCG@10: **+100.0 %**" in text and "`model.dropout` 0.25" in text and "| numbers served | 1,234" in text
-    assert text.startswith("# Results\n\nBefore.\n") and text.endswith("\nAfter.\n")
-    assert text.count("tuned alone against tuned distilled") == 1
+            metrics = {"masked": dict.fromkeys(tuned.quality.METRICS, value)}
+            store.write(cell, {"metrics": metrics, "parameters": {"served": 1234}})
+    capsys.readouterr()
+    figures = tuned.show(tuned.tables(store, 2, [made]))
+    rows, text = figures["shop/leave_one_out"], capsys.readouterr().err
+    assert figures["missing"] == 1 and rows["softmax.sweep"]["minutes"]["mean"] == 2
+    assert rows["softmax-tuned"]["NDCG@10"] == {"mean": pytest.approx(0.15), "spread": pytest.approx(0.0707, abs=1e-4),
+                                                "seeds": 2}  # fmt: skip
+    assert "NDCG@10: **+100.0 %**." in text and "`model.dropout` 0.25" in text and "1,234" in text
 
     other = replace(made, spaces={kind: replace(space, trials=6) for kind, space in made.spaces.items()})
-    assert tuned.table([other], tmp_path, 2, None)["missing"] == 6, "of another space"
+    tables = tuned.tables(store, 2, [other])
+    assert tuned.show(tables)["missing"] == 6, "of another space"
+    assert "**+100.0 %** †" in tables[1].notes[0]
 
 
 def test_committed_spaces_fit_their_students(tuned: ModuleType) -> None:
     contests = tuned.load("/nowhere")
-    assert contests
+    assert len(contests) == len(list(tuned.SPACES.iterdir()))
     for made in contests:
         for kind in tuned.KINDS:
             check(made.student(kind), made.spaces[kind].parameters)
@@ -93,14 +84,11 @@ def test_committed_spaces_fit_their_students(tuned: ModuleType) -> None:
 
 
 def test_a_sweep_is_known_by_its_space(tuned: ModuleType) -> None:
-    key = contest(tuned).key("distilled")
-    assert contest(tuned, minutes=3, concurrent=2).key("distilled") == key
+    def key(kind: str = "distilled", **changes: Any) -> str:
+        return tuned.Sweep(contest(tuned, **changes), kind).key
+
+    assert key(minutes=3, concurrent=2) == key()
     (name,) = SPACE["parameters"]
     wider = {name: {**SPACE["parameters"][name], "high": 0.6}}
     other = {name: {**SPACE["parameters"][name], "kind": "loguniform"}}
-    assert (
-        len(
-            {key, contest(tuned).key("alone"), *(contest(tuned, parameters=p).key("distilled") for p in (wider, other))}
-        )
-        == 4
-    )
+    assert len({key(), key("alone"), key(parameters=wider), key(parameters=other)}) == 4
