@@ -173,9 +173,10 @@ def _read(file: Path) -> tuple[Any, Any]:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    loader: Any = AutoModelForCausalLM  # whose types know nothing of `output_loading_info`
     where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
     try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(
+        model, loaded = loader.from_pretrained(
             file.parent,
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),
