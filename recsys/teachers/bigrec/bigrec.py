@@ -26,7 +26,7 @@ from recsys.config import digest, from_dict, to_dict
 from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.decoders.dtypes import resolve_dtype
 from recsys.decoders.item_encoder import Progress
-from recsys.decoders.loading import load_tokenizer
+from recsys.decoders.loading import identity, load_tokenizer
 from recsys.decoders.lora import adapters, save_adapters
 from recsys.errors import UserError
 from recsys.evaluation.metrics import metrics_from_ranks
@@ -121,7 +121,7 @@ class BIGRec(TitleWriter):
         model = cls._new(config, dataset, load_tokenizer(config.base))
         key = digest(
             {
-                "base": [config.base, model.config.base_config],
+                "base": [config.base, model.config.base_config, identity(config.base)],
                 "texts": model.prompts.names,
                 "pooling": config.pooling,
                 "version": 1,

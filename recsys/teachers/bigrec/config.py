@@ -24,8 +24,8 @@ class BIGRecConfig(TeacherConfig):
     (BIGRec, arXiv 2308.08434).
 
     Attributes:
-        base: transformers id or path of a causal language model, or `from-scratch`: a Llama of the size below with
-            random initial weights, and a tokenizer trained on the catalogue's titles.
+        base: transformers id or path of a causal language model, `smollm2` or a GGUF file, or `from-scratch`: a Llama
+            of the size below with random initial weights, and a tokenizer trained on the catalogue's titles.
         base_config: the transformers configuration of the language model; filled in when a teacher is built, so that
             a checkpoint loads without its base model.
         width, layers, heads, vocabulary: of the model and tokenizer that are made from scratch.

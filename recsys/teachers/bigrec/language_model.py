@@ -11,7 +11,7 @@ from torch import nn
 from recsys import storage
 from recsys.config import digest
 from recsys.data.prepared import PreparedDataset
-from recsys.decoders.loading import load_transformers_config, offline, one_line
+from recsys.decoders.loading import load_causal_model, load_transformers_config
 from recsys.decoders.lora import add_adapters
 from recsys.errors import UserError
 from recsys.teachers.bigrec.config import FROM_SCRATCH, BIGRecConfig
@@ -66,17 +66,7 @@ def load_weights(model: Any, config: BIGRecConfig) -> None:
     Raises:
         UserError: they are not there, or the model needs code of its own.
     """
-    from transformers import AutoModelForCausalLM
-
-    with one_line(config.base):
-        pretrained = AutoModelForCausalLM.from_pretrained(
-            config.base,
-            dtype=torch.float32,
-            local_files_only=offline(),
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-    state = pretrained.state_dict()
+    state = load_causal_model(config.base).state_dict()
     own = {name.replace(".base_layer.", "."): tensor for name, tensor in model.state_dict().items()}
     with torch.no_grad():
         for name, tensor in state.items():

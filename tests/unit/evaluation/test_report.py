@@ -172,8 +172,21 @@ def test_dates_are_shown_where_times_are_seconds(
     ("kind", "model", "sentence"),
     [
         ("bigrec", {"base": "from-scratch"}, "BIGRec, the teacher, its language model from scratch"),
-        ("bigrec", {"base": "some/model"}, "BIGRec, the teacher"),
+        ("bigrec", {"base": "some/model"}, "BIGRec on some/model, the teacher"),
+        ("bigrec", {"base": "/models/Some-0.5B"}, "BIGRec on Some-0.5B, the teacher"),
         ("hllm", {"user_model": "from-scratch"}, "HLLM, the teacher, its user model from scratch"),
+        (
+            "hllm",
+            {"user_model": "from-scratch", "item": {"model": "smollm2"}},
+            "HLLM, the teacher, its user model from scratch, "
+            "titles read by SmolLM2-135M-Instruct (4-bit copy, dequantised)",
+        ),
+        (
+            "hllm",
+            {"user_model": "~/some-Q8_0.gguf", "item": {"model": "minilm"}},
+            "HLLM on some-Q8_0.gguf (dequantised), the teacher",
+        ),
+        ("e4srec", {"llm": "smollm2"}, "E4SRec on SmolLM2-135M-Instruct (4-bit copy, dequantised), the teacher"),
         ("e4srec", {"llm": "from-scratch"}, "E4SRec, the teacher, its language model from scratch"),
     ],
 )

@@ -20,6 +20,9 @@ from recsys.teachers.config import TeacherModelConfig
         ({"kind": "e4srec", "llm": "models/small"}, {"llm": "{here}/models/small"}),
         ({"kind": "e4srec"}, {}),
         ({"kind": "hllm", "user_model": "models/small"}, {"user_model": "{here}/models/small"}),
+        ({"kind": "e4srec", "llm": "smollm2"}, {}),
+        ({"kind": "e4srec", "llm": "models/a.gguf"}, {"llm": "{here}/models/a.gguf"}),
+        ({"kind": "e4srec", "llm": "models/elsewhere.gguf"}, {}),
         ({"kind": "hllm"}, {}),
         ({"kind": "hllm", "item": {"model": "models/small"}}, {}),
         (
@@ -31,8 +34,9 @@ from recsys.teachers.config import TeacherModelConfig
 def test_folders_are_found_from_anywhere_and_names_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], changed: dict[str, Any]
 ) -> None:
-    for folder in ("models/small", "from-scratch", "minilm"):
+    for folder in ("models/small", "from-scratch", "minilm", "smollm2"):
         (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "models" / "a.gguf").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
 
