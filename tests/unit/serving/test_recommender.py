@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,6 +96,19 @@ def test_empty_history(recommender: Recommender) -> None:
     with pytest.raises(UserError, match="a history is empty"):
         recommender.recommend([["i1"], []])
     assert recommender.recommend([]) == []
+
+
+@pytest.mark.parametrize(
+    ("histories", "sentence"),
+    [
+        (["i4", "i11"], r"a history is the text 'i4'; give a list of histories, such as \[\['i4'\]\]"),
+        ("i4", r"histories is the text 'i4'; give a list of histories"),
+        ([[4, 11]], "an item id is 4, but ids are text; give '4'"),
+    ],
+)
+def test_a_lone_history_and_numbers_are_refused(recommender: Recommender, histories: Any, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        recommender.recommend(histories)
 
 
 def test_answers_do_not_depend_on_the_batch(recommender: Recommender) -> None:

@@ -114,6 +114,20 @@ def test_items_in_another_order(dataset: PreparedDataset, files: Path, tmp_path:
     assert signals.item_embeddings[20].tolist() == [0.0, 1.0]
 
 
+def test_ids_may_hold_what_python_counts_as_line_ends(dataset: PreparedDataset, files: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    ids = ["", *(f"a\u2028b\x85\x0b{n}" for n in range(1, 21))]
+    dataset = replace(dataset, catalogue=replace(dataset.catalogue, item_ids=ids), fingerprint="")
+    import_signals(files, dataset, str(tmp_path / "signals"))
+    signals = TeacherSignals.load(str(tmp_path / "signals"), dataset)
+    export_signals(signals, dataset, tmp_path / "folder")
+    import_signals(tmp_path / "folder", dataset, str(tmp_path / "again"))
+    again = TeacherSignals.load(str(tmp_path / "again"), dataset)
+    assert np.array_equal(again.items, signals.items)
+    assert torch.equal(again.item_embeddings, signals.item_embeddings)
+
+
 @pytest.mark.parametrize(
     ("name", "number", "text", "says"),
     [
