@@ -69,8 +69,9 @@ ui: $(INSTALLED) ## open the recorded runs in MLflow's page until Ctrl-C
 test: $(INSTALLED) ## all tests but the long proofs, under 10 minutes on 2 cores
 	@$(PY) -m pytest -n 2 --dist loadfile -m "not full"
 
-test-full: $(INSTALLED) ## all tests
-	@$(PY) -m pytest -n 2 --dist loadfile
+# The long proofs come one at a time: where two Rays run, Ray Train's cleaner finds both and frees no places.
+test-full: test ## all tests
+	@$(PY) -m pytest -n 1 -m full
 
 check: $(INSTALLED) ## format, lint, types, and that CHANGELOG.md knows the version; what continuous integration runs first
 	@$(PY) -m ruff format --check .

@@ -169,11 +169,13 @@ def test_a_teacher_split_over_two_processes(settings: Settings, dataset: Prepare
     settings = dataclasses.replace(settings, signals=dataclasses.replace(settings.signals, tensor_parallel=2))
     killed: list[int] = []
 
+    def members() -> list[int]:
+        children = [pid for actor in ranking_actors().values() for pid in children_of(actor)]
+        return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
     def kill() -> None:
-        wait_until(lambda: len(parts(settings)) >= 3)
-        children = [int(pid) for pid in children_of(next(iter(ranking_actors().values())))]
-        names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
-        killed.extend(pid for pid, name in names.items() if b"spawn_main" in name)
+        wait_until(lambda: len(parts(settings)) >= 3 and len(members()) == 2)
+        killed.extend(members())
         os.kill(killed[1], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)

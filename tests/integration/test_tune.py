@@ -361,7 +361,7 @@ def test_the_time_cuts_a_trial_that_starts_again(
     student["training"]["epochs"] = 10**5
     made = from_dict(Settings, {**to_dict(settings), "students": {"small": student}})
     space = {"model.dropout": {"kind": "choice", "values": [0.1, 0.3]}}
-    config = sweep(space, search="grid", stopping={"kind": "none"}, minutes=0.25)
+    config = sweep(space, search="grid", stopping={"kind": "none"}, minutes=0.6)
     before = sweeps.run(made, "cut", config)
     assert [r.status for r in before] == ["cut", "cut"] and any(r.quality is not None for r in before)
     assert "the time was up; continue with --resume" in capsys.readouterr().out

@@ -31,5 +31,5 @@ def test_the_pipeline_runs_on_two_nodes(tmp_path: Path) -> None:
             timeout=800,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "all 7 steps are done" in done.stdout
+        assert "all 8 steps are done" in done.stdout
         assert (tmp_path / "fixture" / "report" / "report.html").exists()
