@@ -327,6 +327,7 @@ def test_a_store_that_another_process_made_meanwhile_is_kept(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, link = tmp_path / "a #1" / "mlflow.db", os.link
+    tracking_store.client(f"sqlite:///{store}/mlflow.db")  # the other process's, were this the first test here
 
     def late(source: Path, target: Path) -> None:
         with closing(sqlite3.connect(source)) as made:
