@@ -1,7 +1,7 @@
 # Everything a newcomer needs; `make` alone lists it.
 #
 #   make demo                    MovieLens 100K (fetched), the whole path
-#   make demo DATA=fixture       a tiny data set, under a minute
+#   make demo DATA=fixture       a tiny data set, in about two minutes
 #   make demo DATA=/data/ml-100k your own copy of MovieLens 100K
 #   make demo FORCE=1            redo what is already there
 #

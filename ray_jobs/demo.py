@@ -1,7 +1,7 @@
 """The whole path on this machine, through a Ray of its own: what `make demo` and `make serve` run.
 
     python -m ray_jobs.demo                             MovieLens 100K, fetched
-    python -m ray_jobs.demo --data fixture              a tiny data set, under a minute
+    python -m ray_jobs.demo --data fixture              a tiny data set, in about two minutes
     python -m ray_jobs.demo --data /data/ml-100k        your own copy of MovieLens 100K
     python -m ray_jobs.demo --serve                     serve what an earlier demo made, until Ctrl-C
 
