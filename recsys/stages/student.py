@@ -193,16 +193,16 @@ def assemble(
     if isinstance(student.model, SLMRecConfig):
         from recsys.students.slmrec import build_slmrec
 
-        ranking = student.distillation.ranking if student.distillation else None
+        ranking, seed = student.distillation.ranking if student.distillation else None, student.training.seed
         return build_slmrec(
             student.model,
             dataset,
             load_checkpoint(teacher_uri(student, layout)),
             loss=student.loss,
             alignment=student.alignment,
-            rankings=RankingTeacher(signals, dataset, ranking) if signals and ranking else None,
+            rankings=RankingTeacher(signals, dataset, ranking, seed=seed) if signals and ranking else None,
             stored=(stored or StoredStates.load(states_uri(student, layout), dataset)) if student.stored else None,
-            seed=student.training.seed,
+            seed=seed,
         )
     if not student.model.trained:
         raise UserError(f"a student of kind {student.model.kind} is not trained; name the student that it is made from")

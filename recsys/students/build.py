@@ -51,7 +51,5 @@ def build_student(
                 source, student.config.width, hidden=distillation.embedding.hidden, mix=distillation.embedding.mix
             )
         if distillation.ranking is not None:
-            if distillation.ranking.permuted:
-                signals = signals.permute(dataset.rows("train"), seed)
-            teacher = RankingTeacher(signals, dataset, distillation.ranking)
+            teacher = RankingTeacher(signals, dataset, distillation.ranking, seed=seed)
     return NextItemObjective(student, loss, dataset, teacher)

@@ -83,6 +83,9 @@ class Objective(nn.Module):
 class RankingTeacher(nn.Module):
     """The teacher's rankings in memory, looked up by row; K = the configured k.
 
+    Args:
+        seed: of the exchange, where the configuration has the lists permuted.
+
     Attributes:
         temperature: T of the confidence, in the unit of the distances; `median` is theirs over the training rows.
         coverage: share of the training rows that the signals hold.
@@ -93,8 +96,12 @@ class RankingTeacher(nn.Module):
     distance: Tensor
     scores: Tensor
 
-    def __init__(self, signals: TeacherSignals, dataset: PreparedDataset, config: RankingDistillationConfig) -> None:
+    def __init__(
+        self, signals: TeacherSignals, dataset: PreparedDataset, config: RankingDistillationConfig, *, seed: int = 0
+    ) -> None:
         super().__init__()
+        if config.permuted:
+            signals = signals.permute(dataset.rows("train"), seed)
         if config.k > signals.meta.k:
             raise UserError(
                 f"distillation.ranking.k is {config.k}, but the teacher signals hold the top {signals.meta.k}; "

@@ -126,6 +126,20 @@ def test_sets_of_signals_lie_side_by_side(project: Callable[..., Settings], data
     assert np.array_equal(objective.teacher.items.numpy(), items["one"])
 
 
+@pytest.mark.parametrize("model", ["{kind: sasrec, width: 8}", "{kind: slmrec, layers: 1}"])
+def test_every_student_is_taught_permuted_lists_where_it_says_so(
+    project: Callable[..., Settings], dataset: PreparedDataset, model: str
+) -> None:
+    taught = "distillation: {ranking: {k: 5, permuted: true}, embedding: null}"
+    settings = project(f"students.control={{model: {model}, {taught}, training: {{seed: 3}}}}")
+    signals_stage.make(settings, InProcess())
+    objective, _, _ = student_stage.build(settings.students["control"], settings.layout)
+    signals = TeacherSignals.load(settings.layout.signals, dataset)
+    expected = signals.permute(dataset.rows("train"), 3)
+    assert np.array_equal(objective.teacher.items.numpy(), expected.items)
+    assert not np.array_equal(signals.items, expected.items)
+
+
 @pytest.mark.parametrize("name", ["a/b", "..", "-x", "a b"])
 def test_a_set_has_a_name_that_a_folder_can_have(project: Callable[..., Settings], name: str) -> None:
     for override in (f"signals.name='{name}'", f"students.one.distillation.signals='{name}'"):

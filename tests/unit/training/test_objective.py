@@ -308,6 +308,8 @@ def test_permuted_lists_are_those_of_other_training_rows(random_dataset: Callabl
     assert moved.mean() > 0.9
     lists = {(tuple(i), tuple(s)) for i, s in zip(signals.items.tolist(), signals.scores.tolist(), strict=True)}
     assert {(tuple(i), tuple(s)) for i, s in zip(other.items.tolist(), other.scores.tolist(), strict=True)} == lists
+    config = RankingDistillationConfig(k=K, permuted=True)
+    assert torch.equal(RankingTeacher(signals, dataset, config, seed=0).items, torch.from_numpy(other.items))
     learned = built(dataset, signals, permuted=True).teacher
     assert learned is not None
     places = learned.index[torch.from_numpy(signals.rows)]
