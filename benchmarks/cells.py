@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Protocol
 
 from harness import ROOT, Options, progress
 
-from recsys import environment
+from recsys import environment, storage
 from recsys.errors import UserError
 
 DOCS = ROOT.parent / "docs"
@@ -65,13 +65,9 @@ class Store:
         return value if value and (earlier or value["key"] == cell.key) else None
 
     def write(self, cell: Cell, value: Value) -> None:
-        file = self._file(cell)
-        file.parent.mkdir(parents=True, exist_ok=True)
         conditions = {"versions": environment.versions(), "hardware": environment.hardware()}
         stamped = {"key": cell.key, "date": datetime.now(UTC).isoformat(timespec="seconds"), **conditions, **value}
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(stamped, indent=2) + "\n")
-        temporary.replace(file)
+        storage.write_json(str(self._file(cell)), stamped)
 
     def missing(self, cells: Iterable[Cell]) -> list[Any]:
         return [cell for cell in cells if self.read(cell) is None]

@@ -129,8 +129,7 @@ def prepared(cell: Cell, options: Options) -> PreparedDataset:
         items = config.items_path and str(folder / config.items_path)
         config = replace(config, path=str(folder / (config.path or "")), items_path=items)
     uri, key = project_of(settings).layout.dataset, input_key(config, settings.name)
-    manifest = storage.read_manifest(uri)
-    if manifest is None or manifest.key != key:
+    if not storage.is_current(uri, key):
         prepare(locate(config, report=progress), settings.name, report=progress).write(uri, key=key)
     return PreparedDataset.load(uri)
 
@@ -181,8 +180,7 @@ def _rules(cell: Cell, settings: Settings) -> str:
     from recsys.stages import rules
 
     uri, key = settings.layout.rules(cell.model), rules.key(settings)
-    manifest = storage.read_manifest(uri)
-    if manifest is None or manifest.key != key:
+    if not storage.is_current(uri, key):
         rules.fit(settings.rules, settings.layout, key)
         if storage.read_manifest(uri) is None:
             raise UserError(f"{cell.id}: the catalogue has no titles, or rules.titles is null")

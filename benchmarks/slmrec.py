@@ -197,8 +197,7 @@ def trained(cell: Cell, dataset: Any, root: Path, options: Options) -> str:
 
     model, seed, work, loss = cell.model, cell.seed, cell.key, RecommendationLossConfig()
     uri = str(root / f"{model.name}.seed{seed}")
-    manifest = storage.read_manifest(uri)
-    if manifest is not None and manifest.key == work:
+    if storage.is_current(uri, work):
         return uri
     needed = trained(Cell(model.made_from, 0), dataset, root, options) if model.made_from else ""
     training = replace(model.training, seed=seed)

@@ -83,6 +83,12 @@ def _size(folder: Path) -> int:
     return size
 
 
+def check(path: Path, expected: str) -> None:
+    """Raise a `FetchError` where a file has another SHA-256 than `expected`."""
+    if (found := sha256(path)) != expected:
+        raise FetchError(f"SHA-256 {found[:12]}… instead of {expected[:12]}…")
+
+
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

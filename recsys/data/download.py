@@ -107,8 +107,7 @@ def _keep(fetch: Callable[[Path], None], archive: Archive, cache: Path, report: 
         where = GROUPLENS_URL if archive is GROUPLENS else f"{RECBOLE_REQUIREMENT} of the package index"
         report(f"MovieLens 100K: fetching {where}")
         fetch(Path(folder) / archive.file)
-        if (found := fetching.sha256(Path(folder) / archive.file)) != archive.sha256:
-            raise FetchError(f"SHA-256 {found[:12]}… instead of {archive.sha256[:12]}…")
+        fetching.check(Path(folder) / archive.file, archive.sha256)
         (Path(folder) / archive.file).replace(cache / archive.file)
         report(f"  kept as {cache / archive.file}, SHA-256 checked")
     finally:

@@ -56,7 +56,7 @@ class TextEmbeddings:
         return torch.where(self.known[:, None], standardised, 0.0)
 
     def scale(self) -> tuple[Tensor, Tensor]:
-        """What `standardised` takes off and divides by, [W] float64 each."""
+        """What `standardise` takes off and divides by, [W] float64 each."""
         rows = self.vectors[self.known].double()
         if not len(rows):
             return torch.zeros(self.width, dtype=torch.float64), torch.ones(self.width, dtype=torch.float64)
@@ -95,8 +95,7 @@ def embed_titles(
     settings = {name: value for name, value in to_dict(config).items() if name != "batch_tokens"}
     key = digest({**settings, "model": identity(config.model), "titles": titles_hash})
     uri = storage.join(cache, key[:32])
-    manifest = storage.read_manifest(uri)
-    if manifest is None or manifest.key != key:
+    if not storage.is_current(uri, key):
         embeddings = encode(titles, config, progress=progress)
         with storage.new_artifact(uri, key=key, attributes={"model": config.model}) as directory:
             tensors = {"vectors": embeddings.vectors, "missing": embeddings.missing}

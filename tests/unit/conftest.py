@@ -2,6 +2,7 @@
 
 import tempfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,29 @@ from recsys.data.prepared import Catalogue, PreparedDataset
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def carry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Put files into a wheel of a folder that pip alone looks into, as of a package index; gives the wheel."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+
+    def carry(wheel: str, requirement: str, members: dict[str, bytes]) -> Path:
+        name, _, version = requirement.partition("==")
+        info = f"{name.replace('-', '_')}-{version}.dist-info"
+        with zipfile.ZipFile(folder / wheel, "w") as archive:
+            for member, content in members.items():
+                archive.writestr(member, content)
+            archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+            archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            archive.writestr(f"{info}/RECORD", "")
+        return folder / wheel
+
+    return carry
 
 
 @pytest.fixture

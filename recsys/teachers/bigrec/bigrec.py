@@ -128,8 +128,7 @@ class BIGRec(TitleWriter):
             }
         )
         uri = storage.join(cache, "title-vectors", key[:32])
-        manifest = storage.read_manifest(uri)
-        if manifest is None or manifest.key != key:
+        if not storage.is_current(uri, key):
             load_weights(model.lm, config)
             model.to("cuda" if torch.cuda.is_available() else "cpu").embed_titles()
             with storage.new_artifact(uri, key=key, attributes={"model": config.base}) as directory:

@@ -81,8 +81,7 @@ def train_tokenizer(config: BIGRecConfig, dataset: PreparedDataset, cache: str) 
     texts = texts_of(dataset.catalogue, config)
     key = digest({"texts": texts, "vocabulary": config.vocabulary, "version": 1})
     uri = storage.join(cache, key[:32])
-    manifest = storage.read_manifest(uri)
-    if manifest is None or manifest.key != key:
+    if not storage.is_current(uri, key):
         with storage.new_artifact(uri, key=key, attributes={"vocabulary": config.vocabulary}) as directory:
             _byte_pairs(texts, config.vocabulary).save_pretrained(directory)
     return uri

@@ -28,26 +28,16 @@ def as_recbole(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def index(tmp_path, monkeypatch, fixture_data) -> Path:
-    """A folder of wheels that pip alone looks into, with a `recbole` that carries the tiny fixture."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    wheel = folder / download.RECBOLE.file
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for name, text in as_recbole(fixture_data).items():
-            archive.writestr(f"recbole/dataset_example/ml-100k/{name}", text)
-        info = "recbole-1.2.1.dist-info"
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: recbole\nVersion: 1.2.1\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    monkeypatch.setattr(download, "GROUPLENS_URL", "http://127.0.0.1:9/ml-100k.zip")  # nobody listens
+def index(carry, monkeypatch, fixture_data) -> Path:
+    """A package index with a `recbole` that carries the tiny fixture; gives its folder."""
     real = download.RECBOLE
+    texts = as_recbole(fixture_data).items()
+    members = {f"recbole/dataset_example/ml-100k/{name}": text.encode() for name, text in texts}
+    wheel = carry(real.file, download.RECBOLE_REQUIREMENT, members)
+    monkeypatch.setattr(download, "GROUPLENS_URL", "http://127.0.0.1:9/ml-100k.zip")  # nobody listens
     stand_in = Archive(real.file, hashlib.sha256(wheel.read_bytes()).hexdigest(), real.members, real.source)
     monkeypatch.setattr(download, "RECBOLE", stand_in)
-    return folder
+    return wheel.parent
 
 
 def test_a_path_of_the_user_comes_first(tmp_path) -> None:

