@@ -35,8 +35,7 @@ class Objective(nn.Module):
     """What a training step minimises, on which batches, and which rows select the checkpoint.
 
     `forward(batch)` gives the loss to differentiate and its parts (detached) for the record, as sums over the batch's
-    targets: the caller divides by the number of targets of the whole step, so that one process and many give the same
-    mean.
+    targets: the caller divides by what `Batches` says, so that one process and many give the same mean.
     """
 
     model: SequentialRecommender
