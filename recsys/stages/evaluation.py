@@ -23,7 +23,7 @@ from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.ladder import LADDER, build_rows, print_ladder
 from recsys.evaluation.latency import time_single_requests
 from recsys.evaluation.ranking import Scorer, model_scorer
-from recsys.rules.config import RULES, RULES_WITH_TITLES, HybridConfig
+from recsys.rules.config import RULES, RULES_WITH_TITLES
 from recsys.settings import Layout, Settings
 from recsys.stages.artefacts import alone, require
 from recsys.stages.executor import Executor
@@ -89,8 +89,8 @@ def twins(settings: Settings) -> dict[str, str]:
     alone = {name: s for name, s in settings.students.items() if not s.distilled}
     pairs = {}
     for name, student in settings.students.items():
-        if isinstance(student.model, HybridConfig):
-            pairs[name] = student.model.student
+        if student.model.with_rules and student.model.made_from:
+            pairs[name] = student.model.made_from
             continue
         same_kind = [other for other, s in alone.items() if s.model.kind == student.model.kind]
         if student.distilled and same_kind:
