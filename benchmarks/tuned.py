@@ -152,7 +152,8 @@ def search(cell: Sweep, _: Any, options: Options) -> dict[str, Any]:
     """
     import ray
 
-    from ray_jobs.sweeps import search, sweep
+    from ray_jobs.sweeps import search  # trials run side by side on Ray Tune
+    from recsys.stages.sweep import Sweep as Trials
 
     project, space = project_of(cell.settings), cell.space
     if cell.kind == "distilled":
@@ -162,7 +163,7 @@ def search(cell: Sweep, _: Any, options: Options) -> dict[str, Any]:
     concurrent = 1 if options.quick else options.args.concurrent
     timed = replace(space, minutes=options.seconds_left / 60, concurrent=concurrent)
     name = f"{cell.kind}-{cell.key[:8]}"
-    trials = sweep.Sweep(project, name, timed)
+    trials = Trials(project, name, timed)
     try:
         search.run(project, name, timed, resume=True)
     except UserError:

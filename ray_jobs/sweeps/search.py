@@ -4,12 +4,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.sweeps.sweep import Sweep
-from ray_jobs.sweeps.sweep_winner import conclude
+from ray_jobs.on_ray import OnRay
 from recsys import locks, storage, tracking
 from recsys.config import load_config
 from recsys.errors import UserError
 from recsys.settings import Settings
+from recsys.stages.sweep import Sweep
+from recsys.stages.sweep_winner import conclude
 from recsys.tuning.config import SweepConfig
 from recsys.tuning.records import Record, Started, best
 
@@ -56,7 +57,7 @@ def _run(sweep: Sweep, *, resume: bool, force: bool) -> list[Record]:
             kept = len(sweep.store.list_ended())
             print(f"sweep {sweep.name}: {kept} trials are kept; continue with --resume", flush=True)
             raise
-    conclude(sweep, records)
+    conclude(sweep, records, OnRay())
     return records
 
 

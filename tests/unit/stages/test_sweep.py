@@ -8,16 +8,15 @@ from typing import Any
 import pytest
 
 from ray_jobs.sweeps import search as sweeps
-from ray_jobs.sweeps import sweep_winner
-from ray_jobs.sweeps.sweep import Sweep
 from recsys import storage
 from recsys.config import from_dict, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation import results
 from recsys.settings import Settings
-from recsys.stages import evaluation
+from recsys.stages import evaluation, sweep_winner
 from recsys.stages import student as student_stage
+from recsys.stages.sweep import Sweep
 from recsys.tuning.config import SweepConfig
 from recsys.tuning.records import Record, Started
 
