@@ -33,7 +33,7 @@ ROUNDS = 5
 def body(options: Options) -> dict[str, Any]:
     with scratch() as folder:
         if options.quick:
-            settings = random_initialised(folder)
+            settings = make_random_project(folder)
         else:
             settings = Settings(name=options.args.name, storage=options.args.storage)
         with socket.socket() as probe:
@@ -60,13 +60,13 @@ def measure(settings: Settings, options: Options) -> dict[str, Any]:
                 for arm, facts in serve.inspect_arms(settings).items()
             }
             with ProcessPoolExecutor(CLIENTS, multiprocessing.get_context("spawn")) as clients:
-                figures = figures_of(url, dataset, settings.serving.arms, clients, options)
+                figures = measure_arms(url, dataset, settings.serving.arms, clients, options)
             return {**figures, "proxy": serve.proxy_name(), "served": facts, "items": dataset.num_items}
         finally:
             ray.shutdown()
 
 
-def figures_of(
+def measure_arms(
     url: str, dataset: PreparedDataset, arms: tuple[Arm, ...], clients: ProcessPoolExecutor, options: Options
 ) -> dict[str, Any]:
     one, many = (5, 20) if options.quick else (100, 400)
@@ -113,7 +113,7 @@ def figures_of(
     }
 
 
-def random_initialised(folder: str) -> Settings:
+def make_random_project(folder: str) -> Settings:
     """The tiny data set, and random-initialised models for which nothing but PyTorch must be loaded."""
     from recsys.checkpoint import save_checkpoint
     from recsys.data.prepare import prepare

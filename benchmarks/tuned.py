@@ -24,7 +24,7 @@ import cells
 import quality
 from cells import Column, Gap, OutOfTimeError, Row, Store, Table, fill, show
 from harness import ROOT, Options, main, scratch
-from quality import Cell, compute, make_signals, prepared, project_of, quick_settings
+from quality import Cell, compute, make_signals, prepare_dataset, project_of, quick_settings
 
 from recsys.config import digest, from_dict, key_values, load_config, to_dict
 from recsys.errors import UserError
@@ -139,9 +139,9 @@ def load(storage: str | None = None) -> list[Contest]:
 
 def run(contest: Contest, store: Store, seeds: int, options: Options, kinds: Sequence[str] = KINDS) -> None:
     """Fill what is missing until the time is up."""
-    fill(store, [Sweep(contest, kind) for kind in kinds], prepared, search, options)
+    fill(store, [Sweep(contest, kind) for kind in kinds], prepare_dataset, search, options)
     winners = [cell for kind in kinds for cell in contest.cells(store, kind, seeds)]
-    fill(store, sorted(winners, key=lambda cell: cell.seed), prepared, compute, options)
+    fill(store, sorted(winners, key=lambda cell: cell.seed), prepare_dataset, compute, options)
 
 
 def search(cell: Sweep, _: Any, options: Options) -> dict[str, Any]:
@@ -174,10 +174,10 @@ def search(cell: Sweep, _: Any, options: Options) -> dict[str, Any]:
     records = trials.store.list_ended()
     if not trials.is_through() and options.seconds_left <= 0:
         raise OutOfTimeError
-    return {**summary(records, space), "concurrent": concurrent}
+    return {**summarise(records, space), "concurrent": concurrent}
 
 
-def summary(records: Sequence[Record], space: SweepConfig) -> dict[str, Any]:
+def summarise(records: Sequence[Record], space: SweepConfig) -> dict[str, Any]:
     """What a sweep spent and found; of the winner all but its process and MLflow run."""
     found = best(records)
     if found is None:

@@ -68,12 +68,12 @@ def search_trials(sweep: Sweep, records: list[Record]) -> list[Record]:
     os.environ.setdefault("RAY_LOG_TO_DRIVER", "0")
     from ray_jobs.cluster import runtime
     from ray_jobs.sweeps import shared_inputs, trials
-    from ray_jobs.sweeps.room import room
+    from ray_jobs.sweeps.room import count_places
     from recsys.tuning.ledger import Ledger
     from recsys.tuning.search import Search
 
     runtime.connect()
-    concurrent, before = room(config), sweep.find_run()
+    concurrent, before = count_places(config), sweep.find_run()
     interrupted = sweep.store.list_interrupted()
     first = [started.parameters for started in interrupted] + sweep.propose_own()
     left = sweep.trials - len(records)
@@ -137,7 +137,7 @@ def search_trials(sweep: Sweep, records: list[Record]) -> list[Record]:
             concurrent=concurrent,
             seconds=seconds,
         )
-        print(ledger.summary(), flush=True)
+        print(ledger.summarise(), flush=True)
         if ledger.late:
             print("the time was up; continue with --resume", flush=True)
         elif search.used_up:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from recsys.data.prepared import PreparedDataset
-from recsys.data.splits import seen_by_training
+from recsys.data.splits import find_seen_by_training
 from recsys.evaluation.config import CoOccurrenceConfig, EvaluationConfig
 from recsys.histories import Histories
 
@@ -60,7 +60,7 @@ class RecentPopularity:
     @classmethod
     def fit(cls, dataset: PreparedDataset, recent_days: float) -> "RecentPopularity":
         """Count in the `recent_days` before the last training interaction (timestamps are in seconds)."""
-        training = seen_by_training(dataset.offsets, dataset.rows("train"))
+        training = find_seen_by_training(dataset.offsets, dataset.rows("train"))
         items, timestamps = dataset.items[training], dataset.timestamps[training]
         size = dataset.num_items + 1
         recent = np.zeros(size, dtype=np.int64)
@@ -107,7 +107,7 @@ class CoOccurrence:
     def fit(cls, dataset: PreparedDataset, config: CoOccurrenceConfig | None = None) -> "CoOccurrence":
         config = config or CoOccurrenceConfig()
         size = dataset.num_items + 1
-        training = seen_by_training(dataset.offsets, dataset.rows("train"))
+        training = find_seen_by_training(dataset.offsets, dataset.rows("train"))
         counts = np.bincount(dataset.items[training], minlength=size)
         keys, values = np.empty(0, dtype=np.int64), np.empty(0)
         for first in range(0, dataset.num_users, _USERS_AT_ONCE):

@@ -38,7 +38,7 @@ def rank_targets(
     Args:
         rows: [R] target offsets.
         mask_seen: leave out every item of the user's past (not only the history shown), as a recommender does. A target
-            of the past can then never be found: its rank is N + 1, a miss (`seen_targets` says where).
+            of the past can then never be found: its rank is N + 1, a miss (`find_seen_targets` says where).
 
     Returns:
         [R] int64.
@@ -59,11 +59,11 @@ def rank_targets(
         ahead.scatter_(1, targets[:, None], True)  # the target itself counts once
         ranks[begin : begin + len(batch)] = ahead.sum(1).cpu().numpy()
         if mask_seen:
-            ranks[begin : begin + len(batch)][seen_targets(dataset, batch)] = dataset.num_items + 1
+            ranks[begin : begin + len(batch)][find_seen_targets(dataset, batch)] = dataset.num_items + 1
     return ranks
 
 
-def seen_targets(dataset: PreparedDataset, rows: np.ndarray) -> np.ndarray:
+def find_seen_targets(dataset: PreparedDataset, rows: np.ndarray) -> np.ndarray:
     """[R] bool: whether a row's target lies in the user's past."""
     which, seen = dataset.past(rows)
     again = np.zeros(len(rows), dtype=bool)

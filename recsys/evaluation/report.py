@@ -219,7 +219,7 @@ def _quality_section(directory: Path, ladder: Mapping[str, Any], rule: str) -> s
     timed = [row for row in ladder["rows"] if row["latency"].get("median_ms")]
     if not timed:
         return ""
-    drawn = {form: plots.quality_latency(timed, rule, form) for form in ("wide", "narrow")}
+    drawn = {form: plots.draw_quality_latency(timed, rule, form) for form in ("wide", "narrow")}
     plots.write_png(drawn["wide"], directory / "quality_latency.png")
     description = "NDCG@10 against milliseconds: " + "; ".join(
         f"{row['name']} {row['metrics'][rule]['ndcg@10']:.4f} at {human_ms(row['latency']['median_ms'])} ms"
@@ -234,7 +234,7 @@ def _quality_section(directory: Path, ladder: Mapping[str, Any], rule: str) -> s
 
 def _ab_section(directory: Path, ab: Mapping[str, Any]) -> str:
     arms = ab["arms"]
-    drawn = {form: plots.arm_latency(arms, form) for form in ("wide", "narrow")}
+    drawn = {form: plots.draw_arm_latency(arms, form) for form in ("wide", "narrow")}
     plots.write_png(drawn["wide"], directory / "ab_latency.png")
     columns = {
         "Requests": "requests",
@@ -276,7 +276,7 @@ def _ab_section(directory: Path, ab: Mapping[str, Any]) -> str:
 
 
 def _curves_section(directory: Path, curves: Mapping[str, Any]) -> str:
-    drawn = {form: plots.learning_curves(curves, form) for form in ("wide", "narrow")}
+    drawn = {form: plots.draw_learning_curves(curves, form) for form in ("wide", "narrow")}
     plots.write_png(drawn["wide"], directory / "learning_curves.png")
     description = "NDCG@10 on validation by epoch: " + "; ".join(
         f"{name} best {max(r['valid_ndcg@10'] for r in curve):.4f} after {len(curve)} epochs"

@@ -19,7 +19,7 @@ from recsys.evaluation.ranking import Scorer
 from recsys.histories import Histories
 
 
-def sampled_negatives(dataset: PreparedDataset, row: int, config: SampledConfig) -> np.ndarray:
+def draw_negatives(dataset: PreparedDataset, row: int, config: SampledConfig) -> np.ndarray:
     """Items that are neither the row's target nor of the user's past, uniformly without replacement, int64.
 
     There are `config.negatives` of them, fewer where the catalogue has no more.
@@ -32,7 +32,7 @@ def sampled_negatives(dataset: PreparedDataset, row: int, config: SampledConfig)
 
 
 @torch.inference_mode()
-def sampled_ranks(
+def rank_sampled(
     score: Scorer,
     dataset: PreparedDataset,
     rows: np.ndarray,
@@ -60,7 +60,7 @@ def sampled_ranks(
             raise FloatingPointError("the model gives NaN scores")
         negatives = np.zeros((len(batch), config.negatives), dtype=np.int64)  # 0 where there is none
         for place, row in enumerate(batch):
-            found = sampled_negatives(dataset, row, config)
+            found = draw_negatives(dataset, row, config)
             negatives[place, : len(found)] = found
         drawn = torch.from_numpy(negatives).to(device)
         targets = torch.from_numpy(dataset.targets(batch).astype(np.int64)).to(device)
@@ -69,9 +69,9 @@ def sampled_ranks(
     return ranks
 
 
-def sampled_metrics(
+def measure_sampled(
     score: Scorer, dataset: PreparedDataset, rows: np.ndarray, config: SampledConfig, **options: Any
 ) -> dict[str, float]:
     """HR@1, HR@5, NDCG@5 and MRR among the sampled negatives, means over all rows."""
-    metrics = metrics_from_ranks(sampled_ranks(score, dataset, rows, config, **options))
+    metrics = metrics_from_ranks(rank_sampled(score, dataset, rows, config, **options))
     return {name: metrics[name] for name in ("hr@1", "hr@5", "ndcg@5", "mrr")}

@@ -181,7 +181,7 @@ def _rank(cell: Cell, layout: Layout, config: EvaluationConfig, study: DepthConf
     from recsys.decoders.quantised import numbers_and_bytes
     from recsys.evaluation.metrics import metrics_from_ranks
     from recsys.evaluation.ranking import model_scorer, rank_targets
-    from recsys.evaluation.sampled import sampled_metrics
+    from recsys.evaluation.sampled import measure_sampled
 
     dataset, model = PreparedDataset.load(layout.dataset), _load(cell, config, study)
     score = model_scorer(model)
@@ -192,7 +192,7 @@ def _rank(cell: Cell, layout: Layout, config: EvaluationConfig, study: DepthConf
         ranks = rank_targets(score, dataset, dataset.rows(split), mask_seen=config.mask_seen, **options)
         return metrics_from_ranks(ranks)
 
-    sampled = config.sampled and sampled_metrics(score, dataset, dataset.rows("test"), config.sampled, **options)
+    sampled = config.sampled and measure_sampled(score, dataset, dataset.rows("test"), config.sampled, **options)
     return {
         "depth": cell.depth,
         "way": cell.way,

@@ -48,7 +48,7 @@ class Subject:
     seed: int | None
 
 
-def subjects(settings: Settings, only: Collection[str] | None = None) -> list[Subject]:
+def list_subjects(settings: Settings, only: Collection[str] | None = None) -> list[Subject]:
     """Baselines, the students that have a checkpoint, the teacher if it has one; or those of some names alone.
 
     Raises:
@@ -81,7 +81,7 @@ def subjects(settings: Settings, only: Collection[str] | None = None) -> list[Su
     return [subject for subject in found if only is None or subject.name in only]
 
 
-def twins(settings: Settings) -> dict[str, str]:
+def pair_twins(settings: Settings) -> dict[str, str]:
     """Distilled student → the student alone that it is compared with: same kind; most equal configuration first.
 
     A hybrid is compared with the student that it is made of.
@@ -109,7 +109,7 @@ def key(settings: Settings, found: Sequence[Subject]) -> str:
     """Digest of what the ladder depends on."""
     config = settings.evaluation
     shown = [config.mask_seen, config.latency_requests, config.bootstrap_samples]
-    return digest([[(s.name, s.key) for s in found], twins(settings), shown])
+    return digest([[(s.name, s.key) for s in found], pair_twins(settings), shown])
 
 
 @alone(lambda settings, *_, **__: (settings.layout.results, "the evaluation"))
@@ -120,7 +120,7 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> list
         The rows of the ladder (`recsys.evaluation.ladder.build_rows`).
     """
     layout = settings.layout
-    found = subjects(settings)
+    found = list_subjects(settings)
     work = key(settings, found)
     stored = storage.read_json_if_whole(storage.join(layout.results, f"{LADDER}.json"))
     missing = [s for s in found if force or not results.is_current(layout.results, s.name, s.key)]
@@ -134,7 +134,7 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> list
         evaluate_all(missing, layout, settings.evaluation, executor)
         print("evaluate: timing single histories", flush=True)
         names = {s.name for s in found}
-        pairs = {a: b for a, b in twins(settings).items() if {a, b} <= names}
+        pairs = {a: b for a, b in pair_twins(settings).items() if {a, b} <= names}
         ladder = _ladder(settings, found, pairs, work, executor)
         storage.write_json(storage.join(layout.results, f"{LADDER}.json"), ladder)
         recorded.log_metrics({row["name"]: {**row["metrics"], **row["latency"]} for row in ladder["rows"]})

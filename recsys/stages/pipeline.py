@@ -99,7 +99,7 @@ def _rules(settings: Settings, executor: Executor, force: bool) -> None:
 def _train_teacher(settings: Settings, executor: Executor, force: bool) -> None:
     from recsys.stages import student, teacher
 
-    for name in teacher.needed_students(settings):
+    for name in teacher.find_needed_students(settings):
         student.make(settings, name, executor, force=force)
     teacher.make(settings, executor, force=force)
 
@@ -113,7 +113,7 @@ def _infer_teacher(settings: Settings, executor: Executor, force: bool) -> None:
 def _distill(settings: Settings, executor: Executor, force: bool) -> None:
     from recsys.stages import student, teacher
 
-    done = teacher.needed_students(settings)  # a second time they would be other students than the teacher's
+    done = teacher.find_needed_students(settings)  # a second time they would be other students than the teacher's
     for name in student.order_students(settings):
         student.make(settings, name, executor, force=force and name not in done)
 

@@ -38,7 +38,7 @@ def key(settings: Settings) -> str:
 def make(settings: Settings, executor: Executor, *, force: bool = False) -> None:
     """Fit the rules unless they are there, and make their signals where a student learns from them."""
     layout, work, asked = settings.layout, key(settings), settings.rules
-    if not force and _current(layout, work):
+    if not force and _is_current(layout, work):
         print("rules: unchanged, kept", flush=True)
     else:
         with tracking.start_run(
@@ -50,7 +50,7 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> None
         _make_signals(settings, executor, force=force)
 
 
-def _current(layout: Layout, work: str) -> bool:
+def _is_current(layout: Layout, work: str) -> bool:
     """Whether the rules are there, and those with titles are none that are damaged."""
     with_titles = layout.rules(RULES_WITH_TITLES)
     return is_current(layout.rules(RULES), work) and (

@@ -83,7 +83,7 @@ def _retrain(sweep: Sweep, settings: Settings, winner: Record, executor: Executo
         storage.write_json(storage.join(sweep.uri, "tested.json"), {"winners": winners})
     missing = [
         s
-        for s in evaluation.subjects(settings, names)
+        for s in evaluation.list_subjects(settings, names)
         if not results.is_current(settings.layout.results, s.name, s.key)
     ]
     if missing:

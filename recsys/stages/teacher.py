@@ -31,14 +31,14 @@ def key(settings: Settings) -> str:
     """
     dataset = require(settings.layout.dataset, "prepared dataset", "prepare_data")
     inputs = [dataset.attributes["fingerprint"], dataset.files["items.parquet"]["sha256"]]
-    for name in needed_students(settings):
+    for name in find_needed_students(settings):
         inputs.append(
             require(settings.layout.student(name), f"student {name}", f"distill --student {name}").content_hash
         )
     return digest({"teacher": key_values(settings.teacher), "inputs": inputs})
 
 
-def needed_students(settings: Settings) -> list[str]:
+def find_needed_students(settings: Settings) -> list[str]:
     """Names of the students that are trained before the teacher, because it is built from them.
 
     Raises:

@@ -154,9 +154,9 @@ class Ledger:
             f"trial {live.started.number} epoch {max(live.curve, default=0)}/{self._epochs}"
             for live in self._live.values()
         ]
-        self._say(f"  running: {', '.join(running) or 'nothing yet'}; {self.summary()}")
+        self._say(f"  running: {', '.join(running) or 'nothing yet'}; {self.summarise()}")
 
-    def summary(self) -> str:
+    def summarise(self) -> str:
         """Where the sweep stands, in a line."""
         found = best(self.records)
         leader = "" if found is None else f", best {self._metric} {found.quality:.4f} (trial {found.number})"

@@ -34,7 +34,7 @@ def sweep(
     metrics = {"masked": {"ndcg@10": 0.1, "hr@10": 0.2}}
     monkeypatch.setattr(sweep_winner, "draw", lambda *_: None)
     monkeypatch.setattr(student_stage, "make", lambda *_: {})
-    monkeypatch.setattr(evaluation, "subjects", lambda *_: [])
+    monkeypatch.setattr(evaluation, "list_subjects", lambda *_: [])
     monkeypatch.setattr(results, "read_result", lambda *_: SimpleNamespace(metrics=metrics))
 
     def build(trials: int, **values: Any) -> Sweep:
