@@ -15,7 +15,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
@@ -65,9 +64,7 @@ class Store:
         return value if value and (earlier or value["key"] == cell.key) else None
 
     def write(self, cell: Cell, value: Value) -> None:
-        conditions = {"versions": environment.versions(), "hardware": environment.hardware()}
-        stamped = {"key": cell.key, "date": datetime.now(UTC).isoformat(timespec="seconds"), **conditions, **value}
-        storage.write_json(str(self._file(cell)), stamped)
+        storage.write_json(str(self._file(cell)), {"key": cell.key, **environment.conditions(), **value})
 
     def missing(self, cells: Iterable[Cell]) -> list[Any]:
         return [cell for cell in cells if self.read(cell) is None]

@@ -9,11 +9,10 @@ Memory of a task: the dataset, the model, and `evaluation.batch_size` times the 
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from recsys import environment, storage, tracking
+from recsys import environment, storage
 from recsys.checkpoint import Checkpoint, load_checkpoint
 from recsys.config import digest, to_dict
 from recsys.data.prepared import PreparedDataset
@@ -25,7 +24,7 @@ from recsys.evaluation.latency import time_single_requests
 from recsys.evaluation.ranking import Scorer, model_scorer
 from recsys.rules.config import RULES, RULES_WITH_TITLES
 from recsys.settings import Layout, Settings
-from recsys.stages.artefacts import alone, require
+from recsys.stages.artefacts import alone, require, start_run
 from recsys.stages.executor import Executor
 
 BASELINES = (RecentPopularity.kind, CoOccurrence.kind)
@@ -128,9 +127,7 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> list
         print("evaluation: unchanged, kept", flush=True)
         print_ladder(stored)
         return list(stored["rows"])
-    with tracking.start_run(
-        settings.tracking, layout.mlflow, settings.name, "evaluate", params=to_dict(settings.evaluation)
-    ) as recorded:
+    with start_run(settings, "evaluate", params=to_dict(settings.evaluation)) as recorded:
         evaluate_all(missing, layout, settings.evaluation, executor)
         print("evaluate: timing single histories", flush=True)
         names = {s.name for s in found}
@@ -175,12 +172,7 @@ def _ladder(
         "test_rows": len(dataset.rows("test")),
         "seen_targets": max(result.seen_targets for result in whole),
         "rows": rows,
-        "conditions": {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": environment.versions(),
-            "hardware": environment.hardware(),
-            "evaluation": to_dict(config),
-        },
+        "conditions": {**environment.conditions(), "evaluation": to_dict(config)},
     }
 
 
@@ -193,7 +185,7 @@ def evaluate_one(subject: Subject, layout: Layout, config: EvaluationConfig) -> 
         dataset,
         "test",
         batch_size=config.batch_size,
-        device=_device(config),
+        device=config.device,
         sampled=config.sampled,
         name=subject.name,
         role=subject.role,
@@ -210,7 +202,7 @@ def _time(found: list[Subject], layout: Layout, config: EvaluationConfig) -> dic
     dataset = PreparedDataset.load(layout.dataset)
     scorers = {subject.name: _load(subject, dataset, config)[0] for subject in found}
     return time_single_requests(
-        scorers, dataset, dataset.rows("test"), requests=config.latency_requests, device=_device(config)
+        scorers, dataset, dataset.rows("test"), requests=config.latency_requests, device=config.device
     )
 
 
@@ -220,7 +212,7 @@ def _load(subject: Subject, dataset: PreparedDataset, config: EvaluationConfig) 
         baseline = fit_baseline(subject.name, dataset, config)
         facts: dict[str, Any] = {"kind": baseline.kind, "checkpoint_hash": None, "training": {}}
         return baseline, {**facts, "parameters": {"trainable": 0, "served": baseline.stored}}
-    checkpoint = load_checkpoint(subject.uri, _device(config))
+    checkpoint = load_checkpoint(subject.uri, config.device)
     checkpoint.check_dataset(dataset, subject.name, "train it again")
     return model_scorer(checkpoint.model), {
         "kind": checkpoint.model.kind,
@@ -240,7 +232,3 @@ def _parameters(checkpoint: Checkpoint) -> dict[str, int]:
         "served": served,
         "bytes": size,
     }
-
-
-def _device(config: EvaluationConfig) -> str:
-    return "cuda" if config.gpus else "cpu"

@@ -7,7 +7,6 @@ last epoch.
 from functools import partial
 from typing import Any
 
-from recsys import tracking
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
@@ -19,7 +18,7 @@ from recsys.settings import Layout, Settings, StudentSettings
 from recsys.signals.signals import TeacherSignals
 from recsys.signals.states import StoredStates
 from recsys.stages import rules as rules_stage
-from recsys.stages.artefacts import alone, fingerprint, is_current, require
+from recsys.stages.artefacts import alone, fingerprint, is_current, require, start_run
 from recsys.stages.executor import Executor, Trained
 from recsys.students.build import build_student
 from recsys.students.config import SLMRecConfig
@@ -70,10 +69,8 @@ def make(settings: Settings, name: str, executor: Executor, *, force: bool = Fal
         return {}
     if not student.model.trained:
         return _make_untrained(name, settings, executor, work)
-    with tracking.start_run(
-        settings.tracking,
-        layout.mlflow,
-        settings.name,
+    with start_run(
+        settings,
         f"distill {name}",
         params=to_dict(student),
         tags={"student": name, "dataset": fingerprint(layout)},
@@ -109,10 +106,8 @@ def finish(student: StudentSettings, layout: Layout, trained: Trained, uri: str,
 def _make_untrained(name: str, settings: Settings, executor: Executor, work: str) -> dict[str, Any]:
     """A student made of what is trained already."""
     student, layout = find(settings, name), settings.layout
-    with tracking.start_run(
-        settings.tracking,
-        layout.mlflow,
-        settings.name,
+    with start_run(
+        settings,
         f"make {name}",
         params=to_dict(student.model),
         tags={"student": name, "dataset": fingerprint(layout), "checkpoint": layout.student(name)},

@@ -64,8 +64,7 @@ def draw(sweep: Sweep, records: list[Record], directory: Path, tested: dict[str,
         "importances": importances(sweep.config, records),
         "dataset": {name: described[name] for name in ("name", "fingerprint")},
         "concurrent": plan.get("concurrent", 1),
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
+        **environment.conditions(),
         "test": tested,
     }
     write_report(directory, about, sweep.config, records)
