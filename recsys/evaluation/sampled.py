@@ -15,8 +15,7 @@ import torch
 from recsys.data.prepared import PreparedDataset
 from recsys.evaluation.config import SampledConfig
 from recsys.evaluation.metrics import metrics_from_ranks
-from recsys.evaluation.ranking import Scorer
-from recsys.histories import Histories
+from recsys.evaluation.ranking import Scorer, score_batches
 
 
 def draw_negatives(dataset: PreparedDataset, row: int, config: SampledConfig) -> np.ndarray:
@@ -52,21 +51,16 @@ def rank_sampled(
     Raises:
         FloatingPointError: the model gives NaN scores.
     """
-    ranks = np.empty(len(rows), dtype=np.int64)
-    for begin in range(0, len(rows), batch_size):
-        batch = rows[begin : begin + batch_size]
-        scores = score(Histories.of_rows(dataset, batch).to(device))
-        if torch.isnan(scores[:, 1:]).any():
-            raise FloatingPointError("the model gives NaN scores")
+    ranks = []
+    for batch, scores, targets in score_batches(score, dataset, rows, batch_size, device):
         negatives = np.zeros((len(batch), config.negatives), dtype=np.int64)  # 0 where there is none
         for place, row in enumerate(batch):
             found = draw_negatives(dataset, row, config)
             negatives[place, : len(found)] = found
         drawn = torch.from_numpy(negatives).to(device)
-        targets = torch.from_numpy(dataset.targets(batch).astype(np.int64)).to(device)
-        ahead = (scores.gather(1, drawn) >= scores.gather(1, targets[:, None])) & (drawn > 0)
-        ranks[begin : begin + len(batch)] = 1 + ahead.sum(1).cpu().numpy()
-    return ranks
+        ahead = (scores.gather(1, drawn) >= scores.gather(1, targets)) & (drawn > 0)
+        ranks.append(1 + ahead.sum(1).cpu().numpy())
+    return np.concatenate(ranks) if ranks else np.empty(0, dtype=np.int64)
 
 
 def measure_sampled(
