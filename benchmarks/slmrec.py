@@ -236,7 +236,7 @@ def train(cell: Cell, dataset: Any, root: Path, options: Options) -> str:
 
 @cache
 def compute_states(teacher: str, folder: Path) -> Any:
-    """A teacher's states after every quarter of its layers, for all training rows; computed once a run."""
+    """A teacher's states after every quarter of its layers, for all training rows; computed once per run."""
     import torch
 
     from recsys.checkpoint import load_checkpoint

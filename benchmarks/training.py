@@ -52,7 +52,7 @@ def body(options: Options) -> dict[str, Any]:
     else:
         config = DataConfig(path=str(options.dataset("ml-100k"))) if options.data_dir else locate(DataConfig())
     dataset = prepare(config, "benchmark", report=progress)
-    # As many as a student of the demo takes, for Ray's start weighs the less the longer the training.
+    # As many as a student of the demo takes: the longer the training, the less Ray's start counts.
     epochs = 2 if options.quick else max(SHORT, min(30, int(3 * options.minutes)))
     with scratch() as folder:
         dataset.write(f"{folder}/dataset")

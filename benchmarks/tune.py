@@ -64,7 +64,7 @@ def body(options: Options) -> dict[str, Any]:
 
 @contextmanager
 def start_ray(cores: int, gigabytes: float) -> Iterator[None]:
-    """A Ray of one's own with room for the data."""
+    """A private Ray with room for the data."""
     with tempfile.TemporaryDirectory(prefix="rb-", ignore_cleanup_errors=True) as temporary:  # short, for Unix sockets
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         import ray

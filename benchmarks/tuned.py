@@ -5,7 +5,7 @@
 For each data set of `benchmarks/spaces/` there are two spaces, `alone.yaml` and `distilled.yaml`, over students of the
 data set's `benchmarks/configs/*.yaml`; both must try equally many configurations of equally many epochs with the same
 search and stopping, or the run is refused. Each sweep selects on validation; its winner is trained anew with every seed
-on the student's own epochs and evaluated on test, once a seed.
+on the student's own epochs and evaluated on test, once per seed.
 
 Sweeps are cells (`benchmarks/cells.py`, `<student>.sweep.json`) as the winners' seeds are. A run fills missing cells,
 the sweeps first; trials that ended and epochs that were trained are kept under --storage, and the next run goes on

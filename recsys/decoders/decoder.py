@@ -86,7 +86,7 @@ def pretrained_config(source: str, layers: int | Sequence[int] | None) -> dict[s
 
 
 def load_decoder(decoder: Any, source: str, layers: int | Sequence[int] | None = None) -> nn.Module:
-    """Fill a decoder with pretrained weights, of these layers (None for all); gives back the embeddings of its words.
+    """Fill a decoder with pretrained weights, of these layers (None for all); returns the embeddings of its words.
 
     Raises:
         UserError: the model is not there or has no safetensors weights.

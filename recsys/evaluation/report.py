@@ -111,7 +111,9 @@ def findings(ladder: Mapping[str, Any]) -> list[str]:
         if "teacher" in rows and quality("teacher"):
             text += f" That is {100 * quality(row['name']) / quality('teacher'):.0f} % of the teacher's quality"
             ours, theirs = (rows[n]["latency"].get("median_ms") for n in (row["name"], "teacher"))
-            text += f", in {human_ms(ours)} ms instead of {human_ms(theirs)} ms a history." if ours and theirs else "."
+            text += (
+                f", in {human_ms(ours)} ms instead of {human_ms(theirs)} ms per history." if ours and theirs else "."
+            )
         sentences.append(text)
     counting = [row["name"] for row in ladder["rows"] if row["role"] == "baseline"]
     models = [row["name"] for row in ladder["rows"] if row["role"] != "baseline"]
@@ -341,7 +343,7 @@ def _conditions_section(ladder: Mapping[str, Any], results: Mapping[str, Result]
         ("Selection", "checkpoint by validation, never by test"),
         ("Baselines", baselines),
         ("Interval", f"{evaluation['bootstrap_samples']:,} bootstrap samples of users, seed 0"),
-        ("Latency", f"{evaluation['latency_requests']:,} histories a model, one thread, top 10 of all items"),
+        ("Latency", f"{evaluation['latency_requests']:,} histories per model, one thread, top 10 of all items"),
         ("Processor", f"{hardware['processor']}, {hardware['cores']} cores, {hardware['memory_gb']:g} GB"),
         ("GPU", ", ".join(hardware["gpus"]) or "none"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())),

@@ -48,7 +48,7 @@ class Cell:
 
 @alone(lambda settings, *_, **__: (settings.layout.depth, "the depth study"))
 def make(settings: Settings, executor: Executor, *, force: bool = False) -> dict[str, Any]:
-    """Train what is missing, measure, draw; gives back the study (`recsys.evaluation.depth`).
+    """Train what is missing, measure, draw; returns the study (`recsys.evaluation.depth`).
 
     Raises:
         UserError: there is no teacher, it is of another dataset, has no layers to cut, or not as many as asked for.

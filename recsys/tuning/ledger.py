@@ -164,7 +164,7 @@ class Ledger:
         return f"{ended} of {self._trials} trials ended{leader}, {self.elapsed:.0f} s"
 
     def _keep_weights(self, trial: str, live: _Live, record: Record) -> str:
-        """Keep what a trial that has a quality left of its best epoch; gives back where it lies, "" for nowhere."""
+        """Keep what a trial that has a quality left of its best epoch; returns where, "" for nowhere."""
         left = storage.join(self._weights, f"{trial}.safetensors")
         if not self._weights or record.quality is None or not storage.exists(left):
             return ""
