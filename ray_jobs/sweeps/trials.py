@@ -65,8 +65,8 @@ def run_trials(
         trial: Any = tune.with_parameters(trial_work.run_alone, **given)
     else:
         # The trial itself only waits. What its workers ask for is reserved by Ray Train, all of it or nothing, so that
-        # no two trials wait for each other, and `count_places` lets no more begin than fit. Ray Tune wants a trial to hold
-        # something.
+        # no two trials wait for each other, and `count_places` lets no more begin than fit. Ray Tune wants a trial to
+        # hold something.
         resources = {"memory": 1}
         scaling = WorkersConfig(
             workers=config.workers, cpus=config.cpus, gpus=config.gpus, max_failures=config.restarts
