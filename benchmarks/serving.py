@@ -9,7 +9,6 @@ RAY_SERVE_ENABLE_HA_PROXY=1 measures with HAProxy. Client and server share the m
 cores the clients kept busy under 16 connections.
 """
 
-import argparse
 import dataclasses
 import multiprocessing
 import os
@@ -18,7 +17,7 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from harness import FIXTURE, Options, main, progress, scratch
+from harness import FIXTURE, Options, add_project_arguments, main, progress, scratch
 
 from recsys.data.config import DataConfig
 from recsys.data.prepared import PreparedDataset
@@ -128,10 +127,5 @@ def make_random_project(folder: str) -> Settings:
     return settings
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--storage", metavar="ROOT", help="as of the jobs (default: $RECSYS_STORAGE, else ./runs)")
-    parser.add_argument("--name", default="demo", metavar="PROJECT", help="of the project (default: demo)")
-
-
 if __name__ == "__main__":
-    main(__doc__, body, arguments=arguments)
+    main(__doc__, body, arguments=add_project_arguments)

@@ -20,7 +20,6 @@ prompts.
 `million_…`: what an actor that ranks a million items, 384 wide, takes of memory.
 """
 
-import argparse
 import multiprocessing
 import os
 import time
@@ -31,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import FIXTURE, Options, PeakMemory, main, progress, scratch
+from harness import FIXTURE, Options, PeakMemory, add_project_arguments, main, progress, scratch
 from torch.utils.flop_counter import FlopCounterMode
 
 from recsys.checkpoint import load_checkpoint, save_checkpoint
@@ -384,10 +383,5 @@ def measure_peaks(folder: str) -> dict[str, float]:
     return found
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--storage", metavar="ROOT", help="as of the jobs (default: $RECSYS_STORAGE, else ./runs)")
-    parser.add_argument("--name", default="demo", metavar="PROJECT", help="of the project (default: demo)")
-
-
 if __name__ == "__main__":
-    main(__doc__, body, arguments=arguments)
+    main(__doc__, body, arguments=add_project_arguments)

@@ -25,12 +25,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from harness import FIXTURE, Options, PeakMemory, main, progress, scratch
+from harness import Options, PeakMemory, main, progress, scratch
 from torch.nn import functional
 
 from recsys.config import digest
-from recsys.data.config import DataConfig
-from recsys.data.download import locate
 from recsys.data.prepare import prepare
 from recsys.data.prepared import PreparedDataset
 from recsys.histories import Histories
@@ -47,11 +45,7 @@ SHORT = 8  # epochs where only the time of one counts
 
 def body(options: Options) -> dict[str, Any]:
     torch.set_num_threads(1)
-    if options.quick:
-        config = DataConfig(path=str(FIXTURE))
-    else:
-        config = DataConfig(path=str(options.dataset("ml-100k"))) if options.data_dir else locate(DataConfig())
-    dataset = prepare(config, "benchmark", report=progress)
+    dataset = prepare(options.movielens(), "benchmark", report=progress)
     # As many as a student of the demo takes: the longer the training, the less Ray's start counts.
     epochs = 2 if options.quick else max(SHORT, min(30, int(3 * options.minutes)))
     with scratch() as folder:

@@ -26,11 +26,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import FIXTURE, Options, PeakMemory, main, progress, scratch
+from harness import Options, PeakMemory, main, progress, scratch
 
 from recsys.config import digest, from_dict
-from recsys.data.config import DataConfig
-from recsys.data.download import locate
 from recsys.data.prepare import prepare
 from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.settings import Layout, Settings, StudentSettings
@@ -85,10 +83,6 @@ def start_ray(cores: int, gigabytes: float) -> Iterator[None]:
 
 def make_project(options: Options, folder: str) -> Settings:
     """A prepared dataset and a student."""
-    if options.quick:
-        config = DataConfig(path=str(FIXTURE), max_history=10)
-    else:
-        config = DataConfig(path=str(options.dataset("ml-100k"))) if options.data_dir else locate(DataConfig())
     epochs = 2 if options.quick else 25
     training = {"epochs": epochs, "batch_size": 32, "schedule": "cosine", "patience": 0}
     values = {
@@ -98,7 +92,7 @@ def make_project(options: Options, folder: str) -> Settings:
         "tracking": {"uri": "none"} if options.quick else {},
     }
     settings = from_dict(Settings, values)
-    prepare(config, "benchmark", report=progress).write(settings.layout.dataset)
+    prepare(options.movielens(max_history=10), "benchmark", report=progress).write(settings.layout.dataset)
     return settings
 
 

@@ -12,7 +12,7 @@ from recsys.data.prepare import input_key, prepare
 from recsys.data.prepared import PreparedDataset
 from recsys.settings import Settings
 from recsys.stages.artefacts import alone, is_current, start_run
-from recsys.stages.executor import Executor
+from recsys.stages.executor import Executor, say
 
 
 def key(settings: Settings) -> str:
@@ -72,7 +72,3 @@ def _day(timestamp: int) -> str:
     if 315_532_800 <= timestamp < 4_102_444_800:
         return datetime.datetime.fromtimestamp(timestamp, datetime.UTC).date().isoformat()
     return str(timestamp)
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
