@@ -97,10 +97,10 @@ def body(options: Options) -> dict[str, Any]:
             settings, store = quick_settings(folder), Store(Path(folder, "store"))
             left_out = ("teacher", "distilled", RULES[1])  # what needs a language model
             wanted = [cell for cell in order_cells([settings], 1) if not {cell.column, cell.model} & {*left_out}]
-            fill(store, wanted, prepared, compute, options)
+            fill(store, wanted, prepare_dataset, compute, options)
             return show(tables(store, 1, [settings]))
     seeds, loaded = options.args.seeds, load(options.args.storage)
-    fill(STORE, order_cells(loaded, seeds), prepared, compute, options)
+    fill(STORE, order_cells(loaded, seeds), prepare_dataset, compute, options)
     return show(tables(STORE, seeds, loaded))
 
 
@@ -117,7 +117,7 @@ def tables(store: Store = STORE, seeds: int = 3, loaded: Sequence[Settings] | No
     return drawn
 
 
-def prepared(cell: Cell, options: Options) -> PreparedDataset:
+def prepare_dataset(cell: Cell, options: Options) -> PreparedDataset:
     """The prepared data set of a cell's configuration, made once and kept under its storage."""
     from recsys import storage
     from recsys.data.download import locate
@@ -146,14 +146,14 @@ def compute(cell: Cell, dataset: PreparedDataset, options: Options) -> dict[str,
     uri = ""
     if cell.model in RULES:
         facts |= {"role": "baseline", "seed": None}
-        uri = _rules(cell, settings)
+        uri = _fit_rules(cell, settings)
     elif cell.column == "baseline":
         baseline = fit_baseline(cell.model, dataset, settings.evaluation)
         score: Scorer = baseline
         facts |= {"kind": cell.model, "role": "baseline", "seed": None, "parameters": {"served": baseline.stored}}
     else:
         facts |= {"role": "teacher" if cell.column == "teacher" else "student", "seed": cell.seed}
-        uri = _teacher(settings, options) if cell.column == "teacher" else _student(cell, settings, options)
+        uri = _train_teacher(settings, options) if cell.column == "teacher" else _train_student(cell, settings, options)
     if uri:
         checkpoint = load_checkpoint(uri)
         score = model_scorer(checkpoint.model)
@@ -170,7 +170,7 @@ def compute(cell: Cell, dataset: PreparedDataset, options: Options) -> dict[str,
     return asdict(result)
 
 
-def _rules(cell: Cell, settings: Settings) -> str:
+def _fit_rules(cell: Cell, settings: Settings) -> str:
     """Checkpoint of the sequential rules, with their titles or without, fitted in this process unless it is there.
 
     Raises:
@@ -187,7 +187,7 @@ def _rules(cell: Cell, settings: Settings) -> str:
     return uri
 
 
-def _teacher(settings: Settings, options: Options) -> str:
+def _train_teacher(settings: Settings, options: Options) -> str:
     """Checkpoint of the configured teacher, trained in this process unless it is there."""
     from recsys.stages import teacher
 
@@ -195,7 +195,7 @@ def _teacher(settings: Settings, options: Options) -> str:
     return settings.layout.teacher
 
 
-def _student(cell: Cell, settings: Settings, options: Options) -> str:
+def _train_student(cell: Cell, settings: Settings, options: Options) -> str:
     """Checkpoint of a student of the cell's seed, its teacher's signals made on the way."""
     from recsys.stages import student
 
@@ -213,7 +213,7 @@ def make_signals(settings: Settings, options: Options) -> None:
     """The teacher's signals, ranked in this process unless they are there."""
     from recsys.stages import signals
 
-    _teacher(settings, options)
+    _train_teacher(settings, options)
     signals.make(settings, in_process(settings.teacher.training.metric, options))
 
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from recsys import storage
 from recsys.data.ids import normal_id
-from recsys.data.splits import SPLITS, Split, seen_by_training
+from recsys.data.splits import SPLITS, Split, find_seen_by_training
 from recsys.errors import UserError
 
 ITEMS_SCHEMA = pa.schema(
@@ -193,7 +193,7 @@ class PreparedDataset:
         nothing of them in the counts of the catalogue."""
         rows = self.rows("train")
         kept = rows[~users[self.users_of(rows)]]
-        seen = seen_by_training(self.offsets, kept)
+        seen = find_seen_by_training(self.offsets, kept)
         counts = np.bincount(self.items[seen], minlength=self.num_items + 1).astype(np.int64)
         return replace(
             self,
