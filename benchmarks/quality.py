@@ -23,6 +23,7 @@ from harness import FIXTURE, ROOT, Options, main, progress, scratch
 from recsys.config import beyond_defaults, digest, from_dict, key_values, load_config
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.rules.config import HybridConfig
 from recsys.settings import Settings, WorkersConfig
 
 STORE = Store(ROOT / "results" / "quality")
@@ -32,7 +33,9 @@ BASELINES = ("recent-popularity", "co-occurrence", *RULES)
 METRICS = ("ndcg@10", "hr@10", "ndcg@20", "hr@20")
 COLUMNS = {name.upper(): Column(lambda value, name=name: value["metrics"]["masked"][name]) for name in METRICS}
 SAYS = "test, full ranking, items of the past left out"
-_RANK = {"alone_softmax": 0, "teacher": 1, "distilled": 2}  # of cells of one seed; others come after
+TRAINING = "rows weigh the same"  # what changes results of the same settings; renamed, student cells are computed anew
+WITHOUT_MODEL = "rules"  # signals that need no teacher
+_RANK = {"alone_softmax": 0, "taught": 1, "hybrid": 2, "teacher": 3, "distilled": 4}  # of a seed; others come after
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Cell:
     """One evaluation.
 
     Attributes:
-        column: "baseline", "teacher", "distilled" or "alone_<loss>".
+        column: "baseline", "teacher", "distilled" (by it), "taught" (by the rules), "hybrid" or "alone_<loss>".
         kind: the student's architecture; "" for others.
     """
 
@@ -77,6 +80,11 @@ class Cell:
             # With the names of the signals it learns from, which are no part of a stage's key.
             student = replace(settings.students[self.model], scaling=WorkersConfig())
             parts.append([self.kind, beyond_defaults(student)])
+            if self.column in ("taught", "hybrid"):
+                parts.append(key_values(settings.rules, defaults=False))
+            if student.model.made_from:
+                parts.append(find_cell(settings, student.model.made_from, self.seed).key)
+            parts.append(TRAINING)
         return digest(parts)
 
 
@@ -85,10 +93,20 @@ def cells(settings: Settings, seeds: int) -> Iterator[Cell]:
     for name in BASELINES:
         yield Cell(settings, name, "baseline", "", 0)
     yield Cell(settings, "teacher", "teacher", "", settings.teacher.training.seed)
-    for name, student in settings.students.items():
-        column = "distilled" if student.distillation else f"alone_{student.loss.kind}"
+    for name in settings.students:
         for seed in range(seeds):
-            yield Cell(settings, name, column, student.model.kind, seed)
+            yield find_cell(settings, name, seed)
+
+
+def find_cell(settings: Settings, name: str, seed: int) -> Cell:
+    """The cell of a student."""
+    student = settings.students[name]
+    column = f"alone_{student.loss.kind}"
+    if student.distillation:
+        column = "taught" if student.distillation.signals == WITHOUT_MODEL else "distilled"
+    elif student.model.with_rules:
+        column = "hybrid"
+    return Cell(settings, name, column, student.model.kind, seed)
 
 
 def body(options: Options) -> dict[str, Any]:
@@ -196,16 +214,22 @@ def _train_teacher(settings: Settings, options: Options) -> str:
 
 
 def _train_student(cell: Cell, settings: Settings, options: Options) -> str:
-    """Checkpoint of a student of the cell's seed, its teacher's signals made on the way."""
-    from recsys.stages import student
+    """Checkpoint of a student of the cell's seed; its teacher's signals, or the student it is made from, on the way."""
+    from recsys.stages import rules, student
 
     configured = settings.students[cell.model]
-    name = f"{cell.model}.seed{cell.seed}"
-    seeded = replace(configured, training=replace(configured.training, seed=cell.seed))
-    if configured.distillation is not None:
+    executor = in_process(configured.training.metric, options)
+    if cell.column == "distilled":
         make_signals(settings, options)
-    with_seed = replace(settings, students={**settings.students, name: seeded})
-    student.make(with_seed, name, in_process(configured.training.metric, options))
+    elif cell.column in ("taught", "hybrid"):
+        rules.make(settings, executor)
+    model = configured.model
+    if isinstance(model, HybridConfig):
+        _train_student(find_cell(cell.settings, model.student, cell.seed), settings, options)
+        model = replace(model, student=f"{model.student}.seed{cell.seed}")
+    name = f"{cell.model}.seed{cell.seed}"
+    seeded = replace(configured, model=model, training=replace(configured.training, seed=cell.seed))
+    student.make(replace(settings, students={**settings.students, name: seeded}), name, executor)
     return settings.layout.student(name)
 
 
@@ -235,7 +259,7 @@ def in_process(metric: str, options: Options) -> Any:
 def order_cells(loaded: list[Settings], seeds: int) -> list[Cell]:
     """The most telling first: baselines, then by seed and column; data sets take turns."""
     every = [cell for settings in loaded for cell in cells(settings, seeds)]
-    return sorted(every, key=lambda cell: (cell.column != "baseline", cell.seed, _RANK.get(cell.column, 3)))
+    return sorted(every, key=lambda cell: (cell.column != "baseline", cell.seed, _RANK.get(cell.column, len(_RANK))))
 
 
 def project_of(settings: Settings) -> Settings:
@@ -251,6 +275,8 @@ def quick_settings(folder: str) -> Settings:
         "softmax": {"model": model, "training": training},
         "bce": {"model": model, "loss": {"kind": "bce"}, "training": training},
         "distilled": {"model": model, "training": training, "distillation": {}},
+        "taught": {"model": model, "training": training, "distillation": {"signals": "rules", "embedding": None}},
+        "hybrid": {"model": {"kind": "hybrid", "student": "taught"}},
     }
     data = {"path": str(FIXTURE)}
     tracking = {"uri": "none"}
