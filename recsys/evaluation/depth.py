@@ -6,13 +6,14 @@ full ranking of the test rows and ("valid") of the validation rows, sampled metr
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, TextIO
 
 from recsys.evaluation import plots
 from recsys.evaluation.ladder import human_count, human_ms
-from recsys.evaluation.page import facts, figure, page, paragraph, section, table
+from recsys.evaluation.page import facts, page, paragraph, section, table
 
 METRIC = "ndcg@10"
 _NAMES = {
@@ -69,13 +70,11 @@ def print_study(study: Mapping[str, Any], file: TextIO | None = None) -> None:
 
 def write_pictures(directory: Path, study: Mapping[str, Any]) -> None:
     """`depth.png` and `depth.html`, one file that needs nothing else."""
-    plots.write_png(plots.draw_depth_curves(study), directory / "depth.png")
     name = study["dataset"]["name"]
-    description = "NDCG@10, latency and parameters against the number of layers"
-    picture = figure(
-        plots.to_svg(plots.draw_depth_curves(study, "wide"), "depth-wide"),
-        plots.to_svg(plots.draw_depth_curves(study, "narrow"), "depth-narrow"),
-        description,
+    picture = plots.embed(
+        partial(plots.draw_depth_curves, study),
+        directory / "depth.png",
+        "NDCG@10, latency and parameters against the number of layers",
         f"On test; the dotted line is the whole teacher's NDCG@10 less {study['tolerance']:g} %. "
         "The depth is chosen on validation.",
     )

@@ -2,9 +2,11 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from recsys.evaluation.page import figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -231,6 +233,14 @@ def place_labels(axes: "Axes", points: Sequence[tuple[float, float]], texts: Seq
 
 def write_png(figure: "Figure", path: Path) -> None:
     figure.savefig(path, format="png", dpi=160, facecolor="white")
+
+
+def embed(draw: Callable[[str], "Figure"], png: Path, description: str, caption: str) -> str:
+    """Draw for wide and narrow screens: as a file, and as the figure of a page (`recsys.evaluation.page.figure`)."""
+    drawn = {form: draw(form) for form in ("wide", "narrow")}
+    write_png(drawn["wide"], png)
+    wide, narrow = (to_svg(drawn[form], f"{png.stem}-{form}") for form in ("wide", "narrow"))
+    return figure(wide, narrow, description, caption)
 
 
 def to_svg(figure: "Figure", name: str) -> str:

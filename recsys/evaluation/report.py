@@ -5,13 +5,14 @@ It is drawn from results files alone (the ladder, the results of each model, the
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from recsys.evaluation import plots
 from recsys.evaluation.ladder import describe_difference, describe_seen_targets, human_count, human_ms
-from recsys.evaluation.page import facts, figure, page, paragraph, section, table
+from recsys.evaluation.page import facts, page, paragraph, section, table
 from recsys.evaluation.results import Result
 
 _RULES = {
@@ -221,23 +222,23 @@ def _quality_section(directory: Path, ladder: Mapping[str, Any], rule: str) -> s
     timed = [row for row in ladder["rows"] if row["latency"].get("median_ms")]
     if not timed:
         return ""
-    drawn = {form: plots.draw_quality_latency(timed, rule, form) for form in ("wide", "narrow")}
-    plots.write_png(drawn["wide"], directory / "quality_latency.png")
     description = "NDCG@10 against milliseconds: " + "; ".join(
         f"{row['name']} {row['metrics'][rule]['ndcg@10']:.4f} at {human_ms(row['latency']['median_ms'])} ms"
         for row in timed
     )
     return section(
         "Quality against latency",
-        _figure(drawn, "quality", description, "Up and to the left is better; an arrow leads from a student alone to "
-                "the same student distilled."),
-    )  # fmt: skip
+        plots.embed(
+            partial(plots.draw_quality_latency, timed, rule),
+            directory / "quality_latency.png",
+            description,
+            "Up and to the left is better; an arrow leads from a student alone to the same student distilled.",
+        ),
+    )
 
 
 def _ab_section(directory: Path, ab: Mapping[str, Any]) -> str:
     arms = ab["arms"]
-    drawn = {form: plots.draw_arm_latency(arms, form) for form in ("wide", "narrow")}
-    plots.write_png(drawn["wide"], directory / "ab_latency.png")
     columns = {
         "Requests": "requests",
         "Errors": "errors",
@@ -272,25 +273,23 @@ def _ab_section(directory: Path, ab: Mapping[str, Any]) -> str:
     return section(
         "Arms side by side",
         paragraph(sentences),
-        _figure(drawn, "ab", description, ""),
+        plots.embed(partial(plots.draw_arm_latency, arms), directory / "ab_latency.png", description, ""),
         table(caption, ["Arm", *columns], rows),
     )
 
 
 def _curves_section(directory: Path, curves: Mapping[str, Any]) -> str:
-    drawn = {form: plots.draw_learning_curves(curves, form) for form in ("wide", "narrow")}
-    plots.write_png(drawn["wide"], directory / "learning_curves.png")
     description = "NDCG@10 on validation by epoch: " + "; ".join(
         f"{name} best {max(r['valid_ndcg@10'] for r in curve):.4f} after {len(curve)} epochs"
         for name, curve in curves.items()
     )
     caption = "The weights of the best epoch on validation are kept; test rows play no part in it."
-    return section("Training", _figure(drawn, "curves", description, caption))
-
-
-def _figure(drawn: Mapping[str, Any], name: str, description: str, caption: str) -> str:
-    wide, narrow = (plots.to_svg(drawn[form], f"{name}-{form}") for form in ("wide", "narrow"))
-    return figure(wide, narrow, description, caption)
+    return section(
+        "Training",
+        plots.embed(
+            partial(plots.draw_learning_curves, curves), directory / "learning_curves.png", description, caption
+        ),
+    )
 
 
 def _dataset_section(dataset: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ _POOL = 16  # batches whose windows are grouped by length, so that little paddin
 class Windows:
     """Seeded batches of windows over the training rows; every process cuts the same batches and takes its share.
 
-    Memory: 9 T bytes to know and count training rows, plus 16 bytes per window, 24 where windows are given.
+    Memory: 9 T bytes to know and count training rows, plus 16 bytes a window, 24 where windows are given.
 
     Args:
         batch_size: windows per step over all processes.

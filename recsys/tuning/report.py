@@ -5,15 +5,15 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recsys.evaluation import plots as house
 from recsys.evaluation.ladder import human_count, human_ms
-from recsys.evaluation.page import facts, figure, page, paragraph, section, table
+from recsys.evaluation.page import facts, page, paragraph, section, table
+from recsys.evaluation.plots import embed
 from recsys.tuning import plots
 from recsys.tuning.config import SweepConfig
 from recsys.tuning.records import Record, best, front, short_names, show
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 _SHOWN = 12  # trials in the first table; the others are one click away
 _SEARCH = {
@@ -167,11 +167,8 @@ def overhead(records: Sequence[Record], concurrent: int) -> float:
     return 1 - sum(record.train_seconds for record in records) / room
 
 
-def _figure_section(title: str, name: str, draw: "Any", directory: Path, description: str, caption: str) -> str:
-    drawn: dict[str, Figure] = {form: draw(form) for form in ("wide", "narrow")}
-    house.write_png(drawn["wide"], directory / f"{name}.png")
-    wide, narrow = (house.to_svg(drawn[form], f"{name}-{form}") for form in ("wide", "narrow"))
-    return section(title, figure(wide, narrow, description, caption))
+def _figure_section(title: str, name: str, draw: Any, directory: Path, description: str, caption: str) -> str:
+    return section(title, embed(draw, directory / f"{name}.png", description, caption))
 
 
 def _trials_section(records: Sequence[Record], winner: Record) -> str:

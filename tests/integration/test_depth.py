@@ -16,7 +16,7 @@ from recsys.data.prepare import prepare
 from recsys.errors import UserError
 from recsys.serving.recommender import Recommender
 from recsys.settings import Settings
-from recsys.stages import depth, pipeline
+from recsys.stages import depth
 from recsys.stages import student as student_stage
 from recsys.stages import teacher as teacher_stage
 from recsys.stages.executor import InProcess
@@ -129,22 +129,6 @@ def test_what_a_student_is_made_from_is_in_its_key(settings: Settings) -> None:
     assert student_stage.key(settings, "middle") != before[0], "another teacher is another student"
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"ids": None}, "names student 'ids', but the configuration has: middle, small"),
-        ({"ids": {"model": {"kind": "slmrec", "layers": 1}}}, "student 'ids' learns from the teacher itself"),
-    ],
-)
-def test_a_teacher_needs_a_student_that_is_trained_alone(
-    settings: Settings, changes: dict[str, Any], message: str
-) -> None:
-    students = {name: changes.get(name, {"model": {"kind": "slmrec", "layers": 1}}) for name in settings.students}
-    made = from_dict(Settings, {"students": {name: value for name, value in students.items() if value is not None}})
-    with pytest.raises(UserError, match=message):
-        teacher_stage.key(dataclasses.replace(settings, students=made.students))
-
-
 def test_a_compressed_student_is_made_without_training(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     def student(**model: Any) -> Settings:
         made = from_dict(Settings, {"students": {"small": {"model": {"kind": "compressed", **model}}}})
@@ -214,20 +198,3 @@ def depth_of(**values: Any) -> Any:
 def _small(settings: Settings) -> tuple[SASRec, Any]:
     dataset = student_stage.PreparedDataset.load(settings.layout.dataset)
     return SASRec(SASRecConfig(width=8, heads=1, max_positions=10), num_items=dataset.num_items), dataset
-
-
-def test_a_cycle_of_teachers_is_named() -> None:
-    cycle = {name: {"model": {"kind": "slmrec", "layers": 1, "teacher": other}} for name, other in ("ab", "ba")}
-    with pytest.raises(UserError, match="in the end it is its own teacher"):
-        student_stage.order_students(from_dict(Settings, {"students": cycle}))
-
-
-def test_the_pipeline_trains_the_ids_once_and_before_the_teacher(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done: list[tuple[str, bool]] = []
-    monkeypatch.setattr(student_stage, "make", lambda settings, name, executor, force: done.append((name, force)))
-    monkeypatch.setattr(teacher_stage, "make", lambda settings, executor, force: done.append(("teacher", force)))
-    steps = {name: pipeline.STEPS[name] for name in ("train_teacher", "distill")}
-    pipeline.run(settings, InProcess(), steps, force=True)
-    assert done == [("ids", True), ("teacher", True), ("ids", False), ("middle", True), ("small", True)]

@@ -21,7 +21,7 @@ from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.errors import UserError
 from recsys.losses.config import RecommendationLossConfig
 from recsys.serving.recommender import Recommender
-from recsys.settings import Settings, StudentSettings, WorkersConfig
+from recsys.settings import Settings, WorkersConfig
 from recsys.stages import student as student_stage
 from recsys.students.build import build_student
 from recsys.students.config import SASRecConfig
@@ -218,9 +218,3 @@ def test_the_job_leaves_a_checkpoint_that_recommends_and_is_kept(
 def test_what_cannot_be_is_said_in_one_line(ray_session: None, dataset: str, student: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         student_stage.make(settings(dataset, **student), "small", executor=OnRay())
-
-
-def test_an_unknown_student_is_named_with_those_there_are(dataset: str) -> None:
-    with pytest.raises(UserError, match="no student 'big'; it has: small"):
-        student_stage.key(settings(dataset), "big")
-    assert isinstance(settings(dataset).students["small"], StudentSettings)

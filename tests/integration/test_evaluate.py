@@ -119,24 +119,3 @@ def test_what_is_missing_is_said(settings: Settings, tmp_path: Path) -> None:
         report.make(settings)
     with pytest.raises(UserError, match="cannot be called 'teacher'"):
         from_dict(Settings, {**to_dict(settings), "students": {"teacher": {"model": {"kind": "sasrec"}}}})
-
-
-def test_twins() -> None:
-    sasrec, gru = {"model": {"kind": "sasrec"}}, {"model": {"kind": "gru4rec"}}
-    settings = from_dict(
-        Settings,
-        {
-            "students": {
-                "bce": {**sasrec, "loss": {"kind": "bce"}},
-                "softmax": sasrec,
-                "wide": {"model": {"kind": "sasrec", "width": 128}},
-                "distilled": {**sasrec, "distillation": {}},
-                "distilled-wide": {"model": {"kind": "sasrec", "width": 128}, "distillation": {}},
-                "distilled-bce": {**sasrec, "loss": {"kind": "bce"}, "distillation": {}},
-                "distilled-gru": {**gru, "distillation": {}},
-                "mixed": {"model": {"kind": "hybrid", "student": "distilled-gru"}},
-            }
-        },
-    )
-    distilled = {"distilled": "softmax", "distilled-wide": "wide", "distilled-bce": "bce"}
-    assert evaluation.pair_twins(settings) == {**distilled, "mixed": "distilled-gru"}
