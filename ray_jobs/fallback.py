@@ -3,8 +3,6 @@
 from recsys.decoders.pretrained import SMOLLM2, local_folder
 from recsys.errors import UserError
 from recsys.settings import Settings
-from recsys.stages import teacher
-from recsys.stages.artefacts import is_current
 
 FROM_SCRATCH = (
     "teacher.model.llm=from-scratch",
@@ -33,6 +31,9 @@ def replace_language_model(settings: Settings) -> list[str]:
 
 
 def _trained(settings: Settings) -> bool:
+    from recsys.stages import teacher
+    from recsys.stages.artefacts import is_current
+
     try:
         return is_current(settings.layout.teacher, teacher.key(settings))
     except UserError:  # what it is made from is not there yet

@@ -10,6 +10,7 @@ Legend: H width, I width of the feed-forward layers, M layers.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,8 +97,14 @@ def _blank(config: TeacherConfig, num_items: int) -> tuple[Any, Any, int]:
         if config.base == FROM_SCRATCH:
             from transformers import LlamaConfig
 
-            sizes = {"hidden_size": config.width, "num_hidden_layers": config.layers, "vocab_size": config.vocabulary}
-            values = LlamaConfig(num_attention_heads=config.heads, **sizes).to_dict()
+            values = LlamaConfig(
+                vocab_size=config.vocabulary,
+                hidden_size=config.width,
+                intermediate_size=8 * math.ceil(config.width / 3),
+                num_hidden_layers=config.layers,
+                num_attention_heads=config.heads,
+                tie_word_embeddings=True,
+            ).to_dict()
         else:
             values = load_transformers_config(config.base).to_dict()
         lm = new_language_model(dataclasses.replace(config, base_config=values))
