@@ -31,6 +31,8 @@ CHATTER = (
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": CHATTER,
+    # Of torch and Ray about each other; who develops sees them in the tests.
+    "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
