@@ -43,6 +43,7 @@ def _rank_shards(work: ShardedPass, plan: ShardPlan, missing: Sequence[int]) -> 
     # Progress is what this job prints; Ray Data's own bars and plans would only hide it.
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     actors = min(config.actors, len(missing))
     most = min(config.max_actors or config.actors, len(missing))
     cpus, gpus = resources(config)
