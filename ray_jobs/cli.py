@@ -20,9 +20,19 @@ from recsys.secrets import MaskedStream
 from recsys.settings import Settings
 from recsys.stages.artefacts import verify_hashes
 
+# What Ray says of its own workings on every run, and that no reader can act on.
+CHATTER = (
+    r"has constructor arguments in the object store"
+    r"|Found multiple active Ray instances"
+    r"|Runtime env is setting up|Running entrypoint for job"
+    r"|Proxy actor re(adiness check|ported not ready)|ServeController.graceful_shutdown failed"
+)
 # No telemetry of any library leaves the machine; models come from disk unless the user allows the hub.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": CHATTER,
+    # Of torch and Ray about each other; who develops sees them in the tests.
+    "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",

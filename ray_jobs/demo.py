@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ray_jobs import cli
 from ray_jobs.cluster.own_ray import run_alone
+from ray_jobs.fallback import replace_language_model
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIGS = PROJECT / "ray_jobs" / "configs"
@@ -62,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
         from ray_jobs.serving.application import check
 
         check(settings)
+    else:
+        arguments += replace_language_model(settings)
     return run_alone("serve" if args.serve else "pipeline", arguments, until_stopped=args.serve)
 
 

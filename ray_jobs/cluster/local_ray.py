@@ -170,8 +170,6 @@ def _start(folder: Path, marker: str, num_cpus: int, environment: dict[str, str]
         **LOOPBACK,
         "TMPDIR": str(folder),
         "RAY_COLOR_PREFIX": "0",
-        # Of torch and Ray about each other; who develops sees them in the tests.
-        "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
         # Ray's default of 15 would make every latency measured here depend on what else the machine does.
         "RAY_worker_niceness": "0",
         # Ray Train looks after its workers every 2 s by default, and waits as long at every step of a start.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from ray_jobs.cli import CHATTER
 from ray_jobs.cluster.local_ray import LocalRay
 from recsys.errors import UserError
 
@@ -22,13 +23,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 EXCLUDES = ["/runs", "/build", "/docs", "/.mypy_cache", "/.ruff_cache", "/.pytest_cache", "*.egg-info", "__pycache__"]
 _AGENT_SECONDS = 120
 _HEARTBEAT_SECONDS = 10
-# What Ray says of its own workings on every run, and that no reader can act on.
-_CHATTER = re.compile(
-    r"has constructor arguments in the object store"
-    r"|Found multiple active Ray instances"
-    r"|Runtime env is setting up|Running entrypoint for job"
-    r"|Proxy actor re(adiness check|ported not ready)|ServeController.graceful_shutdown failed"
-)
+_CHATTER = re.compile(CHATTER)
 
 
 def submit(ray: LocalRay, entrypoint: str, *, heartbeat: bool = False) -> int:

@@ -43,6 +43,7 @@ def _rank_shards(work: ShardedPass, plan: ShardPlan, missing: Sequence[int]) -> 
     # Progress is what this job prints; Ray Data's own bars and plans would only hide it.
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     actors = min(config.actors, len(missing))
     most = min(config.max_actors or config.actors, len(missing))
     cpus, gpus = resources(config)
@@ -57,11 +58,11 @@ def _rank_shards(work: ShardedPass, plan: ShardPlan, missing: Sequence[int]) -> 
         num_cpus=cpus,
         num_gpus=gpus,
     )
-    with work.progress(plan, missing) as advance:
+    with work.progress(plan, missing, workers=actors) as advance:
         for row in ranked.iter_rows():
             if row["error"]:
                 raise UserError(row["error"])  # leaving the loop ends the actors
-            advance(Counts(int(row["rows"]), int(row["aside"]), int(row["tokens"])))
+            advance(Counts(int(row["rows"]), int(row["aside"]), int(row["tokens"]), float(row["seconds"])))
 
 
 class RankShard:
@@ -71,18 +72,19 @@ class RankShard:
         self._ranker = work.open()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Shard numbers → rows done, those of them set aside and tokens, one each, or the error that ends the pass."""
+        """Shard numbers → their `Counts`, column by column, or the error that ends the pass."""
         counts, errors = [], []
         for number in batch["shard"].tolist():
             try:
                 counts.append(self._ranker.rank(number))
                 errors.append("")
             except UserError as error:  # as a value, because Ray Data would bury it under its own
-                counts.append(Counts(0, 0, 0))
+                counts.append(Counts(0, 0, 0, 0.0))
                 errors.append(str(error))
         return {
             "rows": [each.rows for each in counts],
             "aside": [each.aside for each in counts],
             "tokens": [each.tokens for each in counts],
+            "seconds": [each.seconds for each in counts],
             "error": errors,
         }

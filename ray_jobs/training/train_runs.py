@@ -38,10 +38,10 @@ from recsys import storage
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UnwritableError, UserError
 from recsys.settings import WorkersConfig
-from recsys.stages.executor import Build, epoch_line
+from recsys.stages.executor import Build, epoch_line, steps_line
 from recsys.tracking import Run
 from recsys.training.config import TrainingConfig
-from recsys.training.loop import Epoch, TrainingResult, load_progress, train
+from recsys.training.loop import Epoch, Steps, Tell, TrainingResult, load_progress, train
 from recsys.training.objective import Objective
 
 Describe = Callable[[Objective, PreparedDataset, str], dict[str, Any]]
@@ -88,7 +88,12 @@ def fit(
     try:
         with runtime.own_signals():
             result: Any = build_trainer(
-                folder, build, scaling=scaling, train_runs=train_runs, callback=_Report(queue)
+                folder,
+                build,
+                scaling=scaling,
+                train_runs=train_runs,
+                callback=_Report(queue),
+                tell=partial(_tell, queue),
             ).fit()
     except SystemExit as end:
         if end.code:
@@ -112,12 +117,14 @@ def build_trainer(
     train_runs: str,
     callback: UserCallback,
     describe: Describe | None = None,
+    tell: Tell | None = None,
 ) -> TorchTrainer:
     """A Ray Train run that keeps its state in `folder` under `train_runs` and continues from what lies there.
 
     Args:
         callback: on the controller, told of every report; what it does not tell goes to Ray Train's log files.
         describe: what every report says beside its epoch.
+        tell: called in the first worker within long epochs.
     """
     filesystem, path = storage.filesystem(train_runs)
     # Ray gives type checkers the signatures of Ray Train V1.
@@ -128,6 +135,7 @@ def build_trainer(
         train_loop_config={
             "build": build,
             "describe": describe,
+            "tell": tell,
             "threads": max(1, round(scaling.cpus)),
             "storage": train_runs,
         },
@@ -187,12 +195,17 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
                 dataset,
                 training,
                 report=partial(_report, facts, config["storage"]),
+                tell=config["tell"],
                 resume=Path(resume) if resume else None,
                 device=device,
             )
     except UserError as error:  # a restart would fail in the same way
         return {"error": str(error)}
     return {}
+
+
+def _tell(queue: Queue, steps: Steps) -> None:
+    queue.put(("steps", steps))
 
 
 def _report(facts: dict[str, Any], uri: str, epoch: Epoch) -> None:
@@ -239,6 +252,9 @@ def _follow(queue: Queue, name: str, training: TrainingConfig, run: Run) -> None
         kind, content = message
         if kind == "failure":
             print(f"{name}: {content}; restarting from the last checkpoint", flush=True)
+            continue
+        if kind == "steps":
+            print(steps_line(name, training, content), flush=True)
             continue
         epoch = int(content["epoch"])
         run.log_metrics({k: v for k, v in content.items() if k not in ("epoch", "finished")}, step=epoch)

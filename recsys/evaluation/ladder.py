@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from recsys.data.prepared import PreparedDataset
+from recsys.evaluation.described import describe, is_distilled
 from recsys.evaluation.metrics import gains
 from recsys.evaluation.results import RULES, Ranks, Result
 from recsys.evaluation.statistics import paired_bootstrap
@@ -34,17 +35,18 @@ def build_rows(
         twins: distilled student → the same student alone, hybrid → its student.
 
     Returns:
-        name, role, kind, distilled, twin, seed, checkpoint_hash, parameters, metrics by rule, sampled, latency, and
-        for a distilled student `difference`: rule → NDCG@10 above its twin with its interval.
+        name, role, about (in words), kind, distilled, twin, seed, checkpoint_hash, parameters, metrics by rule,
+        sampled, latency, and for a distilled student `difference`: rule → NDCG@10 above its twin with its interval.
     """
     rows = []
     kinds = [result.kind for result in results]
-    for result in sorted(results, key=lambda r: (_ROLES.index(r.role), kinds.index(r.kind), _is_distilled(r))):
+    for result in sorted(results, key=lambda r: (_ROLES.index(r.role), kinds.index(r.kind), is_distilled(r))):
         row = {
             "name": result.name,
             "role": result.role,
+            "about": describe(result),
             "kind": result.kind,
-            "distilled": _is_distilled(result),
+            "distilled": is_distilled(result),
             "twin": twins.get(result.name),
             "seed": result.seed,
             "checkpoint_hash": result.checkpoint_hash,
@@ -61,12 +63,6 @@ def build_rows(
             }
         rows.append(row)
     return rows
-
-
-def _is_distilled(result: Result) -> bool:
-    settings = result.training.get("settings", {})
-    alignment = settings.get("alignment") or {}
-    return bool(settings.get("distillation")) or any(alignment.get(name) for name in ("cosine", "norm", "logits"))
 
 
 def _difference(ours: Ranks, theirs: Ranks, rule: str, dataset: PreparedDataset, samples: int) -> dict[str, Any]:
@@ -112,6 +108,34 @@ def print_ladder(ladder: Mapping[str, Any], file: TextIO | None = None) -> None:
     console.print(
         "parameters: numbers served, frozen tables included (a baseline: the counts it keeps). ms: median of one "
         "history on one thread, model alone."
+    )
+    for row in ladder["rows"]:
+        if row["role"] == "teacher" and row.get("about"):
+            console.print(row["about"])
+    if said := verdict(ladder):
+        console.print(said)
+
+
+def verdict(ladder: Mapping[str, Any]) -> str | None:
+    """A sentence about a teacher that ranks below a student that learned without it; None where none does."""
+    rule = "masked" if ladder["mask_seen"] else "unmasked"
+    quality = {row["name"]: float(row["metrics"][rule]["ndcg@10"]) for row in ladder["rows"]}
+    teachers = [row for row in ladder["rows"] if row["role"] == "teacher"]
+    kinds = {row["kind"] for row in teachers}  # a cut or compressed teacher is not a student alone
+    alone = [
+        row["name"]
+        for row in ladder["rows"]
+        if row["role"] == "student" and not row["distilled"] and not row["twin"] and row["kind"] not in kinds
+    ]
+    if not teachers or not alone:
+        return None
+    teacher, best = teachers[0]["name"], max(alone, key=lambda name: quality[name])
+    if quality[teacher] >= quality[best]:
+        return None
+    return (
+        f"The {teacher} ranks below {best}, a student that learned alone (NDCG@10 {quality[teacher]:.4f} against "
+        f"{quality[best]:.4f}): on this data the larger model is the slower and not the better recommender, and what "
+        "students gain by it is no more than the intervals above show."
     )
 
 

@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from recsys.evaluation import plots
+<<<<<<< HEAD
 from recsys.evaluation.ladder import describe_difference, describe_seen_targets, human_count, human_ms
 from recsys.evaluation.page import facts, page, paragraph, section, table
+=======
+from recsys.evaluation.described import describe
+from recsys.evaluation.ladder import describe_difference, describe_seen_targets, human_count, human_ms, verdict
+from recsys.evaluation.page import facts, figure, page, paragraph, section, table
+>>>>>>> lm
 from recsys.evaluation.results import Result
 
 _RULES = {
@@ -23,24 +29,6 @@ _PROTOCOLS = {
     "leave_one_out": "leave-one-out: each user's last item is the test target, the one before it the validation target",
     "global_time": "global time split: rows in the order of their target's time, 80 % training, 10 % validation, 10 % "
     "test",
-}
-_BASELINES = {
-    "recent-popularity": "the most frequent items of the last days of training, the same for everybody",
-    "co-occurrence": "items that followed or preceded the latest ones in other users' sequences",
-    "sequential-rules": "what follows what, counted, frequencies divided out; constants chosen on validation",
-    "sequential-rules-titles": "the same counts, and the cosine of titles",
-}
-
-
-_TEACHERS = {  # what they are called, where their configuration names a language model, and what there is without one
-    "hllm": ("HLLM", "user_model", "its user model from scratch"),
-    "e4srec": ("E4SRec", "llm", "its language model from scratch"),
-    "bigrec": ("BIGRec", "base", "its language model from scratch"),
-}
-
-_LANGUAGE_MODELS = {  # those that configurations name by a word of their own
-    "minilm": "all-MiniLM-L6-v2",
-    "smollm2": "SmolLM2-135M-Instruct (4-bit copy, dequantised)",
 }
 
 
@@ -86,7 +74,8 @@ def _summary(ladder: Mapping[str, Any]) -> str:
 
 
 def findings(ladder: Mapping[str, Any]) -> list[str]:
-    """What the numbers say, good or bad, as HTML: one text for each distilled student and one about counting."""
+    """What the numbers say, good or bad, as HTML: one text for each distilled student, one about a
+    teacher below a student alone, one about counting."""
     rule = "masked" if ladder["mask_seen"] else "unmasked"
     rows = {row["name"]: row for row in ladder["rows"]}
 
@@ -116,6 +105,8 @@ def findings(ladder: Mapping[str, Any]) -> list[str]:
                 f", in {human_ms(ours)} ms instead of {human_ms(theirs)} ms per history." if ours and theirs else "."
             )
         sentences.append(text)
+    if said := verdict(ladder):
+        sentences.append(escape(said))
     counting = [row["name"] for row in ladder["rows"] if row["role"] == "baseline"]
     models = [row["name"] for row in ladder["rows"] if row["role"] != "baseline"]
     if counting and models:
@@ -137,7 +128,7 @@ def _ladder_section(ladder: Mapping[str, Any], results: Mapping[str, Result], ru
     for row in ladder["rows"]:
         metrics = row["metrics"][rule]
         width = 100 * metrics["ndcg@10"] / highest
-        what = _describe(row, results[row["name"]])
+        what = describe(results[row["name"]])
         cells.append(
             [
                 f'{escape(row["name"])}<span class="sub">{escape(what)}</span>',
@@ -187,35 +178,6 @@ def _all_metrics(ladder: Mapping[str, Any]) -> str:
         for rule, text in _RULES.items()
     ]
     return f"<details><summary>All metrics, by both rules for seen items</summary>{''.join(tables)}</details>"
-
-
-def _describe(row: Mapping[str, Any], result: Result) -> str:
-    """A line about what a row is."""
-    if row["role"] == "baseline":
-        return _BASELINES.get(row["name"], row["kind"])
-    settings = result.training.get("settings", {})
-    if row["kind"] == "hybrid":
-        return f"{settings.get('model', {}).get('student')} with counts and titles as further terms of its score"
-    if row["role"] == "teacher":
-        name, field, said = _TEACHERS.get(row["kind"], (row["kind"], "", ""))
-        model = settings.get("model", {})
-        base, item = model.get(field), model.get("item", {}).get("model")
-        on = f" on {_language_model(base)}" if base not in (None, "from-scratch") else ""
-        scratch = said if base == "from-scratch" else ""
-        titles = f"titles read by {_language_model(item)}" if item not in (None, "minilm") else ""
-        return ", ".join(part for part in (f"{name}{on}, the teacher", scratch, titles) if part)
-    loss = settings.get("loss", {}).get("kind")
-    parts = [row["kind"], "distilled" if row["distilled"] else "alone", f"{loss} loss" if loss else ""]
-    return ", ".join(part for part in parts if part)
-
-
-def _language_model(name: str) -> str:
-    """A language model by the name that a configuration gives it; of a path its last part."""
-    if name in _LANGUAGE_MODELS:
-        return _LANGUAGE_MODELS[name]
-    path = Path(name)
-    shown = path.name if path.is_absolute() or name.startswith(("~", ".")) else name
-    return f"{path.name} (dequantised)" if path.suffix.lower() == ".gguf" else shown
 
 
 def _quality_section(directory: Path, ladder: Mapping[str, Any], rule: str) -> str:

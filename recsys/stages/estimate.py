@@ -72,7 +72,7 @@ def describe(timing: Timing, plan: ShardPlan, config: SignalsConfig) -> list[str
         seconds = timing.load_seconds + min(busiest, len(plan.rows)) / timing.rows_per_second
         mark = "*" if actors == config.actors else " "
         spent = actors * (gpus or cpus) * seconds / 3600
-        lines.append(f"{actors:>8}{mark} {_duration(seconds):>12} {spent:>12.3g}")
+        lines.append(f"{actors:>8}{mark} {duration(seconds):>12} {spent:>12.3g}")
         if actors >= len(plan) and actors >= config.actors:
             break
     return lines
@@ -112,7 +112,8 @@ def _describe(facts: dict[str, Any], config: SignalsConfig) -> str:
     return facts["gpus"][0] if config.gpus else f"{threads} thread{'s' * (threads > 1)} of {facts['processor']}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """For people: seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

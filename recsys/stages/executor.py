@@ -17,7 +17,7 @@ from recsys.data.prepared import PreparedDataset
 from recsys.settings import WorkersConfig
 from recsys.tracking import Run
 from recsys.training.config import TrainingConfig
-from recsys.training.loop import Epoch, TrainingResult, load_progress, train_local
+from recsys.training.loop import Epoch, Steps, TrainingResult, load_progress, train_local
 from recsys.training.objective import Objective
 
 if TYPE_CHECKING:
@@ -164,7 +164,10 @@ class InProcess:
             if self._watch:
                 self._watch(name, epoch)
 
-        train_local(objective, dataset, training, directory, report=report, device=self._device)
+        def tell(steps: Steps) -> None:
+            print(steps_line(name, training, steps), flush=True)
+
+        train_local(objective, dataset, training, directory, report=report, tell=tell, device=self._device)
         return partial(load_progress, directory / "last")
 
     def discard(self, name: str, *, train_runs: str, key: str) -> None:
@@ -183,6 +186,14 @@ def epoch_line(name: str, training: TrainingConfig, epoch: int, metrics: dict[st
     return (
         f"{name}: epoch {epoch}/{training.epochs}  loss {metrics['loss']:.4f}  "
         f"valid {metric} {metrics[f'valid_{metric}']:.4f}  {metrics['train_seconds']:.1f} s"
+    )
+
+
+def steps_line(name: str, training: TrainingConfig, steps: Steps) -> str:
+    """The progress line within a long epoch."""
+    return (
+        f"{name}: epoch {steps.epoch}/{training.epochs}  step {steps.done:,} of {steps.total:,}, "
+        f"{steps.tokens_per_second:,.0f} tokens/s, {steps.seconds_left:.0f} s left"
     )
 
 

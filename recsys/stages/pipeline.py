@@ -44,7 +44,7 @@ def run(
             if time.monotonic() - started > 1:
                 print(f"{name} took {time.monotonic() - started:.0f} s", flush=True)
     print(f"\nall {len(steps)} steps are done, {time.monotonic() - begun:.0f} s")
-    for line in [dataset_facts(settings), *locations(settings)]:
+    for line in [dataset_facts(settings), *conclusions(settings), *locations(settings)]:
         print(line, flush=True)
 
 
@@ -57,6 +57,15 @@ def dataset_facts(settings: Settings) -> str:
         f"{counts['interactions']:,} interactions, {counts['test_rows']:,} test rows by {dataset['protocol']}, "
         f"fingerprint {dataset['fingerprint'][:12]}"
     )
+
+
+def conclusions(settings: Settings) -> list[str]:
+    """What the ladder says of the teacher, where that should be known before anything else."""
+    from recsys.evaluation.ladder import LADDER, verdict
+
+    ladder = storage.read_json_if_whole(storage.join(settings.layout.results, f"{LADDER}.json"))
+    said = verdict(ladder) if isinstance(ladder, dict) else None
+    return [said] if said else []
 
 
 def locations(settings: Settings) -> list[str]:

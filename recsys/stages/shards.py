@@ -24,11 +24,12 @@ _HOPELESS = 1000  # rows without one finite prediction; a pass that goes on from
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows done, those of them set aside, and tokens read."""
+    """Rows done, those of them set aside, tokens read, and how long the teacher took."""
 
     rows: int
     aside: int
     tokens: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,18 @@ class ShardedPass:
         return SignalsWriter(self.signals, key=self.key, k=self.config.k)
 
     @contextmanager
-    def progress(self, plan: ShardPlan, missing: Sequence[int]) -> Iterator[Callable[[Counts], None]]:
+    def progress(self, plan: ShardPlan, missing: Sequence[int], workers: int = 1) -> Iterator[Callable[[Counts], None]]:
         """Print rows, rows and tokens per second and the time left, at least every five seconds.
 
         What it gives is called for every finished shard.
 
+        Args:
+            workers: that take a shard each at the same time.
+
         Raises:
             UserError: not one prediction of the first many rows was finite.
         """
-        tally = _Tally(plan.count(missing), fresh=len(missing) == len(plan))
+        tally = Tally(plan.count(missing), workers, fresh=len(missing) == len(plan))
         with tally.tell():
             yield tally.add
 
@@ -126,7 +130,7 @@ class ShardRanker:
             log_mass=ranked.log_mass,
             states=self._states_of(ranked.rows[np.isin(ranked.rows, self._dataset.rows("train"))]),
         )
-        return Counts(len(rows), aside, ranked.tokens)
+        return Counts(len(rows), aside, ranked.tokens, seconds)
 
     def _states_of(self, rows: np.ndarray) -> tuple[np.ndarray, "Tensor"] | None:
         """Rows and their states, which are those of the teacher that students are cut from, whoever ranks the rows."""
@@ -142,30 +146,29 @@ class ShardRanker:
         return np.where(np.isin(rows, self._dataset.rows("train")), fold + 1, 0)
 
 
-class _Tally:
+class Tally:
     """Counts of a pass, told as it goes.
 
     Args:
+        total: rows.
+        workers: that take a shard each at the same time.
         fresh: it begins with its first shard, so that a teacher without finite predictions is known for it.
     """
 
-    def __init__(self, total: int, *, fresh: bool) -> None:
-        self._total, self._fresh = total, fresh
+    def __init__(self, total: int, workers: int, *, fresh: bool) -> None:
+        self._total, self._workers, self._fresh = total, workers, fresh
         self._begun = time.perf_counter()
-        self._since = self._begun  # rates count from the end of the first shard: before it workers were starting
         self._rows = self._aside = self._tokens = 0
-        self._first = Counts(0, 0, 0)
+        self._seconds = 0.0
 
     def add(self, counts: Counts) -> None:
         self._rows, self._aside = self._rows + counts.rows, self._aside + counts.aside
-        self._tokens += counts.tokens
+        self._tokens, self._seconds = self._tokens + counts.tokens, self._seconds + counts.seconds
         if self._fresh and self._aside == self._rows >= _HOPELESS:
             raise UserError(
                 f"the teacher's prediction is not finite for all of the first {self._rows:,} rows; its checkpoint is "
                 "not usable, train it again (or run infer_teacher again to see whether it is for others)"
             )
-        if not self._first.rows:
-            self._first, self._since = counts, time.perf_counter()
 
     @contextmanager
     def tell(self) -> Iterator[None]:
@@ -173,7 +176,7 @@ class _Tally:
 
         def tick() -> None:
             while not closed.wait(5):
-                self._line()
+                print(self.line(), flush=True)
 
         ticker = threading.Thread(target=tick, daemon=True)
         ticker.start()
@@ -182,14 +185,18 @@ class _Tally:
         finally:
             closed.set()
             ticker.join()
-        self._line()
+        print(self.line(), flush=True)
 
-    def _line(self) -> None:
-        now = time.perf_counter()
-        rows, tokens = self._rows - self._first.rows, self._tokens - self._first.tokens
-        left = f"{now - self._begun:.0f} s"
-        if rows:
-            rate = rows / (now - self._since)
-            seconds = (self._total - self._rows) / rate
-            left = f"{rate:,.0f} rows/s, {tokens / (now - self._since):,.0f} tokens/s, {seconds:.0f} s left"
-        print(f"signals: {self._rows:,} of {self._total:,} rows, {left}", flush=True)
+    def line(self) -> str:
+        """Rates are those of the teacher at work, all workers together: neither starting nor a shard that is half done
+        counts, so few shards are told as truly as many."""
+        said = f"signals: {self._rows:,} of {self._total:,} rows"
+        if not self._seconds:
+            return f"{said}, {time.perf_counter() - self._begun:.0f} s"
+        rate = self._rows * self._workers / self._seconds
+        tokens = self._tokens * self._workers / self._seconds
+        return f"{said}, {_rate(rate)} rows/s, {_rate(tokens)} tokens/s, {(self._total - self._rows) / rate:.0f} s left"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"

@@ -71,6 +71,19 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> dict
     return trained
 
 
+def estimate(settings: Settings) -> None:
+    """Print what training will take; nothing is written, and of a language model only its configuration is read.
+
+    Raises:
+        UserError: the dataset, or that configuration, is not there.
+    """
+    from recsys.stages.teacher_size import lines
+
+    require(settings.layout.dataset, "prepared dataset", "prepare_data")
+    for line in lines(settings, PreparedDataset.load(settings.layout.dataset)):
+        print(line, flush=True)
+
+
 @alone(lambda _settings, _executor, uri, name, *_, **__: (uri, name))
 def _train(
     settings: Settings, executor: Executor, uri: str, name: str, work: str, *, fold: int | None = None, force: bool

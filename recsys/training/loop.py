@@ -26,11 +26,13 @@ from recsys.errors import UserError
 from recsys.evaluation.metrics import metrics_from_ranks
 from recsys.evaluation.ranking import model_scorer, rank_targets
 from recsys.processes import world
-from recsys.training.batches import Batches
+from recsys.training.batches import Batch, Batches
 from recsys.training.config import TrainingConfig
 from recsys.training.engine import Engine, build_engine
 from recsys.training.objective import Objective
 from recsys.training.throughput import Meter
+
+_TELL_SECONDS = 15.0
 
 
 @dataclass
@@ -73,6 +75,27 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Steps:
+    """How far an epoch is; the first process tells it of long ones every while.
+
+    Attributes:
+        epoch: its number, from 1.
+        done, total: steps.
+        tokens_per_second: since the epoch began, over all processes as if each had this one's share.
+        seconds_left: to its last step.
+    """
+
+    epoch: int
+    done: int
+    total: int
+    tokens_per_second: float
+    seconds_left: float
+
+
+Tell = Callable[[Steps], None]
+
+
+@dataclass(frozen=True)
 class TrainingResult:
     """The best epoch's weights (`SequentialRecommender.export_state`, on rank 0) and how training went."""
 
@@ -86,6 +109,7 @@ def train(
     config: TrainingConfig,
     *,
     report: Callable[[Epoch], None],
+    tell: Tell | None = None,
     resume: Path | None = None,
     device: torch.device | str = "cpu",
     eval_batch_size: int = 256,
@@ -96,6 +120,7 @@ def train(
 
     Args:
         report: called after each epoch.
+        tell: called in the first process within an epoch, each time another 15 seconds of it have gone by.
         resume: directory with what `Epoch.save` wrote on all processes.
 
     Raises:
@@ -113,7 +138,8 @@ def train(
         if rank == 0:
             best_state = load_file(resume / "best.safetensors")
     while not progress.finished:
-        record = _train_epoch(engine, batches, config, progress.epoch, device, meter)
+        teller = _Teller(objective, batches, progress.epoch, tell) if tell and rank == 0 else None
+        record = _train_epoch(engine, batches, config, progress.epoch, device, meter, teller)
         started = time.perf_counter()
         metrics = validate(objective, dataset, config, device=device, batch_size=eval_batch_size)
         record |= {f"valid_{name}": value for name, value in metrics.items()}
@@ -208,8 +234,36 @@ def _save(engine: Engine, progress: Progress, best_state: dict[str, Tensor], dir
         (directory / "progress.json").write_text(json.dumps(asdict(progress)))
 
 
+class _Teller:
+    """Tells of the steps of one epoch."""
+
+    def __init__(self, objective: Objective, source: Batches, epoch: int, tell: Tell) -> None:
+        self._objective, self._source, self._epoch, self._tell = objective, source, epoch, tell
+        self._begun = self._told = time.perf_counter()
+        self._tokens = self._total = 0
+
+    def step(self, batch: Batch, done: int) -> None:
+        """To be called after each step, with how many there were."""
+        self._tokens += self._objective.tokens(batch)
+        now = time.perf_counter()
+        if now - self._told < _TELL_SECONDS:
+            return
+        # Counting reads the epoch's batches once more, in a small part of the time that a long epoch takes.
+        self._total = self._total or sum(1 for _ in self._source.epoch(self._epoch))
+        spent = now - self._begun
+        rate = self._tokens * world()[1] / spent
+        self._tell(Steps(self._epoch + 1, done, self._total, rate, spent / done * (self._total - done)))
+        self._told = time.perf_counter()
+
+
 def _train_epoch(
-    engine: Engine, source: Batches, config: TrainingConfig, epoch: int, device: torch.device, meter: Meter
+    engine: Engine,
+    source: Batches,
+    config: TrainingConfig,
+    epoch: int,
+    device: torch.device,
+    meter: Meter,
+    teller: _Teller | None = None,
 ) -> dict[str, float]:
     rank, size = world()
     torch.manual_seed(int(np.random.default_rng((config.seed, epoch, rank)).integers(2**62)))
@@ -227,6 +281,8 @@ def _train_epoch(
         meter.after(batch)
         count += 1
         targets += total
+        if teller:
+            teller.step(batch, count)
     if not count:
         raise UserError("there is nothing to train on: the dataset has fewer training windows than workers")
     seconds = time.perf_counter() - started

@@ -53,6 +53,23 @@ def test_teacher_inference(project_root: Path, tmp_path: Path) -> None:
     assert {"bf16_speedup", "hllm_speedup", "flop_share", "peak_gb"} <= figures.keys()
 
 
+@pytest.mark.full
+def test_headline(project_root: Path, tmp_path: Path) -> None:
+    figures = last_figures(project_root, tmp_path, "headline")
+    assert figures["same_top1"] >= 0.9 and figures["layer_ratio"] == 7.5
+    expected = figures["published_seconds"] / figures["student_seconds"]
+    assert figures["student_speedup_over_published"] == pytest.approx(expected, rel=0.05)
+    assert figures["published_seconds"] > figures["pass_seconds"] > figures["student_seconds"] > 0
+    assert figures["sampled_rows"] == 16 and figures["test_rows"] == 80
+    seconds = figures["seconds"]
+    for key, slow, fast in (
+        ("rank_speedup", "rank 30", "rank 4"),
+        ("train_speedup", "train 30", "train 4"),
+        ("train_speedup_taught", "train 30", "train 4 taught"),
+    ):
+        assert figures[key] == pytest.approx(seconds[slow] / seconds[fast], rel=0.05)
+
+
 def test_an_unknown_benchmark_is_named(project_root: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(project_root / "benchmarks"), "speed"], capture_output=True, text=True, timeout=60

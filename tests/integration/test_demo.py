@@ -20,6 +20,7 @@ import pytest
 from ray_jobs.cluster.local_ray import MARKER as RAY_MARKER
 from ray_jobs.cluster.local_ray import LocalRay, local_ray
 from ray_jobs.cluster.submission import submit
+from recsys.evaluation.ladder import verdict
 from tests.integration.commands import DemoRuns, Make, free_port, processes
 
 MARKER = "RECSYS_TEST_SESSION"  # in the environment of whatever this session starts (tests/conftest.py)
@@ -50,6 +51,8 @@ def test_a_second_demo_starts_no_trainer_and_prints_the_results_again(demo: Demo
     ladder = demo.continued[demo.continued.index("Quality ladder") :].partition("evaluate took")[0]
     assert next(line for line in ladder.splitlines() if "distilled" in line) in demo.kept
     assert str(demo.project / "report" / "report.html") in demo.kept
+    said = verdict(json.loads((demo.project / "results" / "ladder.json").read_text()))
+    assert (said or "dataset fixture") in demo.kept[demo.kept.index("all 8 steps are done") :]
 
 
 def test_runs_are_children_of_one_pipeline_that_was_continued(demo: DemoRuns) -> None:

@@ -32,4 +32,6 @@ def test_the_pipeline_runs_on_two_nodes(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "all 8 steps are done" in done.stdout
+        for chatter in ("PreemptionWatcher", "FutureWarning"):
+            assert chatter not in done.stdout + done.stderr
         assert (tmp_path / "fixture" / "report" / "report.html").exists()

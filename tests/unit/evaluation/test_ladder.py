@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recsys.data.prepared import PreparedDataset
-from recsys.evaluation.ladder import build_rows, human_count, human_ms, print_ladder
+from recsys.evaluation.ladder import build_rows, human_count, human_ms, print_ladder, verdict
 from recsys.evaluation.metrics import gains
 from recsys.evaluation.results import Ranks, Result, evaluate
 
@@ -106,6 +106,30 @@ def test_the_printed_table_is_plain_narrow_and_complete(ladder: dict) -> None:
     unmasked = io.StringIO()
     print_ladder({**ladder, "mask_seen": False}, unmasked)
     assert f"{ladder['rows'][0]['metrics']['unmasked']['hr@10']:.4f}" in unmasked.getvalue()
+
+
+def with_quality(ladder: dict, **quality: float) -> dict:
+    for row in ladder["rows"]:
+        row["metrics"]["masked"]["ndcg@10"] = quality.get(row["name"].replace("-", "_"), 0.0)
+    return ladder
+
+
+def test_a_teacher_below_a_student_alone_is_said(ladder: dict) -> None:
+    said = verdict(with_quality(ladder, sasrec=0.2, teacher=0.1, sasrec_distilled=0.05))
+    assert said is not None
+    assert said.startswith(
+        "The teacher ranks below sasrec, a student that learned alone (NDCG@10 0.1000 against 0.2000)"
+    )
+    out = io.StringIO()
+    print_ladder(ladder, out)
+    assert " ".join(out.getvalue().split()).endswith(said)
+
+
+def test_nothing_is_said_of_a_teacher_above_what_learned_alone(ladder: dict) -> None:
+    assert verdict(with_quality(ladder, sasrec=0.1, teacher=0.1, sasrec_distilled=0.3, popularity=0.4)) is None
+    # Of the same kind: cut from it, or a smaller copy of it.
+    next(row for row in ladder["rows"] if row["name"] == "sasrec")["kind"] = "teacher"
+    assert verdict(with_quality(ladder, sasrec=0.2, teacher=0.1)) is None
 
 
 def test_pairs_must_be_of_the_same_rows(ladder: dict, random_dataset: PreparedDataset) -> None:

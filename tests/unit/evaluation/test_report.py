@@ -1,6 +1,5 @@
 import copy
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -166,36 +165,3 @@ def test_dates_are_shown_where_times_are_seconds(
         result.training["training"].pop("curve")
     text = written(tmp_path, ladder, results).text
     assert said in text if said else "From, to" not in text
-
-
-@pytest.mark.parametrize(
-    ("kind", "model", "sentence"),
-    [
-        ("bigrec", {"base": "from-scratch"}, "BIGRec, the teacher, its language model from scratch"),
-        ("bigrec", {"base": "some/model"}, "BIGRec on some/model, the teacher"),
-        ("bigrec", {"base": "/models/Some-0.5B"}, "BIGRec on Some-0.5B, the teacher"),
-        ("hllm", {"user_model": "from-scratch"}, "HLLM, the teacher, its user model from scratch"),
-        (
-            "hllm",
-            {"user_model": "from-scratch", "item": {"model": "smollm2"}},
-            "HLLM, the teacher, its user model from scratch, "
-            "titles read by SmolLM2-135M-Instruct (4-bit copy, dequantised)",
-        ),
-        (
-            "hllm",
-            {"user_model": "~/some-Q8_0.gguf", "item": {"model": "minilm"}},
-            "HLLM on some-Q8_0.gguf (dequantised), the teacher",
-        ),
-        ("e4srec", {"llm": "smollm2"}, "E4SRec on SmolLM2-135M-Instruct (4-bit copy, dequantised), the teacher"),
-        ("e4srec", {"llm": "from-scratch"}, "E4SRec, the teacher, its language model from scratch"),
-    ],
-)
-def test_a_teacher_made_from_scratch_is_called_so(
-    evaluated: tuple[dict[str, Any], dict[str, Result]], tmp_path: Path, kind: str, model: dict, sentence: str
-) -> None:
-    ladder, results = copy.deepcopy(evaluated[0]), dict(evaluated[1])
-    next(row for row in ladder["rows"] if row["name"] == "teacher")["kind"] = kind
-    training = results["teacher"].training
-    results["teacher"] = replace(results["teacher"], training={**training, "settings": {"model": model}})
-    write_report(tmp_path, ladder, results)
-    assert f">{sentence}<" in (tmp_path / "report.html").read_text()

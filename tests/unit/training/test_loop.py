@@ -15,7 +15,7 @@ from recsys.students.build import build_student
 from recsys.students.config import GRU4RecConfig, SASRecConfig
 from recsys.training import loop
 from recsys.training.config import DeepSpeedConfig, TrainingConfig, Windowing
-from recsys.training.loop import Epoch, TrainingResult, learning_rate, train, train_local
+from recsys.training.loop import Epoch, Steps, TrainingResult, learning_rate, train, train_local
 from recsys.training.windows import Windows, history_starts
 
 MODEL = SASRecConfig(width=16, blocks=1, heads=1, max_positions=8, dropout=0.1)
@@ -283,3 +283,32 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
 def test_positions_shorter_than_histories_are_refused(walks: PreparedDataset) -> None:
     with pytest.raises(UserError, match=r"max_positions is 4.*set it to 8"):
         build_student(SASRecConfig(width=8, heads=1, max_positions=4), walks, loss=RecommendationLossConfig())
+
+
+def test_long_epochs_tell_how_far_they_are(
+    walks: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 2.0  # read once as the epoch's training begins, once a step, and once more where one tells
+        return now[0]
+
+    monkeypatch.setattr(loop.time, "perf_counter", clock)
+    monkeypatch.setattr(loop, "_TELL_SECONDS", 5.0)
+    config = TrainingConfig(epochs=1, batch_size=8)
+    told: list[Steps] = []
+    fit(walks, config, tmp_path, tell=told.append)
+    windows = Windows(walks, max_history=walks.max_history, batch_size=8, seed=0)
+    batches = [batch for batch, _ in windows.epoch(0)]
+    assert len(batches) > 5
+    assert {steps.total for steps in told} == {len(batches)}
+    assert [steps.done for steps in told] == list(range(2, len(batches) + 1, 3))
+    tokens = sum(int((batch["items"] > 0).sum()) for batch in batches[:2])
+    assert told[0] == Steps(1, 2, len(batches), pytest.approx(tokens / 6), pytest.approx((len(batches) - 2) * 3))
+
+
+def test_short_epochs_tell_nothing(walks: PreparedDataset, tmp_path: Path) -> None:
+    told: list[Steps] = []
+    fit(walks, TrainingConfig(epochs=1, batch_size=8), tmp_path, tell=told.append)
+    assert told == []

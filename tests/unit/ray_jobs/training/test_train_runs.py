@@ -1,10 +1,15 @@
-"""Where a training run keeps its resume state."""
+"""Where a training run keeps its resume state, and what its driver says."""
 
+import queue
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from ray_jobs.training import train_runs
 from recsys.settings import WorkersConfig
 from recsys.training.config import DeepSpeedConfig, TrainingConfig
+from recsys.training.loop import Steps
 
 KEY = "k" * 64
 
@@ -27,3 +32,24 @@ def test_a_finished_run_leaves_no_state_of_any_number_of_workers(tmp_path: Path)
     train_runs.discard("teacher", train_runs=str(tmp_path), key=KEY)
     assert {folder.name for folder in tmp_path.iterdir()} == others
     train_runs.discard("teacher", train_runs=str(tmp_path / "none"), key=KEY)
+
+
+def test_the_driver_prints_steps_and_epochs_and_records_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    recorded: list[tuple[dict[str, Any], int]] = []
+
+    class Run:
+        def log_metrics(self, metrics: dict[str, Any], step: int) -> None:
+            recorded.append((metrics, step))
+
+    told: Any = queue.Queue()
+    train_runs._tell(told, Steps(2, 10, 40, 1234.5, 61.4))
+    metrics = {"loss": 1.5, "valid_ndcg@10": 0.25, "train_seconds": 80.0}
+    told.put(("epoch", {**metrics, "epoch": 2, "finished": False}))
+    told.put(None)
+    run: Any = Run()
+    train_runs._follow(told, "teacher", TrainingConfig(epochs=3), run)
+    assert capsys.readouterr().out.splitlines() == [
+        "teacher: epoch 2/3  step 10 of 40, 1,234 tokens/s, 61 s left",
+        "teacher: epoch 2/3  loss 1.5000  valid ndcg@10 0.2500  80.0 s",
+    ]
+    assert recorded == [(metrics, 2)]
