@@ -11,14 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from recsys.evaluation import plots
-<<<<<<< HEAD
-from recsys.evaluation.ladder import describe_difference, describe_seen_targets, human_count, human_ms
-from recsys.evaluation.page import facts, page, paragraph, section, table
-=======
 from recsys.evaluation.described import describe
 from recsys.evaluation.ladder import describe_difference, describe_seen_targets, human_count, human_ms, verdict
-from recsys.evaluation.page import facts, figure, page, paragraph, section, table
->>>>>>> lm
+from recsys.evaluation.page import facts, page, paragraph, section, table
 from recsys.evaluation.results import Result
 
 _RULES = {
