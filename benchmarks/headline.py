@@ -90,7 +90,7 @@ def adapted(dataset: PreparedDataset, folder: str, options: Options) -> BIGRec:
     config = BIGRecConfig(base=SMOLLM2.name, lora=BIGRecLoRAConfig(), beams=BEAMS, max_tokens=256)
     inputs = BIGRec.prepare(config, dataset, cache=folder, student=str)
     objective = BIGRec.objective(config, dataset, inputs, seed=0)
-    learning = TrainingConfig(batch_size=8, gradient_clipping=1.0, precision="bf16")
+    learning = TrainingConfig(batch_size=4, gradient_clipping=1.0, precision="bf16")
     engine = build_engine(objective, learning, torch.device("cpu"))
     until = time.monotonic() + 15 * options.minutes
     for steps, (batch, total) in enumerate(objective.batches(dataset, learning, rank=0, world=1).epoch(0), start=1):
