@@ -1,12 +1,12 @@
 """The two papers' claims about time, each side measured in one run: a language model against what is distilled from it.
 
-    python benchmarks/headline.py [--quick] [--minutes N] [--data-dir D]
+    python benchmarks/headline.py [--quick] [--minutes N] [--data-dir D] [--teacher CHECKPOINT]
 
-BIGRec on SmolLM2-135M (4-bit copy, adapters trained for a quarter of the time limit) ranks test rows by the published
-procedure (`benchmarks/teacher_inference.py` describes it) and by our pass, both in fp32, with the same beams, on the
-same sample; a SASRec as the demo's ranks all test rows. `…_seconds` are of the whole test set: those of the student
-measured, those of the two others **extrapolated** from the sample (`sampled_rows`, in file order). The paper (DLLM2Rec)
-found 12,700 between the published procedure and its student.
+BIGRec on SmolLM2-135M (4-bit copy; adapters trained for a quarter of the time limit, or those of --teacher) ranks test
+rows by the published procedure (`benchmarks/teacher_inference.py` describes it) and by our pass, both in fp32, with the
+same beams, on the same sample; a SASRec as the demo's ranks all test rows. `…_seconds` are of the whole test set: those
+of the student measured, those of the two others **extrapolated** from the sample (`sampled_rows`, in file order). The
+paper (DLLM2Rec) found 12,700 between the published procedure and its student.
 
 E4SRec on all 30 layers against four of them, without what was learned, which does not change the time: a training step
 by adapters, of four layers alone and taught by the 30 (the frozen teacher's pass over the batch included), ranking a
@@ -16,6 +16,7 @@ found 6.6 in training and 8.0 in ranking.
 Rows are those of MovieLens 100K (data set `ml-100k` of --data-dir, or what `make demo` prepared).
 """
 
+import argparse
 import os
 import statistics
 import time
@@ -27,9 +28,11 @@ from depth import in_turns
 from harness import Options, PeakMemory, main, progress, scratch
 from teacher_inference import BEAMS, K, agreement, arguments, data, published, train
 
+from recsys.checkpoint import load_checkpoint
 from recsys.data.prepared import PreparedDataset
 from recsys.decoders.config import LoRAConfig
 from recsys.decoders.pretrained import SMOLLM2
+from recsys.errors import UserError
 from recsys.evaluation.latency import time_single_requests
 from recsys.evaluation.ranking import model_scorer
 from recsys.histories import Histories
@@ -56,7 +59,7 @@ def body(options: Options) -> dict[str, Any]:
         dataset = data(options)
         torch.manual_seed(0)
         student = SASRec(SASRecConfig(max_positions=dataset.max_history), num_items=dataset.num_items).eval()
-        model = train(dataset, folder, options)[0] if options.quick else adapted(dataset, folder, options)
+        model = bigrec(dataset, folder, options)
         figures = headline(model, student, dataset, options)
         del model
         figures |= layers(student, dataset, options)
@@ -70,12 +73,24 @@ def body(options: Options) -> dict[str, Any]:
     }
 
 
+def bigrec(dataset: PreparedDataset, folder: str, options: Options) -> BIGRec:
+    if options.quick:
+        return train(dataset, folder, options)[0]
+    if options.args.teacher is None:
+        return adapted(dataset, folder, options)
+    checkpoint = load_checkpoint(options.args.teacher)
+    checkpoint.check_dataset(dataset, "--teacher", "train it on this one")
+    if not isinstance(checkpoint.model, BIGRec):
+        raise UserError(f"--teacher is of kind {checkpoint.model.kind}; name a checkpoint of a BIGRec teacher")
+    return checkpoint.model
+
+
 def adapted(dataset: PreparedDataset, folder: str, options: Options) -> BIGRec:
     """BIGRec on the pretrained model, its adapters trained until it writes titles."""
     config = BIGRecConfig(base=SMOLLM2.name, lora=BIGRecLoRAConfig(), beams=BEAMS, max_tokens=256)
     inputs = BIGRec.prepare(config, dataset, cache=folder, student=str)
     objective = BIGRec.objective(config, dataset, inputs, seed=0)
-    learning = TrainingConfig(batch_size=8, gradient_clipping=1.0, precision="bf16")
+    learning = TrainingConfig(batch_size=4, gradient_clipping=1.0, precision="bf16")
     engine = build_engine(objective, learning, torch.device("cpu"))
     until = time.monotonic() + 15 * options.minutes
     for steps, (batch, total) in enumerate(objective.batches(dataset, learning, rank=0, world=1).epoch(0), start=1):
@@ -181,5 +196,10 @@ def stepping(objective: Objective, dataset: PreparedDataset) -> Any:
     return lambda: engine.step(*longest, learning_rate=1e-4)
 
 
+def own_arguments(parser: argparse.ArgumentParser) -> None:
+    arguments(parser)
+    parser.add_argument("--teacher", metavar="URI", help="a BIGRec teacher's checkpoint, in place of a short training")
+
+
 if __name__ == "__main__":
-    main(__doc__, body, arguments=arguments)
+    main(__doc__, body, arguments=own_arguments)

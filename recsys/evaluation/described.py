@@ -23,6 +23,7 @@ _LANGUAGE_MODELS = {  # those that configurations name by a word of their own
     "smollm2": "SmolLM2-135M-Instruct (4-bit copy, dequantised)",
 }
 _LAYERS = {"smollm2": 30}
+_RULES = "rules"  # the set of signals that the rules leave (`recsys.stages.rules`)
 
 
 def describe(result: Result) -> str:
@@ -46,6 +47,8 @@ def describe(result: Result) -> str:
         )
     loss = settings.get("loss", {}).get("kind")
     taught = "distilled" if is_distilled(result) else "alone"
+    if (settings.get("distillation") or {}).get("signals") == _RULES:
+        taught += " from the sequential rules"
     return ", ".join(part for part in (result.kind, taught, f"{loss} loss" if loss else "") if part)
 
 

@@ -57,3 +57,5 @@ def test_a_student_is_called_what_it_learns_from() -> None:
     assert describe(result("student", "sasrec", loss=loss, distillation={})) == "sasrec, alone, softmax loss"
     taught = result("student", "sasrec", loss=loss, distillation={"ranking": {}})
     assert describe(taught) == "sasrec, distilled, softmax loss"
+    from_rules = result("student", "gru4rec", loss=loss, distillation={"ranking": {}, "signals": "rules"})
+    assert describe(from_rules) == "gru4rec, distilled from the sequential rules, softmax loss"
