@@ -48,6 +48,11 @@ def application(settings: Settings) -> serve.Application:
 
     pinned = check(settings)
     config = settings.serving
+    if config.log and "://" in settings.layout.events:
+        raise UserError(
+            f"serving.log appends to files, which cannot be at {settings.layout.events}; leave it out, or set storage "
+            "to a folder"
+        )
     # A replica's working directory is not the user's, so the root must be absolute from here on.
     settings = dataclasses.replace(settings, storage=settings.layout.storage_root)
     teacher = None

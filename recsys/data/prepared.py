@@ -355,6 +355,15 @@ class PreparedDataset:
             raise UserError(f"prepared dataset {uri} is damaged: its files do not belong together; make it again")
         return loaded
 
+    @staticmethod
+    def load_catalogue(uri: str) -> Catalogue:
+        """The catalogue of a dataset alone.
+
+        Raises:
+            UserError: there is none, it is incomplete or damaged.
+        """
+        return Catalogue.read(storage.local_copy(uri, "prepared dataset") / "items.parquet")
+
     def _fingerprint(self) -> str:
         hasher = hashlib.sha256()
         hasher.update(f"{self.protocol} {self.max_history} ".encode())

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,7 +35,7 @@ class Ask:
     candidates: Candidates | None = None
 
 
-_Group = tuple[list[Ask], float, asyncio.Future[list[Recommendation]]]
+_Group = tuple[Sequence[Ask], float, asyncio.Future[list[Recommendation]]]
 """Requests of one caller, when they came (`time.perf_counter`), and where their answers go."""
 
 
@@ -62,7 +63,7 @@ class Ranker:
         """Answer a request; see `rank_together`."""
         return (await self.rank_together([ask]))[0]
 
-    async def rank_together(self, asks: list[Ask]) -> list[Recommendation]:
+    async def rank_together(self, asks: Sequence[Ask]) -> list[Recommendation]:
         """Answer requests in one pass, however many they are.
 
         Raises:

@@ -60,6 +60,8 @@ def service(dataset: PreparedDataset) -> Service:
         default_arm="student",
         max_k=20,
         max_history=30,
+        max_ids=25,
+        max_requests=4,
     )
 
 
