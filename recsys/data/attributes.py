@@ -47,12 +47,12 @@ class Attributes:
     def names(self) -> list[str]:
         return list(self.columns)
 
-    def of(self, items: Iterable[int]) -> list[dict[str, list[str]]]:
-        """The values of items (1..N), name → values; names without any are left out."""
+    def of(self, items: Iterable[int], names: Iterable[str] | None = None) -> list[dict[str, list[str]]]:
+        """The values of items (1..N), name → values; attributes (all, or those named) without any are left out."""
         rows = list(items)
         found: list[dict[str, list[str]]] = [{} for _ in rows]
-        for name, column in self.columns.items():
-            for one, values in zip(found, column.take(pa.array(rows, pa.int64())).to_pylist(), strict=True):
+        for name in self.columns if names is None else names:
+            for one, values in zip(found, self.columns[name].take(pa.array(rows, pa.int64())).to_pylist(), strict=True):
                 if values:
                     one[name] = values
         return found

@@ -4,7 +4,7 @@ Legend: N items, C candidates, D width of item vectors.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -127,9 +127,9 @@ def choose(
         items, scores = best(pool)
         if not varied:
             return items[:k].tolist(), scores[:k].tolist()
-        kinds = [
-            [(name, value) for name in candidates.at_most for value in known.get(name, ())]
-            for known in (attributes.of(items.tolist()) if candidates.at_most else ({} for _ in items))
+        kinds: list[list[tuple[str, str]]] = [
+            [(name, value) for name, values in known.items() for value in values]
+            for known in attributes.of(items.tolist(), list(candidates.at_most))
         ]
         similar = vectors(items) if candidates.diversity and vectors is not None else None
         chosen = pick(scores, k, kinds=kinds, at_most=candidates.at_most, diversity=candidates.diversity, near=similar)
@@ -154,22 +154,33 @@ def pick(
         kinds: the (attribute, value) pairs of each candidate that are counted.
         near: item vectors [C, D].
     """
-    span = float(scores_C[0] - scores_C[-1]) if len(scores_C) else 0.0
-    gain = (scores_C - scores_C[-1]) / span if span else np.zeros(len(scores_C))
-    nearest: np.ndarray | None = None
-    unit = None if near is None else near / np.maximum(np.linalg.norm(near, axis=1, keepdims=True), 1e-12)
-    free = np.ones(len(scores_C), dtype=bool)
     counts: Counter[tuple[str, str]] = Counter()
     chosen: list[int] = []
-    while len(chosen) < k and free.any():
-        worth = gain if nearest is None else (1 - diversity) * gain - diversity * nearest
-        place = int(np.where(free, worth, -np.inf).argmax())
-        free[place] = False
+    for place in _places(scores_C, chosen, diversity, near):
         if any(counts[kind] >= at_most[kind[0]] for kind in kinds[place]):
             continue
         counts.update(kinds[place])
         chosen.append(place)
-        if unit is not None:
-            similarity = unit @ unit[place]
-            nearest = similarity if nearest is None else np.maximum(nearest, similarity)
+        if len(chosen) == k:
+            break
     return chosen
+
+
+def _places(scores_C: np.ndarray, chosen: Sequence[int], diversity: float, near: np.ndarray | None) -> Iterator[int]:
+    """The candidates by their worth, each once, while `chosen` grows."""
+    if near is None or not len(scores_C):
+        yield from range(len(scores_C))
+        return
+    unit = near / np.maximum(np.linalg.norm(near, axis=1, keepdims=True), 1e-12)
+    span = float(scores_C[0] - scores_C[-1])
+    gain = (scores_C - scores_C[-1]) / span if span else np.zeros(len(scores_C))
+    worth, nearest, seen = gain, np.full(len(scores_C), -np.inf), 0
+    free = np.ones(len(scores_C), dtype=bool)
+    while free.any():
+        if len(chosen) > seen:
+            seen = len(chosen)
+            nearest = np.maximum(nearest, unit @ unit[chosen[-1]])
+            worth = (1 - diversity) * gain - diversity * nearest
+        place = int(np.where(free, worth, -np.inf).argmax())
+        free[place] = False
+        yield place

@@ -24,7 +24,6 @@ from recsys.serving.selection import Selection
 from recsys.serving.service import Service
 from recsys.serving.web import create_app
 
-
 PLAIN: dict[str, Any] = {"history": ["i1"]}
 TAUGHT: dict[str, Any] = {"history": ["i1"], "arm": "teacher"}
 
