@@ -76,7 +76,11 @@ class Catalogue:
 
     def known(self, history: Iterable[str]) -> tuple[list[int], list[str]]:
         """The items (1..N) of a history of ids, and the ids that mean none."""
-        numbers = [(item_id, self.number(item_id)) for item_id in history]
+        ids = list(history)
+        exact = [n for n in map(self.index.get, ids) if n is not None]
+        if len(exact) == len(ids):
+            return exact, []
+        numbers = [(item_id, self.number(item_id)) for item_id in ids]
         return [n for _, n in numbers if n is not None], [item_id for item_id, n in numbers if n is None]
 
     def popular(self) -> np.ndarray:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from recsys.data.attributes import Attributes
+from recsys.data.attributes import Attributes, merge_distinct
 from recsys.data.prepared import Catalogue
 from recsys.errors import UserError
 
@@ -96,7 +96,7 @@ class Selection:
         allowed = None
         if self.only is not None:
             known, not_found["only"] = catalogue.known(self.only)
-            allowed = np.unique(np.array(known, dtype=np.int64))
+            allowed = merge_distinct([np.array(known, dtype=np.int64)])
         for name, values in self.where.items():
             items, not_found[f"where.{name}"] = catalogue.attributes.items_with(name, values)
             allowed = items if allowed is None else np.intersect1d(allowed, items, assume_unique=True)
