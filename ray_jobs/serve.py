@@ -14,10 +14,10 @@
 
     curl -s 127.0.0.1:8000/recommend -H 'content-type: application/json' -d '{"history": ["50", "172"], "k": 5}'
 
-`POST /recommend` answers catalogue ids with titles and scores; the page `/docs` describes it. A request that names no
-arm gets the one its user is assigned to (`recsys.serving.assignment`). `GET /health` says which arms are loaded, from
-which checkpoints, for which dataset. The student lives inside the replicas that take HTTP requests, the teacher in its
-own (docs/decisions/student-placement.md).
+`POST /recommend` answers catalogue ids with titles and scores (docs/serving.md); the page `/docs` describes it. A
+request that names no arm gets the one its user is assigned to (`recsys.serving.assignment`). `GET /health` says which
+arms are loaded, from which checkpoints, for which dataset. The student lives inside the replicas that take HTTP
+requests, the teacher in its own (docs/decisions/student-placement.md).
 """
 
 import signal

@@ -205,8 +205,13 @@ class ServingConfig:
         default_arm: answers requests that name neither arm nor user.
         host, port: where HTTP listens; the default host is reachable from this machine alone.
         max_k, max_history: what a request may ask for.
+        max_ids: ids in each of `exclude` and `only` of a request.
+        max_requests: requests in a batch; they are scored in one pass, which takes memory for so many catalogues.
         teacher_replicas, student_replicas: the student lives in the replicas that take the HTTP requests; there are two
             of them, so that one may go.
+        log: keep what was shown to whom and what came of it (`POST /feedback`) under `<storage>/<name>/events`, a
+            folder of a disk. It holds user ids, so it is off unless asked for.
+        log_megabytes: what the finished files of the log may take; the oldest are removed first.
         start_seconds: how long replicas may take to load their models.
         measure_requests, measure_warmup: requests per arm, and before them some that do not count.
         measure_concurrency: kept-alive connections.
@@ -221,8 +226,12 @@ class ServingConfig:
     port: NotInKey[int] = Field(default=8000, ge=1, le=65535)
     max_k: int = Field(default=100, ge=1)
     max_history: int = Field(default=1000, ge=1)
+    max_ids: NotInKey[int] = Field(default=10_000, ge=1)
+    max_requests: NotInKey[int] = Field(default=32, ge=1)
     teacher_replicas: ReplicasConfig = ReplicasConfig()
     student_replicas: ReplicasConfig = ReplicasConfig(count=2, cpus=0.45)
+    log: NotInKey[bool] = False
+    log_megabytes: NotInKey[int] = Field(default=1000, ge=1)
     start_seconds: NotInKey[float] = Field(default=300, gt=0)
     measure_requests: int = Field(default=300, ge=1)
     measure_warmup: int = Field(default=30, ge=0)
@@ -289,6 +298,7 @@ class Layout:
         self.depth = storage.join(self.root, "depth")
         self.results = storage.join(self.root, "results")
         self.report = storage.join(self.root, "report")
+        self.events = storage.join(self.root, "events")
         self.train_runs = storage.join(self.root, "train")
 
     def sweep(self, name: str) -> str:

@@ -42,12 +42,18 @@ def application(settings: Settings) -> serve.Application:
     """The Ray Serve application, not yet running.
 
     Raises:
-        UserError: a checkpoint or the dataset is missing or damaged, or they do not belong together.
+        UserError: a checkpoint or the dataset is missing or damaged, or they do not belong together; a log is asked for
+            where it cannot be.
     """
     from ray_jobs.serving.replicas import Ingress, Teacher
 
-    pinned = check(settings)
     config = settings.serving
+    if config.log and "://" in settings.layout.events:
+        raise UserError(
+            f"serving.log appends to files, which cannot be at {settings.layout.events}; leave it out, or set storage "
+            "to a folder"
+        )
+    pinned = check(settings)
     # A replica's working directory is not the user's, so the root must be absolute from here on.
     settings = dataclasses.replace(settings, storage=settings.layout.storage_root)
     teacher = None

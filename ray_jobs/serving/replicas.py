@@ -4,7 +4,8 @@ Apart from it, so that replicas import these classes by name whether the job or 
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.serving.arms import Absent, Model
 from recsys.serving.assignment import Arm
+from recsys.serving.events import EventLog
+from recsys.serving.metrics import Metrics
 from recsys.serving.ranker import Ask, Away, Busy, Ranker
 from recsys.serving.recommender import Recommendation, Recommender
 from recsys.serving.service import Pinned, Service, check_same_dataset
@@ -28,6 +31,7 @@ from recsys.settings import Settings
 ANSWER_SECONDS = 60.0
 """How long a request may wait for the teacher, its turn included."""
 HEALTH_SECONDS = 5.0
+METRICS_SECONDS = 2.0
 
 
 class Replaced(UserError):
@@ -52,6 +56,9 @@ def load_ranker(settings: Settings, arm: Arm, pinned: Pinned) -> Ranker:
     if problem := pinned.describe_change(arm, recommender.checkpoint.hash):
         raise Replaced(problem)
     check_same_dataset(*pinned.dataset, {arm: recommender.checkpoint.info})
+    # The checkpoint may be older than the attributes of its items.
+    attributes = PreparedDataset.load_catalogue(settings.layout.dataset).attributes
+    recommender.catalogue = replace(recommender.catalogue, attributes=attributes)
     ranker = Ranker(recommender, replicas.batch)
     for _ in range(3):  # libraries set up much of themselves during the first passes
         ranker.rank_now([Ask([recommender.catalogue.item_ids[1]], 1, True)])
@@ -67,6 +74,9 @@ class Teacher:
     async def rank(self, ask: Ask) -> Recommendation:
         return await self._ranker.rank(ask)
 
+    async def rank_together(self, asks: Sequence[Ask]) -> list[Recommendation]:
+        return await self._ranker.rank_together(asks)
+
     async def facts(self) -> dict[str, Any]:
         return await self._ranker.facts()
 
@@ -81,6 +91,9 @@ class Remote:
 
     async def rank(self, ask: Ask) -> Recommendation:
         return await self._within(ANSWER_SECONDS, self._handle.rank.remote(ask))
+
+    async def rank_together(self, asks: Sequence[Ask]) -> list[Recommendation]:
+        return await self._within(ANSWER_SECONDS, self._handle.rank_together.remote(asks))
 
     async def facts(self) -> dict[str, Any]:
         try:
@@ -147,9 +160,38 @@ class Ingress:
             default_arm=config.default_arm,
             max_k=config.max_k,
             max_history=config.max_history,
+            max_ids=config.max_ids,
+            max_requests=config.max_requests,
         )
         self._pinned = pinned
         self._models = models(settings, pinned, teacher)
+        self._metrics = Metrics(serve.get_replica_context().replica_id.unique_id)
+        self._log = None
+        if config.log:
+            self._log = EventLog(settings.layout.events, max_bytes=config.log_megabytes << 20)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._service, self._models, checkpoints=self._pinned.checkpoints)
+        return create_app(
+            self._service,
+            self._models,
+            checkpoints=self._pinned.checkpoints,
+            metrics=self._metrics,
+            gather=self._gather_metrics,
+            log=self._log,
+        )
+
+    def metrics_text(self) -> str:
+        return self._metrics.text()
+
+    async def _gather_metrics(self) -> Sequence[str]:
+        """The metrics of all replicas of the ingress; its own alone where the others do not answer."""
+        try:
+            context = serve.get_replica_context()
+            handle = serve.get_deployment_handle(context.deployment, context.app_name)
+            return await asyncio.wait_for(handle.broadcast("metrics_text").results_async(), METRICS_SECONDS)
+        except (RayError, TimeoutError):
+            return [self.metrics_text()]
+
+    def __del__(self) -> None:
+        if (log := getattr(self, "_log", None)) is not None:
+            log.close()

@@ -12,6 +12,8 @@ class ColumnsConfig:
     Attributes:
         timestamp: None where there is no such column: the order is then that of the file.
         rating: needed by `min_rating` alone.
+        attributes: columns of the catalogue that are kept to filter recommendations by, such as category and brand; a
+            value such as `Drama|Comedy` is two. Of MovieLens the genres are kept without being named.
     """
 
     user: str = "user_id"
@@ -19,6 +21,11 @@ class ColumnsConfig:
     timestamp: str | None = "timestamp"
     rating: str | None = None
     title: str = "title"
+    attributes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.attributes)) < len(self.attributes):
+            raise ValueError(f"attributes name a column twice: {', '.join(self.attributes)}")
 
 
 @configuration
@@ -83,6 +90,8 @@ class DataConfig:
             )
         if self.columns != ColumnsConfig() and self.source not in ("table", "recbole"):
             raise ValueError(f"columns belong to source=table or recbole; those of {self.source} are fixed")
+        if self.columns.attributes and self.source == "table" and self.items_path is None:
+            raise ValueError("columns.attributes are columns of the catalogue; name its file in items_path")
         if self.min_rating is not None and self.source == "table" and self.columns.rating is None:
             raise ValueError("min_rating needs columns.rating, the name of the column with ratings")
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from recsys.config import digest, key_values
 from recsys.data import partition
+from recsys.data.attributes import Attributes
 from recsys.data.cleaning import clean_catalogue
 from recsys.data.config import DataConfig
 from recsys.data.download import GROUPLENS
@@ -111,7 +112,9 @@ def prepare(
     encoded = parsed.transform(partial(partition.encode, item_ids=items, only_dated=only_dated))
     alive = _k_core(encoded, alive, config, report)
     step = partial(partition.sequences, alive=alive, min_user=config.min_user_interactions)
-    dataset = _assemble(_join(encoded.collect(step), partition.SEQUENCES_SCHEMA), items, titles, alive, config, name)
+    joined = _join(encoded.collect(step), partition.SEQUENCES_SCHEMA)
+    attributes = _attributes(items.filter(pa.array(alive)), source)
+    dataset = _assemble(joined, items, titles, attributes, alive, config, name)
     train, valid, test = (len(dataset.rows(split)) for split in SPLITS)
     if not (train and valid and test):
         raise UserError(
@@ -175,6 +178,18 @@ def _titles(items: pa.Array, source: Source, config: DataConfig, report: Callabl
     return pc.fill_null(catalogue["title"].combine_chunks().take(at), "")
 
 
+def _attributes(items: pa.Array, source: Source) -> Attributes:
+    """The attributes of items; of several catalogue rows of an item the first that knows any value counts."""
+    if source.items is None:
+        return Attributes()
+    columns = {}
+    for name, values in source.attributes.items():
+        known = pc.greater(pc.list_value_length(values), 0)
+        at = pc.index_in(items, value_set=source.items["item_id"].filter(known).combine_chunks())
+        columns[name] = values.filter(known).take(at)
+    return Attributes.of_items(columns)
+
+
 def _require_matched(
     items: pa.Array, ids: pa.Array, at: pa.Array, config: DataConfig, report: Callable[[str], Any]
 ) -> None:
@@ -214,7 +229,13 @@ def _k_core(encoded: Partitions, alive: np.ndarray, config: DataConfig, report: 
 
 
 def _assemble(
-    table: pa.Table, item_ids: pa.Array, titles: pa.Array, alive: np.ndarray, config: DataConfig, name: str
+    table: pa.Table,
+    item_ids: pa.Array,
+    titles: pa.Array,
+    attributes: Attributes,
+    alive: np.ndarray,
+    config: DataConfig,
+    name: str,
 ) -> PreparedDataset:
     order = np.argsort(table["first_row"].to_numpy(), kind="stable")
     table = table.take(order).combine_chunks()
@@ -235,6 +256,7 @@ def _assemble(
         item_ids=["", *item_ids.filter(pa.array(alive)).to_pylist()],
         titles=["", *titles.filter(pa.array(alive)).to_pylist()],
         train_counts=np.bincount(items[seen], minlength=int(alive.sum()) + 1).astype(np.int64),
+        attributes=attributes,
     )
     user_ids = table["user_id"].to_pylist()
     return PreparedDataset(

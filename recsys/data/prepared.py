@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys import storage
+from recsys.data.attributes import Attributes
 from recsys.data.ids import normal_id
 from recsys.data.splits import SPLITS, Split, find_seen_by_training
 from recsys.errors import UserError
@@ -38,6 +39,7 @@ SEQUENCES_SCHEMA = pa.schema(
     ]
 )
 ROWS_SCHEMA = pa.schema([("user", pa.int32()), ("position", pa.int32())])
+ATTRIBUTES = "attributes.parquet"
 ROW_GROUP = 1 << 22  # interactions of a row group of sequences.parquet, about
 _NONE = np.zeros(0, dtype=np.int32)
 
@@ -50,11 +52,14 @@ class Catalogue:
         item_ids: N+1 strings, "" at 0.
         titles: N+1 strings, "" at 0 and where a title is missing.
         train_counts: [N+1] int64, how often an item occurs in the interactions that training may see.
+        attributes: what else is known of them. They lie in a file of their own beside the items, so that artefacts
+            without any are whole, and say nothing of what a model has learned: `hash` leaves them out.
     """
 
     item_ids: list[str]
     titles: list[str]
     train_counts: np.ndarray
+    attributes: Attributes = field(default_factory=Attributes, compare=False)
     index: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -71,7 +76,11 @@ class Catalogue:
 
     def known(self, history: Iterable[str]) -> tuple[list[int], list[str]]:
         """The items (1..N) of a history of ids, and the ids that mean none."""
-        numbers = [(item_id, self.number(item_id)) for item_id in history]
+        ids = list(history)
+        exact = [n for n in map(self.index.get, ids) if n is not None]
+        if len(exact) == len(ids):
+            return exact, []
+        numbers = [(item_id, self.number(item_id)) for item_id in ids]
         return [n for _, n in numbers if n is not None], [item_id for item_id, n in numbers if n is None]
 
     def popular(self) -> np.ndarray:
@@ -93,6 +102,8 @@ class Catalogue:
             schema=ITEMS_SCHEMA,
         )
         pq.write_table(table, path)
+        if self.attributes:
+            self.attributes.write(path.with_name(ATTRIBUTES))
 
     @property
     def hash(self) -> str:
@@ -112,10 +123,12 @@ class Catalogue:
             raise UserError(f"{path} has rows without an id, a title or a count; make it again")
         if len(table["item_id"].unique()) < len(table):
             raise UserError(f"{path} holds an item id twice; make it again")
+        beside = path.with_name(ATTRIBUTES)
         return cls(
             item_ids=["", *table["item_id"].to_pylist()],
             titles=["", *table["title"].to_pylist()],
             train_counts=np.concatenate([[0], table["train_count"].to_numpy()]).astype(np.int64),
+            attributes=Attributes.read(beside, len(table)) if beside.exists() else Attributes(),
         )
 
 
@@ -345,6 +358,15 @@ class PreparedDataset:
         if loaded._fingerprint() != loaded.fingerprint or _hash_strings(loaded.catalogue.titles) != loaded.titles_hash:
             raise UserError(f"prepared dataset {uri} is damaged: its files do not belong together; make it again")
         return loaded
+
+    @staticmethod
+    def load_catalogue(uri: str) -> Catalogue:
+        """The catalogue of a dataset alone.
+
+        Raises:
+            UserError: there is none, it is incomplete or damaged.
+        """
+        return Catalogue.read(storage.local_copy(uri, "prepared dataset") / "items.parquet")
 
     def _fingerprint(self) -> str:
         hasher = hashlib.sha256()

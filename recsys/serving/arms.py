@@ -1,5 +1,6 @@
 """What an arm with a model is to the application, wherever its model runs."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from recsys.serving.ranker import Ask, Away
@@ -17,6 +18,9 @@ class Model(Protocol):
             Away: it cannot answer now.
         """
 
+    async def rank_together(self, asks: Sequence[Ask]) -> list[Recommendation]:
+        """Answer several requests in one pass; it raises as `rank` does."""
+
     async def facts(self) -> dict[str, Any]:
         """What `/health` says of it: its checkpoint (hash), kind and parameters; it raises as `rank` does."""
 
@@ -28,6 +32,9 @@ class Absent:
         self._reason = reason
 
     async def rank(self, _: Ask) -> Recommendation:
+        raise Away(self._reason)
+
+    async def rank_together(self, _: Sequence[Ask]) -> list[Recommendation]:
         raise Away(self._reason)
 
     async def facts(self) -> dict[str, Any]:

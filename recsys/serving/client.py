@@ -13,6 +13,7 @@ import httpx
 
 from recsys.errors import UserError
 from recsys.serving.assignment import Arm
+from recsys.serving.selection import Selection
 from recsys.serving.service import RecommendResponse
 
 LONGEST_PAUSE = 4.0
@@ -54,8 +55,14 @@ class Client:
         k: int = 10,
         arm: Arm | None = None,
         mask_seen: bool = True,
+        selection: Selection | None = None,
+        attributes: bool = False,
     ) -> RecommendResponse:
         """The `k` best items for a user, a history (catalogue ids, oldest first), or both.
+
+        Args:
+            selection: what may be recommended.
+            attributes: ask for those of each item as well.
 
         Raises:
             UserError: the server refuses the request, or did not answer in time.
@@ -64,9 +71,19 @@ class Client:
             "user_id": user_id,
             "history": None if history is None else list(history),
             "arm": arm,
+            "attributes": attributes or None,
+            **(_given(selection) if selection else {}),
         }
         body = {"k": k, "mask_seen": mask_seen, **{name: value for name, value in given.items() if value is not None}}
         return RecommendResponse.model_validate(self._ask("POST", "/recommend", body))
+
+    def give_feedback(self, request_id: str, item_id: str, event: str = "click") -> None:
+        """Tell what came of an answer. It may be logged twice where the connection breaks; clicks are counted once.
+
+        Raises:
+            UserError: the server keeps no log, or did not answer in time.
+        """
+        self._ask("POST", "/feedback", {"request_id": request_id, "item_id": item_id, "event": event})
 
     def health(self) -> dict[str, Any]:
         """What `/health` says; waits for a server where no arm can answer yet.
@@ -96,8 +113,20 @@ class Client:
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
+def _given(selection: Selection) -> dict[str, Any]:
+    """What a selection says beyond its defaults, as JSON."""
+    fields = {
+        "exclude": list(selection.exclude),
+        "where": {name: list(values) for name, values in selection.where.items()},
+        "at_most": dict(selection.at_most),
+        "diversity": selection.diversity,
+    }
+    only = {} if selection.only is None else {"only": list(selection.only)}
+    return {**{name: value for name, value in fields.items() if value}, **only}
+
+
 def _content(url: str, answer: httpx.Response) -> Any:
-    if answer.status_code != 200:
+    if not answer.is_success:
         raise UserError(f"{url} refuses the request ({answer.status_code}): {_detail(answer)}")
     try:
         return answer.json()

@@ -88,5 +88,5 @@ def _type(schema: dict[str, Any], field: dict[str, Any]) -> str:
     if field.get("type") == "array":
         return f"list of ({_type(schema, field['items'])}){bounds}"
     if isinstance(field.get("additionalProperties"), dict):
-        return f"arm → {_type(schema, field['additionalProperties'])}"
+        return f"name → {_type(schema, field['additionalProperties'])}"
     return f"{field.get('type', 'any')}{bounds}"

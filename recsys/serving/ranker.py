@@ -1,13 +1,16 @@
 """A recommender behind an event loop: answers off the loop, requests that wait together in one pass."""
 
 import asyncio
+import itertools
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 from recsys.serving.recommender import Recommendation, Recommender
+from recsys.serving.selection import Candidates
 
 RETRY_SECONDS = 1
 """When who was refused for want of room should ask again."""
@@ -23,11 +26,17 @@ class Away(Exception):
 
 @dataclass(frozen=True)
 class Ask:
-    """One request: a history of ids (not empty), how many items, and whether those seen are left out."""
+    """One request: a history of ids (not empty), how many items, whether those seen are left out, and what may be
+    recommended (in the numbers of the dataset that all arms share)."""
 
     history: list[str]
     k: int
     mask_seen: bool
+    candidates: Candidates | None = None
+
+
+_Group = tuple[Sequence[Ask], float, asyncio.Future[list[Recommendation]]]
+"""Requests of one caller, when they came (`time.perf_counter`), and where their answers go."""
 
 
 class Ranker:
@@ -45,41 +54,42 @@ class Ranker:
         self.recommender = recommender
         self._batch = batch
         self._most = waiting
-        self._waiting: deque[tuple[Ask, asyncio.Future[Recommendation]]] = deque()
+        self._waiting: deque[_Group] = deque()
+        self._queued = 0
         self._worker: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ranker")
 
     async def rank(self, ask: Ask) -> Recommendation:
-        """Answer a request.
+        """Answer a request; see `rank_together`."""
+        return (await self.rank_together([ask]))[0]
+
+    async def rank_together(self, asks: Sequence[Ask]) -> list[Recommendation]:
+        """Answer requests in one pass, however many they are.
 
         Raises:
             UserError: see `Recommender.rank`; the error of one request is that of all in its pass.
             Busy: too many wait already.
         """
-        if len(self._waiting) >= self._most:
-            raise Busy(f"{self._most} requests wait already")
+        if self._queued and self._queued + len(asks) > self._most:
+            raise Busy(f"{self._queued} requests wait already")
         future = asyncio.get_running_loop().create_future()
-        self._waiting.append((ask, future))
+        self._waiting.append((asks, time.perf_counter(), future))
+        self._queued += len(asks)
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
         return await future
 
     def rank_now(self, asks: list[Ask]) -> list[Recommendation]:
         """Answer requests in one pass, on this thread."""
-        answers: dict[int, Recommendation] = {}
-        for mask_seen in {ask.mask_seen for ask in asks}:
-            rows = [row for row, ask in enumerate(asks) if ask.mask_seen == mask_seen]
-            started = time.perf_counter()
-            ranked = self.recommender.rank(
-                [asks[row].history for row in rows], max(asks[row].k for row in rows), mask_seen=mask_seen
-            )
-            milliseconds = 1000 * (time.perf_counter() - started)
-            for row, one in zip(rows, ranked, strict=True):
-                k = asks[row].k
-                answers[row] = replace(
-                    one, items=one.items[:k], scores=one.scores[:k], milliseconds=milliseconds, together=len(rows)
-                )
-        return [answers[row] for row in range(len(asks))]
+        started = time.perf_counter()
+        ranked = self.recommender.rank(
+            [ask.history for ask in asks],
+            [ask.k for ask in asks],
+            mask_seen=[ask.mask_seen for ask in asks],
+            selection=[ask.candidates for ask in asks],
+        )
+        milliseconds = 1000 * (time.perf_counter() - started)
+        return [replace(one, milliseconds=milliseconds, together=len(asks)) for one in ranked]
 
     async def facts(self) -> dict[str, Any]:
         """Hash and kind of the checkpoint, and how many numbers it has."""
@@ -90,18 +100,31 @@ class Ranker:
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
-            batch = [(ask, future) for ask, future in batch if not future.done()]  # the others' clients have gone
-            if not batch:
+            groups = self._next_pass()
+            if not groups:
                 continue
-            running = loop.run_in_executor(self._thread, self.rank_now, [ask for ask, _ in batch])
+            begun = time.perf_counter()
+            running = loop.run_in_executor(self._thread, self.rank_now, [ask for asks, _, _ in groups for ask in asks])
             await asyncio.wait([running])
             error = running.exception()
-            for row, (_, future) in enumerate(batch):
+            answers = iter([] if error else running.result())
+            for asks, came, future in groups:
+                own = list(itertools.islice(answers, len(asks)))
                 if future.done():
                     continue
                 if error is None:
-                    future.set_result(running.result()[row])
+                    future.set_result([replace(one, waited=1000 * (begun - came)) for one in own])
                 else:
                     future.set_exception(error)
         self._worker = None
+
+    def _next_pass(self) -> list[_Group]:
+        """Groups that wait, up to a full batch and at least one; without those whose clients have gone."""
+        groups, size = [], 0
+        while self._waiting and (not size or size + len(self._waiting[0][0]) <= self._batch):
+            group = self._waiting.popleft()
+            self._queued -= len(group[0])
+            if not group[2].done():
+                groups.append(group)
+                size += len(group[0])
+        return groups

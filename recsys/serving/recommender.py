@@ -1,9 +1,11 @@
 """A checkpoint that recommends: catalogue ids in, catalogue ids out, plain Python."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,8 +13,11 @@ from recsys.checkpoint import Checkpoint, load_checkpoint
 from recsys.data.prepared import Catalogue
 from recsys.errors import UserError
 from recsys.histories import UNKNOWN_TIME, Histories
+from recsys.serving.selection import Candidates, Selection, choose
 
+T = TypeVar("T")
 Times = Sequence[Sequence[int] | None] | None
+Wanted = Selection | Candidates | None
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,9 @@ class Recommendation:
         fallback: no id of the history was known, so these are the most popular items.
         checkpoint: hash of the checkpoint that ranked; None where no model was asked.
         milliseconds: the model's pass that it was part of, catalogue ids to catalogue ids, where that was measured.
+        waited: milliseconds before that pass began.
         together: histories in that pass.
+        not_found: what of the selection the catalogue does not hold (`Candidates.not_found`); it was ignored.
     """
 
     items: list[str]
@@ -35,15 +42,26 @@ class Recommendation:
     fallback: bool
     checkpoint: str | None = None
     milliseconds: float = 0.0
+    waited: float = 0.0
     together: int = 0
+    not_found: Mapping[str, list[str]] = field(default_factory=dict)
 
 
-def popular(catalogue: Catalogue, history: Sequence[str], k: int) -> Recommendation:
-    """What is recommended without a model: the most popular items."""
+def popular(
+    catalogue: Catalogue, history: Sequence[str], k: int, candidates: Candidates | None = None
+) -> Recommendation:
+    """What is recommended without a model: the most popular items of those that may be (`diversity` has no effect)."""
     known, unknown = catalogue.known(history)
-    items = catalogue.popular()[:k]
-    scores = catalogue.train_counts[items].astype(float).tolist()
-    return Recommendation([catalogue.item_ids[i] for i in items], scores, unknown, fallback=not known)
+    if candidates is None:
+        items = catalogue.popular()[:k]
+        scores = catalogue.train_counts[items].astype(float).tolist()
+        return Recommendation([catalogue.item_ids[i] for i in items], scores, unknown, fallback=not known)
+    ranked = catalogue.popular()
+    ranked = ranked[candidates.mask(len(catalogue))[ranked]]
+    counts = catalogue.train_counts.astype(float)
+    chosen, scores = choose(lambda n: (ranked[:n], counts[ranked[:n]]), k, candidates, catalogue.attributes)
+    ids = [catalogue.item_ids[i] for i in chosen]
+    return Recommendation(ids, scores, unknown, fallback=not known, not_found=candidates.not_found)
 
 
 class Recommender:
@@ -74,42 +92,69 @@ class Recommender:
         return cls(load_checkpoint(path, device))
 
     def recommend(
-        self, histories: Sequence[Sequence[str]], k: int = 10, *, mask_seen: bool = True, times: Times = None
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int = 10,
+        *,
+        mask_seen: bool = True,
+        times: Times = None,
+        selection: Selection | None = None,
     ) -> list[list[str]]:
-        """The `k` best items for each history (catalogue ids, oldest first), as catalogue ids, best first."""
-        return [answer.items for answer in self.rank(histories, k, mask_seen=mask_seen, times=times)]
+        """The `k` best items for each history (catalogue ids, oldest first), as catalogue ids, best first.
+
+        >>> drama = Selection(where={"genres": ["Drama"]}, exclude=["50"])
+        >>> recommender.recommend([["172"]], selection=drama)  # doctest: +SKIP
+        """
+        ranked = self.rank(histories, k, mask_seen=mask_seen, times=times, selection=selection)
+        return [answer.items for answer in ranked]
 
     def rank(
-        self, histories: Sequence[Sequence[str]], k: int = 10, *, mask_seen: bool = True, times: Times = None
+        self,
+        histories: Sequence[Sequence[str]],
+        k: int | Sequence[int] = 10,
+        *,
+        mask_seen: bool | Sequence[bool] = True,
+        times: Times = None,
+        selection: Wanted | Sequence[Wanted] = None,
     ) -> list[Recommendation]:
-        """`recommend` with scores and with what was ignored.
+        """`recommend` with scores and with what was ignored, in one pass.
 
         Args:
+            k, mask_seen, selection: for all histories, or one for each.
             times: when the items of each history were met, in seconds, for a model that `uses_times`; others do not
                 look. None, for all histories or for one, is not known, which such a model has learned from as well.
-            mask_seen: never recommend an item of the history. Fewer than k items are returned only where the
-                catalogue has fewer left.
+            mask_seen: never recommend an item of the history.
+            selection: what may be recommended. Fewer than k items are returned where no more are left.
 
         Raises:
             UserError: k is not within 1..N, a history is empty, no list of ids, or has another number of times than of
-                items.
+                items; the selection names an attribute that the catalogue lacks.
         """
         check_histories(histories)
-        if not 1 <= k <= len(self.catalogue):
-            raise UserError(f"k must be between 1 and {len(self.catalogue)}, the size of the catalogue (got {k})")
+        ks, masks = _one_each(k, histories), _one_each(mask_seen, histories)
+        for one in ks:
+            if not 1 <= one <= len(self.catalogue):
+                raise UserError(f"k must be between 1 and {len(self.catalogue)}, the size of the catalogue (got {one})")
         if not all(histories):
             raise UserError("a history is empty; give at least one item id")
+        candidates = self._candidates(selection, histories)
         read = [self.catalogue.known(history) for history in histories]
         met = self._times(histories, times)
         scored = [row for row, (known, _) in enumerate(read) if known]
-        shown = [read[row][0] for row in scored]
-        best = self._top_k(shown, k, mask_seen, None if met is None else [met[row] for row in scored]) if scored else []
-        ranked = dict(zip(scored, best, strict=True))
-        ids, checkpoint = self.catalogue.item_ids, self.checkpoint.hash
+        ranked: dict[int, tuple[list[int], list[float]]] = {}
+        if scored:
+            best = self._top_k(
+                [read[row][0] for row in scored],
+                [ks[row] for row in scored],
+                [masks[row] for row in scored],
+                None if met is None else [met[row] for row in scored],
+                [candidates[row] for row in scored],
+            )
+            ranked = dict(zip(scored, best, strict=True))
         return [
-            Recommendation([ids[i] for i in ranked[row][0]], ranked[row][1], unknown, False, checkpoint)
+            self._recommendation(*ranked[row], unknown, candidates[row])
             if row in ranked
-            else popular(self.catalogue, histories[row], k)
+            else popular(self.catalogue, histories[row], ks[row], candidates[row])
             for row, (_, unknown) in enumerate(read)
         ]
 
@@ -128,9 +173,29 @@ class Recommender:
             met.append([t for i, t in zip(history, seconds, strict=True) if self.catalogue.number(i) is not None])
         return met
 
+    def _candidates(
+        self, selection: Wanted | Sequence[Wanted], histories: Sequence[Sequence[str]]
+    ) -> list[Candidates | None]:
+        """What each history's answer may hold; each selection is looked up once."""
+        found = {id(one): one.find(self.catalogue) for one in _listed(selection) if isinstance(one, Selection)}
+        each = _one_each(selection, histories)
+        return [found[id(one)] if isinstance(one, Selection) else one for one in each]
+
+    def _recommendation(
+        self, items: list[int], scores: list[float], unknown: list[str], candidates: Candidates | None
+    ) -> Recommendation:
+        ids = [self.catalogue.item_ids[i] for i in items]
+        not_found = {} if candidates is None else candidates.not_found
+        return Recommendation(ids, scores, unknown, False, self.checkpoint.hash, not_found=not_found)
+
     @torch.inference_mode()
     def _top_k(
-        self, histories: list[list[int]], k: int, mask_seen: bool, times: list[list[int]] | None
+        self,
+        histories: list[list[int]],
+        ks: list[int],
+        mask_seen: list[bool],
+        times: list[list[int]] | None,
+        candidates: list[Candidates | None],
     ) -> list[tuple[list[int], list[float]]]:
         """Items and scores of each history, best first."""
         limit = self.checkpoint.max_history
@@ -142,14 +207,43 @@ class Recommender:
         )
         scores = self._model.scores(shown, self._item_vectors)
         scores[:, 0] = -torch.inf
-        if mask_seen:
-            for row, history in enumerate(histories):
+        for row, history in enumerate(histories):
+            if mask_seen[row]:
                 scores[row, history] = -torch.inf
-        values, best = scores.topk(k, dim=1)
+            if (one := candidates[row]) is not None and len(one.excluded):
+                scores[row, torch.from_numpy(one.excluded).to(self._device)] = -torch.inf
+        chosen = {
+            row: self._choose(scores[row], ks[row], one)
+            for row, one in enumerate(candidates)
+            if one is not None and not one.simple
+        }
+        if len(chosen) == len(ks):
+            return [chosen[row] for row in range(len(ks))]
+        values, best = scores.topk(max(ks), dim=1)
         finite = torch.isfinite(values).sum(dim=1)
-        return [
-            (items[:n], row[:n]) for items, row, n in zip(best.tolist(), values.tolist(), finite.tolist(), strict=True)
+        ranked = [
+            (items[: min(n, k)], row[: min(n, k)])
+            for items, row, n, k in zip(best.tolist(), values.tolist(), finite.tolist(), ks, strict=True)
         ]
+        return [chosen.get(row, one) for row, one in enumerate(ranked)]
+
+    def _choose(self, scores_N: Tensor, k: int, candidates: Candidates) -> tuple[list[int], list[float]]:
+        """Items and scores of one history, of which those that may not be recommended have -inf."""
+        allowed = None if candidates.allowed is None else torch.from_numpy(candidates.allowed).to(self._device)
+        scores_C = scores_N if allowed is None else scores_N[allowed]
+
+        def best(n: int) -> tuple[np.ndarray, np.ndarray]:
+            values, places = scores_C.topk(min(n, len(scores_C)))
+            places = places[torch.isfinite(values)]
+            items = places if allowed is None else allowed[places]
+            return items.cpu().numpy(), values[: len(places)].cpu().numpy()
+
+        return choose(best, k, candidates, self.catalogue.attributes, self._vectors)
+
+    def _vectors(self, items: np.ndarray) -> np.ndarray:
+        if not self._item_vectors.shape[1]:
+            raise UserError("this model has no item vectors, which diversity compares; use at_most instead")
+        return self._item_vectors[torch.from_numpy(items).to(self._device)].float().cpu().numpy()
 
     def _pad(self, rows: list[list[int]]) -> Tensor:
         """[B, L] int64 on the model's device, padded with 0 on the right."""
@@ -157,6 +251,23 @@ class Recommender:
         for row, values in enumerate(rows):
             padded[row, : len(values)] = torch.tensor(values)
         return padded.to(self._device)
+
+
+def _listed(value: T | Sequence[T]) -> Sequence[T]:
+    return value if isinstance(value, Sequence) else [value]
+
+
+def _one_each(value: T | Sequence[T], histories: Sequence[object]) -> list[T]:
+    """What is given for all histories, or for each.
+
+    Raises:
+        UserError: it is given for another number of them.
+    """
+    if not isinstance(value, Sequence):
+        return [value] * len(histories)
+    if len(value) != len(histories):
+        raise UserError(f"{len(value)} values are given for {len(histories)} histories; give one, or one for each")
+    return list(value)
 
 
 def check_histories(histories: Sequence[Sequence[str]]) -> None:

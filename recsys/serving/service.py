@@ -17,11 +17,15 @@ from recsys.errors import UserError
 from recsys.serving.assignment import Arm, assign
 from recsys.serving.ranker import Ask
 from recsys.serving.recommender import Recommendation, popular
+from recsys.serving.selection import Selection
 
 EMPTY_HISTORY = "history is empty; give at least one item id, or leave it out and give a user_id"
 NOBODY = "give a user_id, a history, or both"
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
+Values = Annotated[list[Id], Field(min_length=1, max_length=100)]
+Count = Annotated[int, Field(ge=1)]
+AssignedBy = Literal["request", "user", "default"]
 
 
 class RecommendRequest(BaseModel):
@@ -43,25 +47,73 @@ class RecommendRequest(BaseModel):
     k: int = Field(10, description="how many items to recommend")
     arm: Arm | None = Field(None, description="ask for an arm instead of being assigned one")
     mask_seen: bool = Field(True, description="never recommend an item of the history (the null arm ignores this)")
+    exclude: list[Id] = Field([], description="ids that are not recommended; unknown ones are told in not_found")
+    only: list[Id] | None = Field(None, description="ids to choose from, such as what is in stock; null: all")
+    where: dict[str, Values] = Field(
+        {}, description="attribute → values: only items with one of the values, of every attribute that is named"
+    )
+    at_most: dict[str, Count] = Field({}, description="attribute → how many items of the answer may share a value")
+    diversity: float = Field(
+        0.0, ge=0, le=1, description="0 ranks by the model alone, 1 by variety alone (the null arm ignores this)"
+    )
+    attributes: bool = Field(False, description="tell the attributes of each item")
+
+    def selection(self) -> Selection | None:
+        """What may be recommended; None where nothing is asked for."""
+        if self.only is None and not (self.exclude or self.where or self.at_most or self.diversity):
+            return None
+        return Selection(
+            exclude=self.exclude, only=self.only, where=self.where, at_most=self.at_most, diversity=self.diversity
+        )
+
+
+class BatchRequest(BaseModel):
+    """Several requests at once."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    requests: Annotated[list[RecommendRequest], Field(min_length=1)] = Field(
+        description="those that get the same arm are answered in one pass of its model"
+    )
 
 
 class RecommendedItem(BaseModel):
     item_id: str
     title: str
     score: float
+    attributes: dict[str, list[str]] | None = Field(None, description="name → values, where the request asks for them")
 
 
 class RecommendResponse(BaseModel):
-    items: list[RecommendedItem] = Field(description="best first; fewer than k only where no more are left")
+    items: list[RecommendedItem] = Field(description="best first; with diversity in the order of their choice")
+    fewer: int = Field(description="how many items fewer than k: no more are left that may be recommended")
+    request_id: str = Field(description="of the header X-Request-ID, or made; in a batch with the place behind a dot")
+    user_id: str | None = Field(description="as asked")
     arm: Arm
-    assigned_by: Literal["request", "user", "default"] = Field(
+    assigned_by: AssignedBy = Field(
         description="the request named the arm; hash of the user id; or no user id was given: leave those out of an A/B"
     )
     checkpoint: str | None = Field(description="hash of the checkpoint that ranked; null where no model was asked")
     model_ms: float = Field(description="time in the model alone, measured in the replica; 0 where none was asked")
+    queue_ms: float = Field(description="time the request waited in the replica for its turn in the model")
     unknown: list[str] = Field(description="items of the history that the catalogue does not hold; ignored")
+    not_found: dict[str, list[str]] = Field(
+        description="what the catalogue does not hold of exclude, only and where.ATTRIBUTE; ignored"
+    )
     unknown_user: bool = Field(description="the user is not of the dataset")
     fallback: bool = Field(description="nothing of the history is known, so these are the most popular items")
+
+
+class BatchResponse(BaseModel):
+    answers: list[RecommendResponse] = Field(description="in the order of the requests")
+
+
+class Item(BaseModel):
+    """An item of the catalogue."""
+
+    item_id: str
+    title: str = Field(description="empty where it is not known")
+    attributes: dict[str, list[str]] = Field(description="name → values")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +121,11 @@ class Task(Ask):
     """A checked request, and who answers it."""
 
     arm: Arm
-    assigned_by: Literal["request", "user", "default"]
+    assigned_by: AssignedBy
+    user_id: str | None
     unknown_user: bool
+    attributes: bool
+    request_id: str
 
 
 class Service:
@@ -81,7 +136,8 @@ class Service:
         arms: the arms that are served.
         split, salt: `recsys.serving.assignment`.
         default_arm: for requests that name neither user nor arm.
-        max_k, max_history: what a request may ask for.
+        max_k, max_history, max_ids, max_requests: what a request may ask for: items, ids in its history, ids in each of
+            `exclude` and `only`, requests in a batch.
     """
 
     def __init__(
@@ -94,6 +150,8 @@ class Service:
         default_arm: Arm,
         max_k: int,
         max_history: int,
+        max_ids: int,
+        max_requests: int,
     ) -> None:
         self.dataset = dataset
         self.arms = arms
@@ -101,9 +159,27 @@ class Service:
         self._salt, self._default_arm = salt, default_arm
         self.max_k = min(max_k, dataset.num_items)
         self.max_history = max_history
+        self.max_ids, self.max_requests = max_ids, max_requests
+        dataset.catalogue.attributes.warm()
         self._users = {user_id: user for user, user_id in enumerate(dataset.user_ids)}
 
-    def task(self, request: RecommendRequest) -> Task:
+    def tasks(self, requests: Sequence[RecommendRequest], request_id: str) -> list[Task]:
+        """Check the requests of a batch, as `task` does.
+
+        Raises:
+            UserError: there are too many, or one sentence on what is wrong with the first that is wrong.
+        """
+        if len(requests) > self.max_requests:
+            raise UserError(f"requests has {len(requests)} requests; at most {self.max_requests} are accepted")
+        tasks = []
+        for place, request in enumerate(requests):
+            try:
+                tasks.append(self.task(request, f"{request_id}.{place}"))
+            except UserError as error:
+                raise UserError(f"requests.{place}: {error}") from None
+        return tasks
+
+    def task(self, request: RecommendRequest, request_id: str = "") -> Task:
         """Check a request and decide its arm.
 
         Raises:
@@ -117,6 +193,10 @@ class Service:
             raise UserError(f"history has {len(request.history)} items; at most {self.max_history} are accepted")
         if request.arm is not None and request.arm not in self.arms:
             raise UserError(f"arm {request.arm!r} is not served here; served: {', '.join(self.arms)}")
+        for name, ids in (("exclude", request.exclude), ("only", request.only or [])):
+            if len(ids) > self.max_ids:
+                raise UserError(f"{name} has {len(ids)} ids; at most {self.max_ids} are accepted")
+        selection = request.selection()
         user = self._users.get(normal_id(request.user_id)) if request.user_id is not None else None
         history = request.history
         if history is None:
@@ -126,9 +206,13 @@ class Service:
             history=history,
             k=request.k,
             mask_seen=request.mask_seen,
+            candidates=None if selection is None else selection.find(self.dataset.catalogue),
             arm=arm,
             assigned_by=assigned_by,
+            user_id=request.user_id,
             unknown_user=request.user_id is not None and user is None,
+            attributes=request.attributes,
+            request_id=request_id,
         )
 
     def stored_history(self, user: int) -> list[str]:
@@ -142,26 +226,42 @@ class Service:
         catalogue = self.dataset.catalogue
         if task.arm != "null" and catalogue.known(task.history)[0]:
             return None
-        return popular(catalogue, task.history, task.k)
+        return popular(catalogue, task.history, task.k, task.candidates)
 
     def response(self, task: Task, answer: Recommendation) -> RecommendResponse:
         """An answer as HTTP tells it."""
         catalogue = self.dataset.catalogue
+        numbers = [catalogue.index[item_id] for item_id in answer.items]
+        known = catalogue.attributes.of(numbers) if task.attributes else [None] * len(numbers)
         return RecommendResponse(
             items=[
-                RecommendedItem(item_id=item_id, title=catalogue.titles[catalogue.index[item_id]], score=score)
-                for item_id, score in zip(answer.items, answer.scores, strict=True)
+                RecommendedItem(item_id=item_id, title=catalogue.titles[number], score=score, attributes=attributes)
+                for item_id, number, score, attributes in zip(answer.items, numbers, answer.scores, known, strict=True)
             ],
+            fewer=task.k - len(answer.items),
+            request_id=task.request_id,
+            user_id=task.user_id,
             arm=task.arm,
             assigned_by=task.assigned_by,
             checkpoint=answer.checkpoint,
             model_ms=round(answer.milliseconds, 4),
+            queue_ms=round(answer.waited, 4),
             unknown=answer.unknown,
+            not_found=dict(answer.not_found),
             unknown_user=task.unknown_user,
             fallback=answer.fallback,
         )
 
-    def _arm(self, request: RecommendRequest) -> tuple[Arm, Literal["request", "user", "default"]]:
+    def item(self, item_id: str) -> Item | None:
+        """An item of the catalogue by its id; None where there is none."""
+        catalogue = self.dataset.catalogue
+        number = catalogue.number(item_id)
+        if number is None:
+            return None
+        (attributes,) = catalogue.attributes.of([number])
+        return Item(item_id=catalogue.item_ids[number], title=catalogue.titles[number], attributes=attributes)
+
+    def _arm(self, request: RecommendRequest) -> tuple[Arm, AssignedBy]:
         if request.arm is not None:
             return request.arm, "request"
         if request.user_id is not None:
@@ -230,17 +330,22 @@ def check_same_dataset(dataset_name: str, fingerprint: str, arms: Mapping[Arm, M
             )
 
 
-def sentence(errors: Sequence[Any]) -> str:
-    """What is wrong with the form of a request, from pydantic's list of errors, as one sentence."""
+def sentence(errors: Sequence[Any], form: type[BaseModel] = RecommendRequest) -> str:
+    """What is wrong with the form of a request, from pydantic's list of errors, as one sentence.
+
+    Args:
+        form: of the body.
+    """
     parts = []
     for error in errors[:3]:
         where = ".".join(str(part) for part in error["loc"] if part != "body") or "body"
         if error["type"] == "json_invalid":
             return "the body is not valid JSON"
         if error["type"] == "too_short" and error["loc"][-1] == "history":
-            return EMPTY_HISTORY
-        if error["type"] == "extra_forbidden":
-            parts.append(f"{where}: no such field; known: {', '.join(RecommendRequest.model_fields)}")
+            parts.append(EMPTY_HISTORY if where == "history" else f"{where}: {EMPTY_HISTORY}")
+        elif error["type"] == "extra_forbidden":
+            fields = (RecommendRequest if len(error["loc"]) > 2 else form).model_fields
+            parts.append(f"{where}: no such field; known: {', '.join(fields)}")
         else:
             parts.append(f"{where}: {error['msg'].removeprefix('Input ')} (got {reprlib.repr(error['input'])})")
     return "; ".join(parts)

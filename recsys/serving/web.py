@@ -1,27 +1,68 @@
-"""The HTTP application: `POST /recommend`, `GET /health`, `GET /docs`, and a schema that says what they do."""
+"""The HTTP application: recommendations, items, feedback, health, metrics, and a schema that says what they do."""
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any, Literal
+import reprlib
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Header, Path, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
-from pydantic import BaseModel, Field
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.errors import UserError
 from recsys.serving.arms import Model
 from recsys.serving.assignment import Arm
+from recsys.serving.events import EventLog
 from recsys.serving.guard import BODY_SECONDS, Guard
+from recsys.serving.metrics import ARM, CONTENT_TYPE, Counted, Metrics, merge
 from recsys.serving.page import page
 from recsys.serving.ranker import RETRY_SECONDS, Away, Busy
-from recsys.serving.service import RecommendRequest, RecommendResponse, Service, sentence
+from recsys.serving.recommender import Recommendation
+from recsys.serving.service import (
+    BatchRequest,
+    BatchResponse,
+    Id,
+    Item,
+    RecommendRequest,
+    RecommendResponse,
+    Service,
+    Task,
+    sentence,
+)
 
 State = Literal["ready", "busy", "away"]
+RequestId = Annotated[
+    str | None,
+    Header(
+        alias="X-Request-ID",
+        min_length=1,
+        max_length=128,
+        pattern="^[!-~]+$",
+        description="what feedback and the log call this request; made where it is not given",
+    ),
+]
+SEVERAL = "several"
+"""The arm of a batch whose requests got different ones, in the metrics."""
 
 
 class Problem(BaseModel):
     detail: str = Field(description="one sentence: what is wrong and what to do")
+
+
+class Feedback(BaseModel):
+    """What came of a recommendation."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    request_id: Annotated[str, Field(min_length=1, max_length=160)] = Field(description="of the answer")
+    item_id: Id = Field(description="the item that it is about")
+    event: Annotated[str, Field(min_length=1, max_length=64)] = Field("click", description="such as click or purchase")
+
+
+class Recorded(BaseModel):
+    recorded: Literal[True] = Field(True, description="it is in the log within a second")
 
 
 class ArmHealth(BaseModel):
@@ -46,10 +87,11 @@ class Health(BaseModel):
     split: dict[Arm, float]
 
 
+_IMPOSSIBLE: dict[str, Any] = {"model": Problem, "description": "the request asks for what cannot be"}
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "the body cannot be read, or a header that must be text is not"},
     408: {"model": Problem, "description": "the body did not come in time"},
-    422: {"model": Problem, "description": "the request asks for what cannot be"},
+    422: _IMPOSSIBLE,
     503: {
         "model": Problem,
         "description": "the arm is busy or away; ask again after `Retry-After` seconds",
@@ -63,6 +105,9 @@ def create_app(
     models: Mapping[Arm, Model],
     *,
     checkpoints: Mapping[Arm, str],
+    metrics: Metrics | None = None,
+    gather: Callable[[], Awaitable[Sequence[str]]] | None = None,
+    log: EventLog | None = None,
     body_seconds: float = 3 * BODY_SECONDS,
 ) -> FastAPI:
     """The application.
@@ -70,6 +115,9 @@ def create_app(
     Args:
         models: of the arms that have one.
         checkpoints: hashes of what was deployed; told even while a model is away.
+        metrics: of this replica.
+        gather: the texts of the metrics of all replicas, where there are several.
+        log: where exposures and feedback go; None keeps none.
         body_seconds: time a body may take. Behind a proxy that has the guard as well, bodies are whole when they leave
             it, and what takes time here is the way between the two on a busy machine.
     """
@@ -79,15 +127,17 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
+    counted = metrics or Metrics()
     app.add_middleware(Guard, seconds=body_seconds)
+    app.add_middleware(Counted, metrics=counted, paths=frozenset({"/recommend", "/recommend/batch"}))
 
     @app.exception_handler(UserError)
     async def refuse(_: Request, error: UserError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 422)
 
     @app.exception_handler(RequestValidationError)
-    async def refuse_form(_: Request, error: RequestValidationError) -> JSONResponse:
-        return JSONResponse({"detail": sentence(error.errors())}, 422)
+    async def refuse_form(request: Request, error: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"detail": sentence(error.errors(), _FORMS.get(request.url.path, RecommendRequest))}, 422)
 
     @app.exception_handler(Busy)
     async def no_room(_: Request, error: Busy) -> JSONResponse:
@@ -97,11 +147,76 @@ def create_app(
     async def away(_: Request, error: Away) -> JSONResponse:
         return _unavailable(str(error))
 
+    def tell(task: Task, answer: Recommendation) -> RecommendResponse:
+        counted.count_answer(task.arm, answer)
+        said = service.response(task, answer)
+        if log is not None:
+            log.append(
+                "exposure",
+                **said.model_dump(
+                    include={
+                        "request_id", "user_id", "arm", "assigned_by", "checkpoint", "fallback", "model_ms", "queue_ms",
+                    }
+                ),
+                items=answer.items,
+            )  # fmt: skip
+        return said
+
     @app.post("/recommend", responses=_PROBLEMS)
-    async def recommend(request: RecommendRequest) -> RecommendResponse:
+    async def recommend(http: Request, request: RecommendRequest, request_id: RequestId = None) -> RecommendResponse:
         """The k best items for a user, a history, or both."""
-        task = service.task(request)
-        return service.response(task, service.without_model(task) or await models[task.arm].rank(task))
+        task = service.task(request, request_id or _new_id())
+        http.scope[ARM] = task.arm
+        return tell(task, service.without_model(task) or await models[task.arm].rank(task))
+
+    @app.post("/recommend/batch", responses=_PROBLEMS)
+    async def recommend_batch(http: Request, batch: BatchRequest, request_id: RequestId = None) -> BatchResponse:
+        """Several requests: all are answered, or the batch is refused."""
+        tasks = service.tasks(batch.requests, request_id or _new_id())
+        arms = {task.arm for task in tasks}
+        http.scope[ARM] = arms.pop() if len(arms) == 1 else SEVERAL
+        answers = {task.request_id: answer for task in tasks if (answer := service.without_model(task)) is not None}
+        left: dict[Arm, list[Task]] = {}
+        for task in tasks:
+            if task.request_id not in answers:
+                left.setdefault(task.arm, []).append(task)
+        ranked = await asyncio.gather(*(models[arm].rank_together(group) for arm, group in left.items()))
+        for group, found in zip(left.values(), ranked, strict=True):
+            answers.update(zip((task.request_id for task in group), found, strict=True))
+        return BatchResponse(answers=[tell(task, answers[task.request_id]) for task in tasks])
+
+    @app.get(
+        "/items/{item_id:path}", responses={404: {"model": Problem, "description": "no such item"}, 422: _IMPOSSIBLE}
+    )
+    async def item(item_id: Annotated[Id, Path(description="catalogue id")]) -> Item:
+        """Title and attributes of an item."""
+        if (found := service.item(item_id)) is None:
+            detail = f"the catalogue holds no item {reprlib.repr(item_id)}"
+            return JSONResponse({"detail": detail}, 404)  # type: ignore[return-value]
+        return found
+
+    @app.post(
+        "/feedback",
+        status_code=202,
+        responses={
+            **{status: _PROBLEMS[status] for status in (400, 408, 422)},
+            409: {"model": Problem, "description": "no log is kept here"},
+        },
+    )
+    async def feedback(said: Feedback) -> Recorded:
+        """Tell what came of a recommendation, so that it can be counted for its arm."""
+        if log is None:
+            detail = "no log is kept here, so feedback would be lost; serve with serving.log=true"
+            return JSONResponse({"detail": detail}, 409)  # type: ignore[return-value]
+        log.append("feedback", **said.model_dump())
+        counted.count_feedback()
+        return Recorded()
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics_text() -> PlainTextResponse:
+        """Counters and latency histograms of all replicas, in the text format of Prometheus."""
+        texts = [counted.text()] if gather is None else await gather()
+        return PlainTextResponse(merge(texts), media_type=CONTENT_TYPE)
 
     @app.get("/health", responses={503: {"model": Health, "description": "no arm can answer"}})
     async def health() -> Health:
@@ -126,6 +241,13 @@ def create_app(
     return app
 
 
+_FORMS: dict[str, type[BaseModel]] = {"/recommend/batch": BatchRequest, "/feedback": Feedback}
+
+
+def _new_id() -> str:
+    return secrets.token_hex(8)
+
+
 async def _state(model: Model | None, checkpoint: str | None) -> ArmHealth:
     if model is None:
         return ArmHealth(state="ready")
@@ -144,7 +266,14 @@ def _unavailable(detail: str) -> JSONResponse:
 def _tell_limits(app: FastAPI, service: Service) -> None:
     """Put into the schema what this service accepts beyond the form of requests."""
     schema = app.openapi()  # kept and returned from now on
-    fields = schema["components"]["schemas"]["RecommendRequest"]["properties"]
+    forms = schema["components"]["schemas"]
+    fields = forms["RecommendRequest"]["properties"]
     fields["k"].update(minimum=1, maximum=service.max_k)
-    next(one for one in fields["history"]["anyOf"] if one["type"] == "array")["maxItems"] = service.max_history
+    for name, most in (("history", service.max_history), ("only", service.max_ids)):
+        next(one for one in fields[name]["anyOf"] if one["type"] == "array")["maxItems"] = most
+    fields["exclude"]["maxItems"] = service.max_ids
+    forms["BatchRequest"]["properties"]["requests"]["maxItems"] = service.max_requests
     next(one for one in fields["arm"]["anyOf"] if one["type"] == "string")["enum"] = list(service.arms)
+    names = service.dataset.catalogue.attributes.names
+    for name in ("where", "at_most"):
+        fields[name]["propertyNames" if names else "maxProperties"] = {"enum": names} if names else 0

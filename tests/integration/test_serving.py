@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
+from prometheus_client.parser import text_string_to_metric_families
 
 from ray_jobs.serving import application as serve
 from ray_jobs.serving import measurement as measure_ab
@@ -25,7 +26,10 @@ from recsys.errors import UserError
 from recsys.model import SequentialRecommender
 from recsys.serving.assignment import assign
 from recsys.serving.client import Client
+from recsys.serving.events import count_clicks, read_events
 from recsys.serving.recommender import Recommender
+from recsys.serving.selection import Selection
+from recsys.serving.service import RecommendRequest
 from recsys.settings import ServingConfig, Settings
 from recsys.students.config import SASRecConfig
 from recsys.students.sasrec import SASRec
@@ -51,7 +55,7 @@ def settings(fixture_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Se
         name="served",
         storage=str(tmp_path_factory.mktemp("serving")),
         serving=ServingConfig(
-            student="small", port=free_port(), max_history=200, measure_requests=12, measure_warmup=3
+            student="small", port=free_port(), max_history=200, measure_requests=12, measure_warmup=3, log=True
         ),
         tracking=TrackingConfig(uri="none"),
     )
@@ -110,6 +114,59 @@ def test_arms_answer_what_their_checkpoints_recommend(
     assert [item["item_id"] for item in said["items"]] == popular and said["model_ms"] == 0
 
 
+def test_every_arm_selects_alike_and_tells_attributes(
+    client: httpx.Client, settings: Settings, dataset: PreparedDataset
+) -> None:
+    wanted = {"where": {"genres": ["Drama", "Horror"]}, "exclude": ["3", "?"], "at_most": {"genres": 2}}
+    requests = [{"history": ["50", "1"], "k": 6, "arm": arm, **wanted} for arm in ("teacher", "student", "null")]
+    said = client.post("/recommend/batch", json={"requests": [{**one, "attributes": True} for one in requests]})
+    assert said.status_code == 200
+    for request, answer in zip(requests, said.json()["answers"], strict=True):
+        assert answer["arm"] == request["arm"] and answer["not_found"] == {"exclude": ["?"]}
+        genres = [item["attributes"]["genres"] for item in answer["items"]]
+        assert sorted(genres) == [["Drama"]] * 2 + [["Horror"]] * 2 and answer["fewer"] == 2
+        alone = client.post("/recommend", json=request).json()
+        assert [item["item_id"] for item in alone["items"]] == [item["item_id"] for item in answer["items"]]
+    recommender = Recommender.load(settings.layout.student("small"))
+    (expected,) = recommender.recommend([["50", "1"]], 6, selection=Selection(**wanted))
+    assert [item["item_id"] for item in said.json()["answers"][1]["items"]] == expected
+    item = client.get("/items/3").json()
+    assert (
+        item["attributes"] == {"genres": ["Drama"]}
+        and item["title"] == dataset.catalogue.titles[dataset.catalogue.index["3"]]
+    )
+    assert client.get("/items/nothing").status_code == 404
+
+
+def test_metrics_are_of_all_replicas(client: httpx.Client) -> None:
+    def counts() -> dict[str, float]:
+        text = client.get("/metrics").text
+        found: dict[str, float] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == "recsys_requests_total" and sample.labels["arm"] == "null":
+                    found[sample.labels["replica"]] = sample.value
+        return found
+
+    before = sum(counts().values())
+    for _ in range(40):
+        client.post("/recommend", json={"history": ["50"], "arm": "null"}).raise_for_status()
+    after = [counts() for _ in range(4)]
+    assert [sum(one.values()) for one in after] == [before + 40] * 4, "whoever is asked tells of both"
+
+
+def test_clicks_come_to_the_log(client: httpx.Client, settings: Settings) -> None:
+    shown = client.post("/recommend", json={"user_id": "1", "arm": "student"}, headers={"x-request-id": "mine"}).json()
+    assert shown["request_id"] == "mine"
+    with Client(str(client.base_url)) as one:
+        one.give_feedback("mine", shown["items"][0]["item_id"])
+    deadline = time.monotonic() + 20
+    while not (clicks := count_clicks(read_events(settings.layout.events)).get("student", {}).get("clicked")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert clicks == 1
+
+
 def test_users_stay_on_their_arm_and_bring_their_history(
     client: httpx.Client, settings: Settings, dataset: PreparedDataset
 ) -> None:
@@ -136,7 +193,9 @@ def test_users_stay_on_their_arm_and_bring_their_history(
         ({}, "give a user_id, a history, or both"),
         ({"history": ["50"] * 201}, "history has 201 items; at most 200 are accepted"),
         ({"history": ["50"], "arm": "x"}, "arm: should be 'teacher', 'student' or 'null' (got 'x')"),
-        ({"user": "1"}, "user: no such field; known: user_id, history, k, arm, mask_seen"),
+        ({"user": "1"}, f"user: no such field; known: {', '.join(RecommendRequest.model_fields)}"),
+        ({"history": ["50"], "where": {"genre": ["Drama"]}}, "items have no attribute 'genre'; known: genres"),
+        ({"history": ["50"], "only": ["1"] * 10_001}, "only has 10001 ids; at most 10000 are accepted"),
         ({"history": ["5" * 300] * 5000}, "the body is longer than 1048576 bytes; shorten the history"),
         ("{", "the body is not valid JSON"),
     ],

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from recsys import storage
 from recsys.checkpoint import load_checkpoint, save_checkpoint
+from recsys.data.attributes import Attributes
 from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.errors import UserError
 from recsys.students.config import SASRecConfig
@@ -29,6 +31,15 @@ def saved(random_dataset: Make, tmp_path: Path) -> Path:
         str(tmp_path / "c"), SASRec(SASRecConfig(width=8, blocks=1, heads=1), num_items=20), dataset, key="k"
     )
     return tmp_path / "c"
+
+
+def test_attributes_of_items_go_with_the_checkpoint(random_dataset: Make, tmp_path: Path, saved: Path) -> None:
+    dataset = random_dataset(items=20)
+    attributes = Attributes.of_items({"genres": pa.array([["Drama"], *[None] * 19])})
+    rich = replace(dataset, catalogue=replace(dataset.catalogue, attributes=attributes))
+    save_checkpoint(str(tmp_path / "rich"), load_checkpoint(saved).model, rich)
+    assert load_checkpoint(tmp_path / "rich").catalogue.attributes.of([1, 2]) == [{"genres": ["Drama"]}, {}]
+    assert not load_checkpoint(saved).catalogue.attributes
 
 
 def sealed_again(folder: Path) -> str:

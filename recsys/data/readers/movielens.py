@@ -1,15 +1,24 @@
 """MovieLens in its three forms: 100K (`u.data`), `::` files (1M, 10M) and CSV (latest-small, 20M, 25M, 32M)."""
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.data.attributes import SEPARATOR, split_values
 from recsys.data.config import DataConfig
-from recsys.data.readers.delimited import DelimitedLog, Dialect, read_table
+from recsys.data.readers.delimited import DelimitedLog, Dialect, read_header, read_table
 from recsys.data.readers.log import Columns, Rules
 from recsys.data.readers.source import Source, as_items, find_file
 
 _RATINGS = Columns(user="user", item="item", timestamp="timestamp", rating="rating")
 _CSV_RATINGS = Columns(user="userId", item="movieId", timestamp="timestamp", rating="rating")
 _LOG_NAMES = ("user", "item", "rating", "timestamp")
-# Of the flags for genres (0 to 18) only the count matters.
-_U_ITEM = ("item", "title", "released", "video", "url", *(f"genre{i}" for i in range(19)))
+# The flags of u.item, in its order (u.genre).
+_GENRES = (
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+)  # fmt: skip
+_U_ITEM = ("item", "title", "released", "video", "url", *_GENRES)
+_NO_GENRES = "(no genres listed)"
 
 
 def files_100k(folder: str) -> tuple[str, str]:
@@ -19,11 +28,14 @@ def files_100k(folder: str) -> tuple[str, str]:
 def open_100k(folder: str, config: DataConfig) -> Source:
     """`u.data` (tabs) and `u.item` (bars, latin-1), neither with quotes or a header."""
     ratings, movies = files_100k(folder)
-    items = read_table(movies, Dialect("|", names=_U_ITEM), ["item", "title"], config.encoding)
+    items = read_table(movies, Dialect("|", names=_U_ITEM), ["item", "title", *_GENRES], config.encoding)
+    named = [pc.if_else(pc.equal(items.table[genre], "1"), genre, "") for genre in _GENRES[1:]]
+    genres = pc.binary_join_element_wise(*named, SEPARATOR)
     return Source(
         log=DelimitedLog.open(ratings, Dialect("\t", names=_LOG_NAMES), _RATINGS, Rules.of(config)),
         items=as_items(items.table, "item", "title"),
         bad_items=(items.bad, items.first),
+        attributes={"genres": split_values(genres)},
         remarks=items.remarks,
         placeholders=frozenset({"unknown"}),
     )
@@ -37,11 +49,13 @@ def files_dat(folder: str) -> tuple[str, str]:
 def open_dat(folder: str, config: DataConfig) -> Source:
     """`ratings.dat` and `movies.dat` with `::` between values; 1M is latin-1, 10M is UTF-8."""
     ratings, movies = files_dat(folder)
-    items = read_table(movies, Dialect("::", names=("item", "title", "genres")), ["item", "title"], config.encoding)
+    names = ("item", "title", "genres")
+    items = read_table(movies, Dialect("::", names=names), list(names), config.encoding)
     return Source(
         log=DelimitedLog.open(ratings, Dialect("::", names=_LOG_NAMES), _RATINGS, Rules.of(config)),
         items=as_items(items.table, "item", "title"),
         bad_items=(items.bad, items.first),
+        attributes=_genres(items.table),
         remarks=items.remarks,
     )
 
@@ -54,11 +68,21 @@ def files_csv(folder: str) -> tuple[str, str]:
 def open_csv(folder: str, config: DataConfig) -> Source:
     """`ratings.csv` and `movies.csv` with header lines; a title with a comma is quoted."""
     ratings, movies = files_csv(folder)
-    items = read_table(movies, Dialect(",", quoted=True), ["movieId", "title"], config.encoding)
+    dialect = Dialect(",", quoted=True)
+    genres = ["genres"] if "genres" in read_header(movies, dialect, config.encoding)[0] else []
+    items = read_table(movies, dialect, ["movieId", "title", *genres], config.encoding)
     return Source(
         log=DelimitedLog.open(ratings, Dialect(",", quoted=True), _CSV_RATINGS, Rules.of(config)),
         items=as_items(items.table, "movieId", "title"),
         bad_items=(items.bad, items.first),
+        attributes=_genres(items.table),
         remarks=items.remarks,
         placeholders=frozenset({"(no title)"}),
     )
+
+
+def _genres(items: pa.Table) -> dict[str, pa.ListArray]:
+    if "genres" not in items.column_names:
+        return {}
+    genres = items["genres"]
+    return {"genres": split_values(pc.if_else(pc.equal(genres, _NO_GENRES), "", genres))}

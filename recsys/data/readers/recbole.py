@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 from pyarrow import fs
 
 from recsys import storage
+from recsys.data.attributes import SEPARATOR, split_values
 from recsys.data.config import DataConfig
 from recsys.data.readers.delimited import DelimitedLog, Dialect, Items, read_header, read_table
 from recsys.data.readers.log import Columns, Rules
@@ -51,18 +52,19 @@ def open_recbole(folder: str, config: DataConfig) -> Source:
     opened = DelimitedLog.open(log, _DIALECT, columns, Rules.of(config))
     if catalogue is None:
         return Source(log=opened, items=None)
-    items = _read_items(catalogue, config)
+    items, attributes = _read_items(catalogue, config)
     return Source(
         log=opened,
         items=items.table,
         bad_items=(items.bad, items.first),
+        attributes=attributes,
         remarks=items.remarks,
         placeholders=frozenset(_PLACEHOLDERS),
     )
 
 
-def _read_items(path: str, config: DataConfig) -> Items:
-    """The catalogue, its table as `ITEMS_SCHEMA`."""
+def _read_items(path: str, config: DataConfig) -> tuple[Items, dict[str, pa.ListArray]]:
+    """The catalogue, its table as `ITEMS_SCHEMA`, and its attributes; `token_seq` is parted by blanks."""
     item, wanted = config.columns.item, config.columns.title
     names, _ = read_header(path, _DIALECT, config.encoding)
     title = next((name for name in (wanted, *_TITLES) if name in names), None)
@@ -72,12 +74,16 @@ def _read_items(path: str, config: DataConfig) -> Items:
             "name the one with titles in data.columns.title"
         )
     with_year = title == "movie_title" and "release_year" in names
-    columns = [item, title, *(["release_year"] if with_year else [])]
+    asked = config.columns.attributes
+    columns = list(dict.fromkeys([item, title, *(["release_year"] if with_year else []), *asked]))
     items = read_table(path, _DIALECT, columns, config.encoding)
     table = items.table
+    typed, _ = read_header(path, replace(_DIALECT, typed=False), config.encoding)
+    sequences = [name.rpartition(":")[0] for name in typed if name.endswith(":token_seq")]
+    attributes = {name: split_values(table[name], " " if name in sequences else SEPARATOR) for name in asked}
     if with_year:
         year = table["release_year"]
         dated = pc.binary_join_element_wise(table[title], pc.binary_join_element_wise("(", year, ")", ""), " ")
         known = pc.invert(pc.is_in(year, value_set=pa.array(["", *_PLACEHOLDERS])))
         table = table.set_column(table.column_names.index(title), title, pc.if_else(known, dated, table[title]))
-    return replace(items, table=as_items(table, item, title))
+    return replace(items, table=as_items(table, item, title)), attributes

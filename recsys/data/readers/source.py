@@ -1,7 +1,8 @@
 """What every reader gives: a log, a catalogue of titles, and the names and hashes of the files."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -25,6 +26,7 @@ class Source:
         log: the interactions, not yet read.
         items: `ITEMS_SCHEMA`, ids normalised, duplicates and all; None where there is no catalogue file.
         bad_items: catalogue rows with the wrong number of values, and where the first stands.
+        attributes: name → lists of values, row by row of `items` (`recsys.data.attributes.split_values`).
         placeholders: titles by which this source says that it has none.
         remarks: what a person should know of how the catalogue is read; lines.
     """
@@ -32,6 +34,7 @@ class Source:
     log: InteractionLog
     items: pa.Table | None
     bad_items: tuple[int, str] = (0, "")
+    attributes: Mapping[str, pa.ListArray] = field(default_factory=dict)
     placeholders: frozenset[str] = frozenset()
     remarks: tuple[str, ...] = ()
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recsys.data.attributes import split_values
 from recsys.data.config import DataConfig
 from recsys.data.ids import is_text, require_ids
 from recsys.data.readers.delimited import DelimitedLog, Dialect, Items, read_table, require
@@ -110,21 +111,27 @@ def open_table(path: str, config: DataConfig) -> Source:
         log=log,
         items=as_items(items.table, named.item, named.title),
         bad_items=(items.bad, items.first),
+        attributes={name: split_values(items.table[name]) for name in named.attributes},
         remarks=items.remarks,
     )
 
 
 def _read_items(path: str, config: DataConfig) -> Items:
     item, title = config.columns.item, config.columns.title
+    columns = list(dict.fromkeys([item, title, *config.columns.attributes]))
     if not _is_parquet(path):
-        return read_table(path, _dialect(path), [item, title], config.encoding)
+        return read_table(path, _dialect(path), columns, config.encoding)
     with _parquet(path) as file:
         schema = file.schema_arrow
-        require(path, schema.names, [item, title])
+        require(path, schema.names, columns)
         require_ids(path, item, schema.field(item).type)
         require_plain(path, title, schema.field(title).type, "titles are text")
+        for name in config.columns.attributes:
+            kind = schema.field(name).type
+            many = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+            require_plain(path, name, kind.value_type if many else kind, "attributes are text, or lists of text")
         try:
-            table = file.read(columns=[item, title])
+            table = file.read(columns=columns)
             table[title].validate(full=True)  # pyarrow reads text that is not UTF-8 without a word
             return Items(table)
         except (OSError, pa.ArrowException) as error:

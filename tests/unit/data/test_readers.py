@@ -105,6 +105,41 @@ def test_recbole_without_items_or_with_another_title_column(tmp_path) -> None:
     assert read(source="recbole", path=folder, columns={"title": "brand"})[1] == {"10": "Acme"}
 
 
+def test_genres_of_movielens(tmp_path) -> None:
+    flags = ["0"] * 19
+    flags[8] = flags[14] = "1"
+    ratings = {"u__data": "1\t10\t3\t881250949\n", "ratings__csv": "userId,movieId,rating,timestamp\n1,10,4.0,9\n"}
+    folder = write(
+        tmp_path,
+        **ratings,
+        ratings__dat="1::10::5::978300760\n",
+        u__item=f"10|A (2001)||||{'|'.join(flags)}\n11|unknown||||1|{'|'.join(flags[1:8])}{'|0' * 11}\n",
+        movies__dat="10::A::Drama|Romance\n11::B::\n",
+        movies__csv="movieId,title,genres\n10,A,Drama|Romance\n11,B,(no genres listed)\n",
+    )
+    for source in ("ml-100k", "movielens-dat", "movielens-csv"):
+        genres = open_source(DataConfig(source=source, path=folder)).attributes["genres"]
+        assert genres.to_pylist() == [["Drama", "Romance"], []], source
+    write(tmp_path, movies__csv="movieId,title\n10,A\n")
+    assert open_source(DataConfig(source="movielens-csv", path=folder)).attributes == {}
+
+
+def test_attributes_of_recbole_files(tmp_path) -> None:
+    folder = write(
+        tmp_path,
+        x__inter="user_id:token\titem_id:token\ttimestamp:float\n1\t10\t3\n",
+        x__item="item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\tbrand:token\n"
+        "10\tToy Story\t1995\tAnimation Children's\tTwo Words|x\n",
+    )
+    columns = {"attributes": ["class", "brand", "release_year"]}
+    source = open_source(from_dict(DataConfig, {"source": "recbole", "path": folder, "columns": columns}))
+    assert {name: values.to_pylist() for name, values in source.attributes.items()} == {
+        "class": [["Animation", "Children's"]],
+        "brand": [["Two Words", "x"]],
+        "release_year": [["1995"]],
+    }
+
+
 @pytest.mark.parametrize("suffix", ["tsv", "tsv.gz", "csv", "csv.gz", "parquet"])
 def test_tables(tmp_path, suffix) -> None:
     log = {"when": [5, 7], "who": ["a", "b"], "what": ["x", 'y"1'], "extra": ["", ""]}

@@ -4,14 +4,17 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 import uvicorn
 from starlette.types import ASGIApp
 
 from recsys.checkpoint import save_checkpoint
+from recsys.data.attributes import Attributes
 from recsys.data.prepared import PreparedDataset
 from recsys.serving.recommender import Recommender
 from recsys.serving.service import Service
@@ -21,7 +24,16 @@ from recsys.students.sasrec import SASRec
 
 @pytest.fixture
 def dataset(random_dataset: Callable[..., PreparedDataset]) -> PreparedDataset:
-    return random_dataset()
+    """Items of three genres, every seventh without any; every fifth has a second one."""
+    dataset = random_dataset()
+    names = ["Drama", "Comedy", "Horror"]
+    genres = [
+        [] if n % 7 == 0 else list(dict.fromkeys([names[n % 3], *([names[(n + 1) % 3]] if n % 5 == 0 else [])]))
+        for n in range(1, dataset.num_items + 1)
+    ]
+    brands = [["Acme"] if n % 2 else [] for n in range(1, dataset.num_items + 1)]
+    attributes = Attributes.of_items({"genres": pa.array(genres), "brand": pa.array(brands)})
+    return replace(dataset, catalogue=replace(dataset.catalogue, attributes=attributes))
 
 
 @pytest.fixture
@@ -48,6 +60,8 @@ def service(dataset: PreparedDataset) -> Service:
         default_arm="student",
         max_k=20,
         max_history=30,
+        max_ids=25,
+        max_requests=4,
     )
 
 

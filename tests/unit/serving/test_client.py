@@ -13,13 +13,15 @@ from recsys.serving import client as module
 from recsys.serving.client import Client
 from recsys.serving.ranker import Ranker
 from recsys.serving.recommender import Recommender
+from recsys.serving.selection import Selection
 from recsys.serving.service import Service
 from recsys.serving.web import create_app
 from tests.unit.serving.conftest import listening
 
 ANSWER = {
     "items": [{"item_id": "i9", "title": "Film number 9", "score": 2.5}], "arm": "student", "assigned_by": "default",
-    "checkpoint": "abc", "model_ms": 0.5, "unknown": [], "unknown_user": False, "fallback": False,
+    "checkpoint": "abc", "model_ms": 0.5, "unknown": [], "unknown_user": False, "fallback": False, "fewer": 0,
+    "request_id": "r1", "user_id": None, "queue_ms": 0.0, "not_found": {},
 }  # fmt: skip
 Outcome = httpx.Response | Exception
 
@@ -72,6 +74,28 @@ def test_connection_errors_and_503_are_asked_again(clock: Clock) -> None:
     assert bodies == [{"k": 1, "mask_seen": True, "history": ["i1"]}] * 5
     assert clock.slept[1] == 3, "as the server asked"
     assert all(0.5 * pause <= slept <= pause for slept, pause in zip(clock.slept[::2], (0.1, 0.4), strict=True))
+
+
+def test_a_selection_is_sent_as_far_as_it_says_anything(clock: Clock) -> None:
+    client, bodies = serving(lambda _: httpx.Response(200, json=ANSWER))
+    client.recommend(history=["i1"], selection=Selection())
+    client.recommend(history=["i1"], selection=Selection(only=[]))
+    full = {
+        "exclude": ["i2"],
+        "only": ["i3"],
+        "where": {"genres": ["Drama"]},
+        "at_most": {"brand": 1},
+        "diversity": 0.5,
+    }
+    client.recommend(history=["i1"], selection=Selection(**full), attributes=True)  # type: ignore[arg-type]
+    plain = {"k": 10, "mask_seen": True, "history": ["i1"]}
+    assert bodies == [plain, {**plain, "only": []}, {**plain, **full, "attributes": True}]
+
+
+def test_feedback_is_told(clock: Clock) -> None:
+    client, bodies = serving(lambda _: httpx.Response(202, json={"recorded": True}))
+    client.give_feedback("r1", "i9")
+    assert bodies == [{"request_id": "r1", "item_id": "i9", "event": "click"}]
 
 
 @pytest.mark.parametrize("status", [400, 408, 422, 500])

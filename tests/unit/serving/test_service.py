@@ -10,6 +10,8 @@ from recsys.errors import UserError
 from recsys.serving.assignment import assign
 from recsys.serving.recommender import Recommendation
 from recsys.serving.service import (
+    EMPTY_HISTORY,
+    BatchRequest,
     Pinned,
     RecommendRequest,
     Service,
@@ -19,6 +21,7 @@ from recsys.serving.service import (
     sentence,
 )
 
+FIELDS = ", ".join(RecommendRequest.model_fields)
 SPLIT = {"teacher": 0.5, "student": 0.5}
 
 
@@ -29,6 +32,10 @@ SPLIT = {"teacher": 0.5, "student": 0.5}
         (RecommendRequest(history=["i1"], k=21), r"k must be between 1 and 20 \(got 21\)"),
         (RecommendRequest(), "give a user_id, a history, or both"),
         (RecommendRequest(history=["i1"] * 31), "history has 31 items; at most 30 are accepted"),
+        (RecommendRequest(history=["i1"], exclude=["i1"] * 26), "exclude has 26 ids; at most 25 are accepted"),
+        (RecommendRequest(history=["i1"], only=["i1"] * 26), "only has 26 ids; at most 25 are accepted"),
+        (RecommendRequest(history=["i1"], where={"colour": ["red"]}), "no attribute 'colour'; known: genres, brand"),
+        (RecommendRequest(history=["i1"], at_most={"colour": 1}), "no attribute 'colour'; known: genres, brand"),
     ],
 )
 def test_requests_that_are_refused(service: Service, request_: RecommendRequest, message: str) -> None:
@@ -38,7 +45,17 @@ def test_requests_that_are_refused(service: Service, request_: RecommendRequest,
 
 def test_no_more_items_than_there_are_can_be_asked_for(dataset: PreparedDataset) -> None:
     arms, split = ("null",), {"null": 1.0}
-    large = Service(dataset, arms=arms, split=split, salt="", default_arm="null", max_k=1000, max_history=9)
+    large = Service(
+        dataset,
+        arms=arms,
+        split=split,
+        salt="",
+        default_arm="null",
+        max_k=1000,
+        max_history=9,
+        max_ids=9,
+        max_requests=9,
+    )
     answer = large.without_model(large.task(RecommendRequest(history=["i1"], k=60)))
     assert answer is not None
     assert len(answer.items) == dataset.num_items == 60
@@ -56,7 +73,7 @@ def test_an_arm_that_is_not_served_is_refused(service: Service) -> None:
     ("body", "message"),
     [
         ('{"k": "ten"}', "k: should be a valid integer (got 'ten')"),
-        ('{"histroy": ["i1"]}', "histroy: no such field; known: user_id, history, k, arm, mask_seen"),
+        ('{"histroy": ["i1"]}', f"histroy: no such field; known: {FIELDS}"),
         ('{"arm": "referee"}', "arm: should be 'teacher', 'student' or 'null' (got 'referee')"),
         ('{"history": [1]}', "history.0: should be a valid string (got 1)"),
         ('{"user_id": ""}', "user_id: String should have at least 1 character (got '')"),
@@ -94,7 +111,7 @@ def test_a_history_that_is_given_counts_more_than_the_stored_one(service: Servic
 
 def test_ids_of_a_request_are_read_as_those_of_the_log(service: Service) -> None:
     plain, padded = (service.task(RecommendRequest(user_id=user)) for user in ("u3", "\ufeffu3 "))
-    assert padded == plain and not padded.unknown_user
+    assert dataclasses.replace(padded, user_id="u3") == plain and not padded.unknown_user
     for number in range(20):
         plain, padded = (service.task(RecommendRequest(user_id=user)) for user in (f"v{number}", f" v{number}"))
         assert padded.arm == plain.arm
@@ -132,6 +149,62 @@ def test_a_ranking_becomes_an_answer_with_titles(service: Service) -> None:
     ]
     assert answer.model_ms == 0.51 and not answer.fallback
     assert answer.checkpoint == "abc"
+
+
+def test_without_a_model_a_selection_is_honoured(service: Service, dataset: PreparedDataset) -> None:
+    catalogue = dataset.catalogue
+    for asked in ({"history": ["i1"], "arm": "null"}, {"history": ["?"], "arm": "student"}):
+        request = RecommendRequest(
+            **asked,
+            k=20,
+            exclude=["i3", "lost"],
+            only=["i9", "i3", "i15", "i4", "?"],
+            where={"genres": ["Drama"]},
+            attributes=True,
+        )
+        task = service.task(request, "r7")
+        answer = service.without_model(task)
+        assert answer is not None
+        said = service.response(task, answer)
+        expected = [i for i in catalogue.popular() if i in (9, 15)]
+        assert [item.item_id for item in said.items] == [catalogue.item_ids[i] for i in expected]
+        assert [item.attributes for item in said.items] == catalogue.attributes.of(expected)
+        assert (said.fewer, said.request_id) == (18, "r7"), "not padded, and told"
+        assert said.not_found == {"exclude": ["lost"], "only": ["?"]}
+
+
+def test_a_batch_is_checked_request_by_request(service: Service) -> None:
+    good, bad = RecommendRequest(user_id="u3"), RecommendRequest(history=["i1"], k=0)
+    tasks = service.tasks([good, RecommendRequest(history=["i2"], arm="null")], "r")
+    assert [(task.request_id, task.user_id, task.arm) for task in tasks][1:] == [("r.1", None, "null")]
+    assert tasks[0] == service.task(good, "r.0")
+    with pytest.raises(UserError, match=r"requests\.1: k must be between 1 and 20 \(got 0\)"):
+        service.tasks([good, bad], "r")
+    with pytest.raises(UserError, match="requests has 5 requests; at most 4 are accepted"):
+        service.tasks([good] * 5, "r")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('{"requests": [{"k": 1, "q": 2}]}', f"requests.0.q: no such field; known: {FIELDS}"),
+        ('{"requests": [], "k": 1}', "k: no such field; known: requests"),
+        ('{"requests": [{"history": []}]}', f"requests.0.history: {EMPTY_HISTORY}"),
+    ],
+)
+def test_batches_that_are_refused(body: str, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        BatchRequest.model_validate_json(body)
+    assert message in sentence(caught.value.errors(), BatchRequest)
+
+
+def test_an_item_is_found_by_its_id(service: Service) -> None:
+    found = service.item(" i10 ")
+    assert found is not None
+    assert found.model_dump() == {
+        "item_id": "i10", "title": "Film number 10", "attributes": {"genres": ["Comedy", "Horror"]},
+    }  # fmt: skip
+    assert service.item("i61") is None and service.item("") is None
 
 
 def test_checkpoints_of_another_dataset_are_refused(

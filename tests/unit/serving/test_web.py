@@ -4,26 +4,37 @@ import asyncio
 import itertools
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
 import jsonschema
 import pytest
 from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
 
 from recsys.serving.arms import Absent, Model
 from recsys.serving.assignment import Arm
+from recsys.serving.events import EventLog, count_clicks, read_events
+from recsys.serving.guard import MAX_BODY
 from recsys.serving.ranker import Ask, Busy, Ranker
 from recsys.serving.recommender import Recommendation, Recommender
+from recsys.serving.selection import Selection
 from recsys.serving.service import Service
 from recsys.serving.web import create_app
+
+PLAIN: dict[str, Any] = {"history": ["i1"]}
+TAUGHT: dict[str, Any] = {"history": ["i1"], "arm": "teacher"}
 
 
 class Full:
     """A model without room."""
 
     async def rank(self, _: Ask) -> Recommendation:
+        raise Busy("64 requests wait already")
+
+    async def rank_together(self, _: Sequence[Ask]) -> list[Recommendation]:
         raise Busy("64 requests wait already")
 
     async def facts(self) -> dict[str, Any]:
@@ -86,6 +97,10 @@ def resolved(schema: dict[str, Any], node: Any) -> Any:
     return {**node, "components": schema["components"]}
 
 
+def lists(most: int) -> list[list[Any]]:
+    return [[], ["i1"], ["i1"] * most, ["i1"] * (most + 1), [""], [1], [None]]
+
+
 def bodies(api: TestClient) -> Iterator[Any]:
     """Values of every kind for every field, at the borders that the schema names, just beyond, and of other types."""
     schema = api.get("/openapi.json").json()
@@ -100,7 +115,12 @@ def bodies(api: TestClient) -> Iterator[Any]:
                 values += ["y" * one["maxLength"], "y" * (one["maxLength"] + 1)]
             if one.get("type") == "array":
                 assert "maxItems" in one, name
-                values += [["i1"], ["i1"] * one["maxItems"], ["i1"] * (one["maxItems"] + 1), [""], [1], [None]]
+                values += lists(one["maxItems"])
+            if one.get("type") == "object":
+                inner = one["additionalProperties"]
+                for known in (*one["propertyNames"]["enum"], "colour"):
+                    values += [{known: 1}, {known: 0}, {known: "x"}, {known: ["Drama"]}, {known: None}]
+                    values += [{known: given} for given in lists(inner.get("maxItems", 1))]
         kinds.append([(name, value) for value in values])
     plain = {"history": ["i1"]}
     yield from ([], "text", 1, None, {}, {"other": 1, **plain}, plain, {"user_id": "u3"})
@@ -131,6 +151,151 @@ def test_the_schema_tells_the_truth(api: TestClient) -> None:
         answers[str(said.status_code)].validate(said.json())
         seen.add((said.status_code, valid))
     assert seen == {(200, True), (503, True), (422, False)}
+
+
+@pytest.mark.parametrize(
+    ("path", "bodies_"),
+    [
+        (
+            "/recommend/batch",
+            [
+                {"requests": requests, **more}
+                for requests in ([], [{}], [1], *([PLAIN] * n for n in (4, 5)), [TAUGHT], None)
+                for more in ({}, {"k": 1})
+            ],
+        ),
+        (
+            "/feedback",
+            [
+                {"request_id": request_id, "item_id": item_id, **more}
+                for request_id in ("r", "", "r" * 160, "r" * 161, 1)
+                for item_id in ("i1", "", "x" * 257)
+                for more in ({}, {"event": "buy"}, {"event": ""}, {"event": "e" * 65}, {"when": 1})
+            ],
+        ),
+    ],
+)
+def test_the_schema_tells_the_truth_of_batches_and_feedback(api: TestClient, path: str, bodies_: list[Any]) -> None:
+    schema = api.get("/openapi.json").json()
+    operation = schema["paths"][path]["post"]
+    body_schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    accepts = jsonschema.Draft202012Validator(resolved(schema, body_schema))
+    seen = set()
+    for body in ([], None, {}, *bodies_):
+        said = api.post(path, json=body)
+        assert (said.status_code != 422) == accepts.is_valid(body), (body, said.text)
+        answer = operation["responses"][str(said.status_code)]["content"]["application/json"]["schema"]
+        jsonschema.validate(said.json(), resolved(schema, answer))
+        seen.add(said.status_code)
+    assert len(seen) == (3 if path == "/recommend/batch" else 2), "answered or without room, and refused"
+
+
+def test_a_batch_is_one_pass_of_each_arm_in_the_order_of_its_requests(
+    service: Service, recommender: Recommender
+) -> None:
+    students, teachers = Ranker(recommender, batch=2), Ranker(recommender, batch=2)
+    asked = client(service, student=students, teacher=teachers)
+    requests: list[dict[str, Any]] = [
+        {"history": ["i1"], "arm": "student", "k": 3},
+        {"history": ["i2"], "arm": "teacher", "k": 4, "user_id": "somebody"},
+        {"history": ["i3"], "arm": "student", "k": 5, "mask_seen": False},
+        {"history": ["i4"], "arm": "null", "k": 2, "exclude": ["i5"]},
+    ]
+    said = asked.post("/recommend/batch", json={"requests": requests}, headers={"X-Request-ID": "r"})
+    assert said.status_code == 200
+    answers = said.json()["answers"]
+    assert [answer["request_id"] for answer in answers] == ["r.0", "r.1", "r.2", "r.3"]
+    assert answers[0]["model_ms"] == answers[2]["model_ms"] != answers[1]["model_ms"], "one pass, one time"
+    for request, answer in zip(requests, answers, strict=True):
+        alone = asked.post("/recommend", json=request).json()
+        assert [item["item_id"] for item in answer["items"]] == [item["item_id"] for item in alone["items"]]
+        assert (answer["arm"], answer["user_id"]) == (request["arm"], request.get("user_id"))
+    refused = asked.post("/recommend/batch", json={"requests": [*requests[:2], {"history": []}]})
+    assert refused.status_code == 422 and refused.json()["detail"].startswith("requests.2.history: history is empty")
+    full = client(service, student=students, teacher=Full())
+    assert full.post("/recommend/batch", json={"requests": requests}).status_code == 503
+
+
+def test_items_by_their_id(api: TestClient) -> None:
+    said = api.get("/items/i10")
+    assert (said.status_code, said.json()["title"]) == (200, "Film number 10")
+    assert said.json()["attributes"] == {"genres": ["Comedy", "Horror"]}
+    for strange in ("i61", "a/b", "%00", "x" * 99):
+        missing = api.get(f"/items/{strange}")
+        assert missing.status_code == 404 and missing.json()["detail"].startswith("the catalogue holds no item '")
+    assert api.get(f"/items/{'x' * 257}").status_code == 422
+
+
+def test_a_request_keeps_the_id_it_is_given(api: TestClient) -> None:
+    body = {"history": ["i1"], "arm": "student"}
+    given = api.post("/recommend", json=body, headers={"X-Request-ID": "of the proxy".replace(" ", "-")}).json()
+    made = [api.post("/recommend", json=body).json()["request_id"] for _ in range(2)]
+    assert given["request_id"] == "of-the-proxy" and made[0] != made[1] and len(made[0]) == 16
+    for bad in ("a b", "x" * 129):
+        assert api.post("/recommend", json=body, headers={"X-Request-ID": bad}).status_code == 422
+
+
+def test_a_selection_and_attributes_through_http(api: TestClient, recommender: Recommender) -> None:
+    body = {"history": ["i1"], "arm": "student", "k": 20, "where": {"brand": ["Acme"]}, "only": ["i3", "i5", "i6", "?"]}
+    said = api.post("/recommend", json={**body, "attributes": True}).json()
+    selection = Selection(only=["i3", "i5"])
+    assert [item["item_id"] for item in said["items"]] == recommender.recommend([["i1"]], 20, selection=selection)[0]
+    assert said["fewer"] == 18 and said["not_found"] == {"only": ["?"]}
+    assert all(item["attributes"]["brand"] == ["Acme"] for item in said["items"])
+    assert api.post("/recommend", json=body).json()["items"][0]["attributes"] is None
+
+
+def test_feedback_without_a_log_says_how_to_get_one(api: TestClient) -> None:
+    said = api.post("/feedback", json={"request_id": "r", "item_id": "i1"})
+    assert said.status_code == 409 and "serving.log=true" in said.json()["detail"]
+
+
+def test_exposures_and_feedback_are_logged(service: Service, student: Ranker, tmp_path: Path) -> None:
+    log = EventLog(tmp_path, flush_seconds=0.01)
+    with TestClient(create_app(service, {"student": student}, checkpoints={}, log=log)) as asked:
+        shown = asked.post("/recommend", json={"user_id": "u1", "arm": "student"}).json()
+        asked.post("/recommend/batch", json={"requests": [{"history": ["i1"], "arm": "null"}]})
+        given = {"request_id": shown["request_id"], "item_id": shown["items"][2]["item_id"]}
+        assert asked.post("/feedback", json=given).status_code == 202
+        assert asked.post("/recommend", json={"history": ["i1"], "arm": "student", "k": 0}).status_code == 422
+        assert "recsys_feedback_total" in asked.get("/metrics").text
+    log.close()
+    events = read_events(tmp_path).to_pylist()
+    assert [event["kind"] for event in events] == ["exposure", "exposure", "feedback"]
+    assert events[0]["items"] == [item["item_id"] for item in shown["items"]]
+    for field in ("request_id", "user_id", "arm", "assigned_by", "checkpoint", "fallback", "model_ms", "queue_ms"):
+        assert events[0][field] == shown[field], field
+    assert events[2]["event"] == "click"
+    rates = count_clicks(read_events(tmp_path))
+    assert rates == {"null": {"shown": 1, "clicked": 0, "rate": 0}, "student": {"shown": 1, "clicked": 1, "rate": 1}}
+
+
+def test_metrics_count_every_outcome_of_every_arm(service: Service, student: Ranker) -> None:
+    asked = client(service, student=student, teacher=Full())
+    for arm in ("student", "student", "null", "teacher"):
+        asked.post("/recommend", json={"history": ["i1"], "arm": arm})
+    asked.post("/recommend", json={"history": ["?"], "arm": "student"})
+    asked.post("/recommend", json={"history": []})
+    asked.post("/recommend", content=b"x" * (MAX_BODY + 1))
+    asked.post("/recommend/batch", json={"requests": [{"history": ["i1"], "arm": arm} for arm in ("null", "student")]})
+    said = asked.get("/metrics")
+    assert said.headers["content-type"].startswith("text/plain; version=0.0.4")
+    found = {
+        (sample.name, *(sample.labels.get(label) for label in ("path", "arm", "status", "le"))): sample.value
+        for family in text_string_to_metric_families(said.text)
+        for sample in family.samples
+    }
+    for arm, status, count in (
+        ("student", "200", 3), ("null", "200", 1), ("teacher", "503", 1), ("none", "422", 2),
+    ):  # fmt: skip
+        assert found["recsys_requests_total", "/recommend", arm, status, None] == count
+    assert found["recsys_requests_total", "/recommend/batch", "several", "200", None] == 1
+    assert found["recsys_request_seconds_count", "/recommend", "student", None, None] == 3
+    assert found["recsys_model_seconds_count", None, "student", None, None] == 3
+    assert found["recsys_queue_seconds_count", None, "student", None, None] == 3
+    assert found["recsys_fallbacks_total", None, "student", None, None] == 1
+    assert ("recsys_request_seconds_bucket", "/recommend", "student", None, "0.00125") in found
+    assert ("recsys_model_seconds_count", None, "null", None, None) not in found
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from ray.serve.exceptions import BackPressureError
 
 from ray_jobs.serving import application, replicas
 from recsys.checkpoint import save_checkpoint
+from recsys.data.attributes import Attributes
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.serving.ranker import Ask, Away, Busy
+from recsys.serving.selection import Selection
 from recsys.serving.service import Pinned
 from recsys.settings import ServingConfig, Settings
 from recsys.students.config import SASRecConfig
@@ -31,7 +33,7 @@ def remote(outcome: Exception | None, uri: str = "/nowhere") -> replicas.Remote:
         raise outcome or AssertionError
 
     method = SimpleNamespace(remote=answer)
-    handle: Any = SimpleNamespace(rank=method, facts=method)
+    handle: Any = SimpleNamespace(rank=method, rank_together=method, facts=method)
     return replicas.Remote(handle, Pinned(("random", "f"), {"teacher": "0" * 64}), uri)
 
 
@@ -89,6 +91,30 @@ def test_a_replaced_dataset_is_refused(settings: Settings, dataset: PreparedData
     other.write(settings.layout.dataset)
     with pytest.raises(UserError, match=r"dataset \w{12} was deployed, which is \w{12} now; deploy again"):
         replicas.load_dataset(settings, pinned)
+
+
+def test_a_checkpoint_that_is_older_than_the_attributes_of_its_items_takes_those_of_the_dataset(
+    settings: Settings, dataset: PreparedDataset
+) -> None:
+    write(settings, replace(dataset, catalogue=replace(dataset.catalogue, attributes=Attributes())), seed=0)
+    ranker = replicas.load_ranker(settings, "student", application.check(settings))
+    candidates = Selection(where={"genres": ["Drama"]}, at_most={"brand": 2}).find(dataset.catalogue)
+    (answer,) = ranker.rank_now([replace(ASK, k=20, candidates=candidates)])
+    found = dataset.catalogue.attributes.of(dataset.catalogue.index[item] for item in answer.items)
+    assert found and all("Drama" in one["genres"] for one in found)
+    assert sum("brand" in one for one in found) == 2
+
+
+def test_a_log_in_a_bucket_is_refused(settings: Settings) -> None:
+    logged = replace(settings, storage="s3://bucket/runs", serving=replace(settings.serving, log=True))
+    with pytest.raises(UserError, match=r"cannot be at s3://bucket/runs/p/events; leave it out, or set storage to a"):
+        application.application(logged)
+
+
+def test_a_hanging_batch_ends_as_a_request_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replicas, "ANSWER_SECONDS", 0.05)
+    with pytest.raises(Away, match=r"the teacher did not answer within 0\.05 s"):
+        asyncio.run(remote(None).rank_together([ASK, ASK]))
 
 
 def test_queues_have_an_end(settings: Settings) -> None:
