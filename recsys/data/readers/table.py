@@ -115,17 +115,34 @@ def open_table(path: str, config: DataConfig) -> Source:
 
 
 def _read_items(path: str, config: DataConfig) -> Items:
-    item, title = config.columns.item, config.columns.title
+    return read_items(path, config.columns.item, config.columns.title, config.encoding)
+
+
+def read_items(path: str, item: str, title: str, encoding: str = "auto") -> Items:
+    """Two columns of a catalogue in any of the formats.
+
+    Raises:
+        UserError: a column is not there or of a type that cannot be meant, or the file cannot be read.
+    """
+    items = read_columns(path, [item, title], encoding)
+    require_ids(path, item, items.table.schema.field(item).type)
+    require_plain(path, title, items.table.schema.field(title).type, "titles are text")
+    return items
+
+
+def read_columns(path: str, columns: list[str], encoding: str = "auto") -> Items:
+    """Some columns of a whole table in any of the formats: as text, in Parquet as what they are.
+
+    Raises:
+        UserError: a column is not there, or the file cannot be read.
+    """
     if not _is_parquet(path):
-        return read_table(path, _dialect(path), [item, title], config.encoding)
+        return read_table(path, _dialect(path), columns, encoding)
     with _parquet(path) as file:
-        schema = file.schema_arrow
-        require(path, schema.names, [item, title])
-        require_ids(path, item, schema.field(item).type)
-        require_plain(path, title, schema.field(title).type, "titles are text")
+        require(path, file.schema_arrow.names, columns)
         try:
-            table = file.read(columns=[item, title])
-            table[title].validate(full=True)  # pyarrow reads text that is not UTF-8 without a word
+            table = file.read(columns=columns)
+            table.validate(full=True)  # pyarrow reads text that is not UTF-8 without a word
             return Items(table)
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
@@ -159,5 +176,5 @@ def _is_parquet(path: str) -> bool:
 def _parquet(path: str, content: bytes | None = None) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(open_file(path, content))
-    except pa.ArrowException as error:
+    except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())}") from None
