@@ -22,7 +22,7 @@ from pyarrow import fs
 from recsys import storage, tracking
 from recsys.config import digest, key_values, to_dict
 from recsys.errors import UserError
-from recsys.names import check_name
+from recsys.names import require_name
 from recsys.settings import RecommendationsConfig, Settings
 from recsys.signals.writer import ShardPlan
 from recsys.stages.artefacts import alone, is_current, require
@@ -124,12 +124,11 @@ def place(settings: Settings, name: str, users: str | None = None) -> str:
     Raises:
         UserError: the name is none.
     """
-    try:
-        check_name(name)
-    except ValueError as error:
-        raise UserError(f"the model {error}") from None
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", users.rpartition("/")[2].partition(".")[0]) if users else ""
-    return storage.join(settings.layout.recommendations, f"{name}-for-{stem}" if users else name)
+    folder = require_name(name, "the model")
+    if users:
+        stem = users.rpartition("/")[2].partition(".")[0]
+        folder += "-for-" + re.sub(r"[^A-Za-z0-9_-]+", "-", stem)
+    return storage.join(settings.layout.recommendations, folder)
 
 
 @alone(lambda settings, _, name, users=None, **__: (place(settings, name, users), f"recommendations of {name}"))
