@@ -254,7 +254,7 @@ class RecommendationsConfig:
     k: int = Field(default=10, ge=1)
     mask_seen: bool = True
     users_per_shard: int = Field(default=8192, ge=1)
-    batch_size: NotInKey[int] = Field(default=256, ge=1)
+    batch_size: NotInKey[int] = Field(default=128, ge=1)
     actors: NotInKey[int] = Field(default=1, ge=1)
     max_actors: NotInKey[int | None] = Field(default=None, ge=1)
     cpus: NotInKey[float] = Field(default=0.9, gt=0)
@@ -343,6 +343,9 @@ class Layout:
         if name == "teacher":
             return self.teacher
         return self.rules(name) if name in (RULES, RULES_WITH_TITLES) else self.student(name)
+
+    def export(self, name: str) -> str:
+        return storage.join(self.root, "exports", name)
 
     def signals_of(self, name: str | None) -> str:
         """The set of teacher signals that a student names; None is the one that the configuration makes."""
