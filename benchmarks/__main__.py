@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 
 from cells import draw_pages
 from harness import ROOT
@@ -40,11 +39,9 @@ def run(name: str, passed_on: list[str]) -> dict[str, object] | None:
     return {
         **figures,
         "conditions": {
-            "date": datetime.now(UTC).date().isoformat(),
             "arguments": passed_on,
             "seconds": round(seconds, 1),
-            "versions": environment.versions(),
-            "hardware": environment.hardware(),
+            **environment.conditions(),
         },
     }
 

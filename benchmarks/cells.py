@@ -15,7 +15,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
@@ -65,9 +64,7 @@ class Store:
         return value if value and (earlier or value["key"] == cell.key) else None
 
     def write(self, cell: Cell, value: Value) -> None:
-        conditions = {"versions": environment.versions(), "hardware": environment.hardware()}
-        stamped = {"key": cell.key, "date": datetime.now(UTC).isoformat(timespec="seconds"), **conditions, **value}
-        storage.write_json(str(self._file(cell)), stamped)
+        storage.write_json(str(self._file(cell)), {"key": cell.key, **environment.conditions(), **value})
 
     def missing(self, cells: Iterable[Cell]) -> list[Any]:
         return [cell for cell in cells if self.read(cell) is None]
@@ -79,7 +76,7 @@ class Store:
 def fill(
     store: Store,
     cells: Iterable[Cell],
-    prepared: Callable[[Any, Options], Any],
+    prepare: Callable[[Any, Options], Any],
     compute: Callable[[Any, Any, Options], Value],
     options: Options,
 ) -> None:
@@ -101,7 +98,7 @@ def fill(
             break
         progress(f"{cell.id} ({options.seconds_left / 60:.0f} min left)")
         try:
-            dataset = prepared(cell, options)
+            dataset = prepare(cell, options)
         except UserError as error:
             progress(f"  left out: {error}")
             absent.add(name)
@@ -155,7 +152,7 @@ class Table:
             found[name] = {"mean": mean(numbers), "spread": spread, "seeds": len(numbers), **earlier}
         return found
 
-    def drawn(self, pattern: str = "*") -> list[list[str]]:
+    def draw(self, pattern: str = "*") -> list[list[str]]:
         """The rows whose id matches, as text below a header; empty where none does."""
         rows = [row for row in self.rows if fnmatch(f"{self.id}/{row.name}", pattern)]
         seeds = any(len(row.cells) > 1 for row in rows)
@@ -185,7 +182,7 @@ def show(tables: Sequence[Table]) -> dict[str, Any]:
     console = Console(stderr=True, width=140, no_color=True, highlight=False)
     figures: dict[str, Any] = {}
     for table in tables:
-        header, *rows = table.drawn()
+        header, *rows = table.draw()
         drawing = Drawing(*header, box=box.SIMPLE_HEAD, title=table.title, title_justify="left")
         for row in rows:
             drawing.add_row(*row)
@@ -200,14 +197,14 @@ def markdown(tables: Sequence[Table], pattern: str = "*") -> str:
     """The rows whose id, "<data set>/<protocol>/<name>", matches."""
     blocks = []
     for table in tables:
-        if lines := table.drawn(pattern):
+        if lines := table.draw(pattern):
             header, *rows = (f"| {' | '.join(line)} |" for line in lines)
             blocks += [f"**{table.title}**", "\n".join([header, "|---" * len(lines[0]) + "|", *rows]), *table.notes]
     text = "\n\n".join(blocks)
     return f"{text}\n\n{_EARLIER}" if "†" in text else text
 
 
-def redrawn(page: str, tables: Callable[[str], Sequence[Table]]) -> str:
+def redraw(page: str, tables: Callable[[str], Sequence[Table]]) -> str:
     """A page with its marked places drawn anew; the rest stays. `tables` are those of a benchmark."""
     return _MARKED.sub(lambda m: f"{m[1]}\n{markdown(tables(m[2]), m[3])}\n\n{m[4]}", page)
 
@@ -217,7 +214,7 @@ def draw_pages(folder: Path = DOCS) -> list[Path]:
     changed = []
     for page in sorted(folder.rglob("*.md")):
         old = page.read_text()
-        new = redrawn(old, lambda name: import_module(name).tables())
+        new = redraw(old, lambda name: import_module(name).tables())
         if new != old:
             page.write_text(new)
             changed.append(page)

@@ -50,7 +50,7 @@ def make_log(path: str, rows: int) -> None:
     pyarrow.csv.write_csv(table, path, options)
 
 
-def ours(path: str, folder: str) -> Counts:
+def prepare_in_process(path: str, folder: str) -> Counts:
     """`recsys.data` in one process."""
     from recsys.data.config import DataConfig
     from recsys.data.prepare import prepare
@@ -62,7 +62,7 @@ def ours(path: str, folder: str) -> Counts:
     return {split: len(dataset.rows(split)) for split in SPLITS}
 
 
-def as_ray_job(path: str, folder: str) -> Counts:
+def prepare_on_ray(path: str, folder: str) -> Counts:
     """`ray_jobs.prepare_data` on a Ray of its own."""
     import ray
 
@@ -84,7 +84,7 @@ def as_ray_job(path: str, folder: str) -> Counts:
     return {split: len(dataset.rows(split)) for split in SPLITS}
 
 
-def with_pandas(path: str, folder: str) -> Counts:
+def prepare_with_pandas(path: str, folder: str) -> Counts:
     """The plain procedure: filter, sort, then one row with a copied history for every prefix."""
     import pandas as pd
 
@@ -107,7 +107,7 @@ def with_pandas(path: str, folder: str) -> Counts:
     return {split: len(samples) for split, samples in rows.items()}
 
 
-def _imports() -> None:
+def _import_libraries() -> None:
     """What starting Python costs is not what is measured."""
     import pandas  # noqa: F401
     import pyarrow.parquet  # noqa: F401
@@ -119,7 +119,7 @@ def measure(body: Callable[[str, str], Counts], path: str) -> tuple[float, float
     """Seconds, peak GB and row counts of `body` in a fresh process."""
     context = multiprocessing.get_context("spawn")
     with harness.scratch() as folder, ProcessPoolExecutor(1, mp_context=context) as pool:
-        pool.submit(_imports).result()
+        pool.submit(_import_libraries).result()
         with harness.PeakMemory() as memory:
             started = time.perf_counter()
             counts = pool.submit(body, path, folder).result()
@@ -137,7 +137,7 @@ def main(options: harness.Options) -> dict[str, Any]:
             harness.progress(f"{rows:,} rows")
             path, size = f"{folder}/{rows}.tsv", str(rows)
             make_log(path, rows)
-            seconds, gb, counts = measure(ours, path)
+            seconds, gb, counts = measure(prepare_in_process, path)
             figures["rows_per_second"][size] = round(rows / seconds)
             figures["peak_gb"][size] = round(gb, 2)
             part = min(rows, PANDAS_ROWS)
@@ -145,16 +145,16 @@ def main(options: harness.Options) -> dict[str, Any]:
                 small = f"{folder}/{part}.tsv"
                 if not Path(small).exists():
                     make_log(small, part)
-                _, _, counts_part = measure(ours, small)
+                _, _, counts_part = measure(prepare_in_process, small)
             else:
                 small, counts_part = path, counts
-            seconds_pandas, gb_pandas, counts_pandas = measure(with_pandas, small)
+            seconds_pandas, gb_pandas, counts_pandas = measure(prepare_with_pandas, small)
             if counts_pandas != counts_part:
                 raise AssertionError(f"the two sides differ: {counts_part} and {counts_pandas}")
             figures["speedup_vs_pandas"][size] = round(seconds_pandas * (rows / part) / seconds, 2)
             figures["pandas_peak_gb"][size] = round(gb_pandas * (rows / part), 2)
             if not options.quick and options.seconds_left > 60 + 3 * seconds:
-                seconds_ray, _, counts_ray = measure(as_ray_job, path)
+                seconds_ray, _, counts_ray = measure(prepare_on_ray, path)
                 if counts_ray != counts:
                     raise AssertionError(f"the Ray job differs: {counts} and {counts_ray}")
                 figures["ray_rows_per_second"][size] = round(rows / seconds_ray)

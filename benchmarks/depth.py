@@ -37,10 +37,10 @@ def body(options: Options) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     width, items, batch = (16, 100, 4) if options.quick else (options.args.width, options.args.items, 32)
-    dataset = random_log(items, users=8 * batch)
-    models = made_models(width, items)
+    dataset = make_random_log(items, users=8 * batch)
+    models = make_models(width, items)
     teacher, student = models[TEACHER_LAYERS], models[LAYERS]
-    shares = parameters(teacher, student)
+    shares = compare_sizes(teacher, student)
     progress(
         f"width {width}, {items:,} items: teacher {shares['teacher_mb']:.1f} MB, student {shares['student_mb']:.1f} MB"
     )
@@ -48,19 +48,19 @@ def body(options: Options) -> dict[str, Any]:
     histories = Histories.of_rows(dataset, dataset.rows("test")[:batch])
     scorers = {name: model_scorer(model) for name, model in (("teacher", teacher), ("student", student))}
 
-    def ranking(name: str) -> Callable[[], Any]:
+    def make_ranking(name: str) -> Callable[[], Any]:
         def rank() -> None:
             with torch.inference_mode():
                 scorers[name](histories).topk(BEST)
 
         return rank
 
-    steps = training_steps(models, dataset, batch)
-    tasks = {f"rank {name}": ranking(name) for name in scorers} | {
+    steps = make_training_steps(models, dataset, batch)
+    tasks = {f"rank {name}": make_ranking(name) for name in scorers} | {
         f"train {name}": step for name, step in steps.items()
     }
-    seconds = in_turns(tasks, options)
-    memory = {name: working_megabytes(task) for name, task in tasks.items()}
+    seconds = time_in_turns(tasks, options)
+    memory = {name: measure_working_memory(task) for name, task in tasks.items()}
     requests = 5 if options.quick else 50
     rank = LowRankConfig(layers=1.0)
     ways = {
@@ -102,7 +102,7 @@ def body(options: Options) -> dict[str, Any]:
     }
 
 
-def in_turns(tasks: dict[str, Callable[[], Any]], options: Options) -> dict[str, list[float]]:
+def time_in_turns(tasks: dict[str, Callable[[], Any]], options: Options) -> dict[str, list[float]]:
     """Seconds of each task in each round, after one that does not count; rounds while there is time."""
     rounds, enough = (2, 0.0) if options.quick else (9, options.seconds_left * 0.4)
     taken: dict[str, list[float]] = {name: [] for name in tasks}
@@ -118,7 +118,7 @@ def in_turns(tasks: dict[str, Callable[[], Any]], options: Options) -> dict[str,
     return taken
 
 
-def working_megabytes(task: Callable[[], Any]) -> float | None:
+def measure_working_memory(task: Callable[[], Any]) -> float | None:
     """How much the resident memory rises at most while a task runs; None where this system does not tell."""
     import ctypes
     from pathlib import Path
@@ -137,7 +137,7 @@ def working_megabytes(task: Callable[[], Any]) -> float | None:
     return round((now("VmHWM") - before) / 1024, 1)
 
 
-def made_models(width: int, items: int) -> dict[int, Any]:
+def make_models(width: int, items: int) -> dict[int, Any]:
     """E4SRec models of random weights by depth, on one table of ids."""
     import torch
 
@@ -153,7 +153,7 @@ def made_models(width: int, items: int) -> dict[int, Any]:
     }
 
 
-def training_steps(models: dict[int, Any], dataset: Any, batch: int) -> dict[str, Callable[[], Any]]:
+def make_training_steps(models: dict[int, Any], dataset: Any, batch: int) -> dict[str, Callable[[], Any]]:
     """One optimiser step of each, on the same batches in the same order."""
     import copy
     from dataclasses import replace
@@ -191,7 +191,7 @@ def training_steps(models: dict[int, Any], dataset: Any, batch: int) -> dict[str
     )
     config = TrainingConfig(batch_size=batch)
 
-    def made(objective: Objective) -> Callable[[], Any]:
+    def make_step(objective: Objective) -> Callable[[], Any]:
         engine = build_engine(objective.train(), config, torch.device("cpu"))
         batches = list(objective.batches(dataset, config, rank=0, world=1).epoch(0))
         turn = iter(batches * 100)
@@ -201,10 +201,10 @@ def training_steps(models: dict[int, Any], dataset: Any, batch: int) -> dict[str
 
         return step
 
-    return {name: made(objective) for name, objective in objectives.items()}
+    return {name: make_step(objective) for name, objective in objectives.items()}
 
 
-def parameters(teacher: Any, student: Any) -> dict[str, float]:
+def compare_sizes(teacher: Any, student: Any) -> dict[str, float]:
     """How much of the teacher the student is: in transformer blocks, in all weights, in megabytes."""
 
     def blocks(model: Any) -> int:
@@ -221,7 +221,7 @@ def parameters(teacher: Any, student: Any) -> dict[str, float]:
     }
 
 
-def random_log(items: int, users: int) -> Any:
+def make_random_log(items: int, users: int) -> Any:
     """Sequences of LENGTH + 2 items, leave-one-out, every window as long as it can be."""
     import numpy as np
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from recsys.data.config import DataConfig
+from recsys.data.download import locate
 from recsys.errors import UserError
 
 ROOT = Path(__file__).resolve().parent
@@ -59,6 +61,12 @@ class Options:
             raise UserError(f"{self.data_dir} has no data set {key}; name another folder by --data-dir or RECSYS_DATA")
         return self.data_dir / key
 
+    def movielens(self, **quick: Any) -> DataConfig:
+        """MovieLens 100K from --data-dir, or fetched; for --quick the fixture, with these settings."""
+        if self.quick:
+            return DataConfig(path=str(FIXTURE), **quick)
+        return DataConfig(path=str(self.dataset("ml-100k"))) if self.data_dir else locate(DataConfig())
+
 
 def main(
     doc: str | None,
@@ -91,6 +99,11 @@ def main(
         print("interrupted; of this run only finished cells are kept", file=sys.stderr)
         sys.exit(130)
     print(json.dumps(figures), flush=True)
+
+
+def add_project_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--storage", metavar="ROOT", help="as of the jobs (default: $RECSYS_STORAGE, else ./runs)")
+    parser.add_argument("--name", default="demo", metavar="PROJECT", help="of the project (default: demo)")
 
 
 def progress(text: str) -> None:

@@ -23,6 +23,7 @@ from harness import FIXTURE, ROOT, Options, main, progress, scratch
 from recsys.config import beyond_defaults, digest, from_dict, key_values, load_config
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.rules.config import HybridConfig
 from recsys.settings import Settings, WorkersConfig
 
 STORE = Store(ROOT / "results" / "quality")
@@ -32,7 +33,9 @@ BASELINES = ("recent-popularity", "co-occurrence", *RULES)
 METRICS = ("ndcg@10", "hr@10", "ndcg@20", "hr@20")
 COLUMNS = {name.upper(): Column(lambda value, name=name: value["metrics"]["masked"][name]) for name in METRICS}
 SAYS = "test, full ranking, items of the past left out"
-_RANK = {"alone_softmax": 0, "teacher": 1, "distilled": 2}  # of cells of one seed; others come after
+TRAINING = "rows weigh the same"  # what changes results of the same settings; renamed, student cells are computed anew
+WITHOUT_MODEL = "rules"  # signals that need no teacher
+_RANK = {"alone_softmax": 0, "taught": 1, "hybrid": 2, "teacher": 3, "distilled": 4}  # of a seed; others come after
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Cell:
     """One evaluation.
 
     Attributes:
-        column: "baseline", "teacher", "distilled" or "alone_<loss>".
+        column: "baseline", "teacher", "distilled" (by it), "taught" (by the rules), "hybrid" or "alone_<loss>".
         kind: the student's architecture; "" for others.
     """
 
@@ -77,6 +80,11 @@ class Cell:
             # With the names of the signals it learns from, which are no part of a stage's key.
             student = replace(settings.students[self.model], scaling=WorkersConfig())
             parts.append([self.kind, beyond_defaults(student)])
+            if self.column in ("taught", "hybrid"):
+                parts.append(key_values(settings.rules, defaults=False))
+            if student.model.made_from:
+                parts.append(find_cell(settings, student.model.made_from, self.seed).key)
+            parts.append(TRAINING)
         return digest(parts)
 
 
@@ -85,10 +93,20 @@ def cells(settings: Settings, seeds: int) -> Iterator[Cell]:
     for name in BASELINES:
         yield Cell(settings, name, "baseline", "", 0)
     yield Cell(settings, "teacher", "teacher", "", settings.teacher.training.seed)
-    for name, student in settings.students.items():
-        column = "distilled" if student.distillation else f"alone_{student.loss.kind}"
+    for name in settings.students:
         for seed in range(seeds):
-            yield Cell(settings, name, column, student.model.kind, seed)
+            yield find_cell(settings, name, seed)
+
+
+def find_cell(settings: Settings, name: str, seed: int) -> Cell:
+    """The cell of a student."""
+    student = settings.students[name]
+    column = f"alone_{student.loss.kind}"
+    if student.distillation:
+        column = "taught" if student.distillation.signals == WITHOUT_MODEL else "distilled"
+    elif student.model.with_rules:
+        column = "hybrid"
+    return Cell(settings, name, column, student.model.kind, seed)
 
 
 def body(options: Options) -> dict[str, Any]:
@@ -97,10 +115,10 @@ def body(options: Options) -> dict[str, Any]:
             settings, store = quick_settings(folder), Store(Path(folder, "store"))
             left_out = ("teacher", "distilled", RULES[1])  # what needs a language model
             wanted = [cell for cell in order_cells([settings], 1) if not {cell.column, cell.model} & {*left_out}]
-            fill(store, wanted, prepared, compute, options)
+            fill(store, wanted, prepare_dataset, compute, options)
             return show(tables(store, 1, [settings]))
     seeds, loaded = options.args.seeds, load(options.args.storage)
-    fill(STORE, order_cells(loaded, seeds), prepared, compute, options)
+    fill(STORE, order_cells(loaded, seeds), prepare_dataset, compute, options)
     return show(tables(STORE, seeds, loaded))
 
 
@@ -117,7 +135,7 @@ def tables(store: Store = STORE, seeds: int = 3, loaded: Sequence[Settings] | No
     return drawn
 
 
-def prepared(cell: Cell, options: Options) -> PreparedDataset:
+def prepare_dataset(cell: Cell, options: Options) -> PreparedDataset:
     """The prepared data set of a cell's configuration, made once and kept under its storage."""
     from recsys import storage
     from recsys.data.download import locate
@@ -146,14 +164,14 @@ def compute(cell: Cell, dataset: PreparedDataset, options: Options) -> dict[str,
     uri = ""
     if cell.model in RULES:
         facts |= {"role": "baseline", "seed": None}
-        uri = _rules(cell, settings)
+        uri = _fit_rules(cell, settings)
     elif cell.column == "baseline":
         baseline = fit_baseline(cell.model, dataset, settings.evaluation)
         score: Scorer = baseline
         facts |= {"kind": cell.model, "role": "baseline", "seed": None, "parameters": {"served": baseline.stored}}
     else:
         facts |= {"role": "teacher" if cell.column == "teacher" else "student", "seed": cell.seed}
-        uri = _teacher(settings, options) if cell.column == "teacher" else _student(cell, settings, options)
+        uri = _train_teacher(settings, options) if cell.column == "teacher" else _train_student(cell, settings, options)
     if uri:
         checkpoint = load_checkpoint(uri)
         score = model_scorer(checkpoint.model)
@@ -170,7 +188,7 @@ def compute(cell: Cell, dataset: PreparedDataset, options: Options) -> dict[str,
     return asdict(result)
 
 
-def _rules(cell: Cell, settings: Settings) -> str:
+def _fit_rules(cell: Cell, settings: Settings) -> str:
     """Checkpoint of the sequential rules, with their titles or without, fitted in this process unless it is there.
 
     Raises:
@@ -187,7 +205,7 @@ def _rules(cell: Cell, settings: Settings) -> str:
     return uri
 
 
-def _teacher(settings: Settings, options: Options) -> str:
+def _train_teacher(settings: Settings, options: Options) -> str:
     """Checkpoint of the configured teacher, trained in this process unless it is there."""
     from recsys.stages import teacher
 
@@ -195,17 +213,23 @@ def _teacher(settings: Settings, options: Options) -> str:
     return settings.layout.teacher
 
 
-def _student(cell: Cell, settings: Settings, options: Options) -> str:
-    """Checkpoint of a student of the cell's seed, its teacher's signals made on the way."""
-    from recsys.stages import student
+def _train_student(cell: Cell, settings: Settings, options: Options) -> str:
+    """Checkpoint of a student of the cell's seed; its teacher's signals, or the student it is made from, on the way."""
+    from recsys.stages import rules, student
 
     configured = settings.students[cell.model]
-    name = f"{cell.model}.seed{cell.seed}"
-    seeded = replace(configured, training=replace(configured.training, seed=cell.seed))
-    if configured.distillation is not None:
+    executor = in_process(configured.training.metric, options)
+    if cell.column == "distilled":
         make_signals(settings, options)
-    with_seed = replace(settings, students={**settings.students, name: seeded})
-    student.make(with_seed, name, in_process(configured.training.metric, options))
+    elif cell.column in ("taught", "hybrid"):
+        rules.make(settings, executor)
+    model = configured.model
+    if isinstance(model, HybridConfig):
+        _train_student(find_cell(cell.settings, model.student, cell.seed), settings, options)
+        model = replace(model, student=f"{model.student}.seed{cell.seed}")
+    name = f"{cell.model}.seed{cell.seed}"
+    seeded = replace(configured, model=model, training=replace(configured.training, seed=cell.seed))
+    student.make(replace(settings, students={**settings.students, name: seeded}), name, executor)
     return settings.layout.student(name)
 
 
@@ -213,7 +237,7 @@ def make_signals(settings: Settings, options: Options) -> None:
     """The teacher's signals, ranked in this process unless they are there."""
     from recsys.stages import signals
 
-    _teacher(settings, options)
+    _train_teacher(settings, options)
     signals.make(settings, in_process(settings.teacher.training.metric, options))
 
 
@@ -235,7 +259,7 @@ def in_process(metric: str, options: Options) -> Any:
 def order_cells(loaded: list[Settings], seeds: int) -> list[Cell]:
     """The most telling first: baselines, then by seed and column; data sets take turns."""
     every = [cell for settings in loaded for cell in cells(settings, seeds)]
-    return sorted(every, key=lambda cell: (cell.column != "baseline", cell.seed, _RANK.get(cell.column, 3)))
+    return sorted(every, key=lambda cell: (cell.column != "baseline", cell.seed, _RANK.get(cell.column, len(_RANK))))
 
 
 def project_of(settings: Settings) -> Settings:
@@ -251,6 +275,8 @@ def quick_settings(folder: str) -> Settings:
         "softmax": {"model": model, "training": training},
         "bce": {"model": model, "loss": {"kind": "bce"}, "training": training},
         "distilled": {"model": model, "training": training, "distillation": {}},
+        "taught": {"model": model, "training": training, "distillation": {"signals": "rules", "embedding": None}},
+        "hybrid": {"model": {"kind": "hybrid", "student": "taught"}},
     }
     data = {"path": str(FIXTURE)}
     tracking = {"uri": "none"}

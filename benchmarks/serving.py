@@ -9,7 +9,6 @@ RAY_SERVE_ENABLE_HA_PROXY=1 measures with HAProxy. Client and server share the m
 cores the clients kept busy under 16 connections.
 """
 
-import argparse
 import dataclasses
 import multiprocessing
 import os
@@ -18,7 +17,7 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from harness import FIXTURE, Options, main, progress, scratch
+from harness import FIXTURE, Options, add_project_arguments, main, progress, scratch
 
 from recsys.data.config import DataConfig
 from recsys.data.prepared import PreparedDataset
@@ -33,7 +32,7 @@ ROUNDS = 5
 def body(options: Options) -> dict[str, Any]:
     with scratch() as folder:
         if options.quick:
-            settings = random_initialised(folder)
+            settings = make_random_project(folder)
         else:
             settings = Settings(name=options.args.name, storage=options.args.storage)
         with socket.socket() as probe:
@@ -60,13 +59,13 @@ def measure(settings: Settings, options: Options) -> dict[str, Any]:
                 for arm, facts in serve.inspect_arms(settings).items()
             }
             with ProcessPoolExecutor(CLIENTS, multiprocessing.get_context("spawn")) as clients:
-                figures = figures_of(url, dataset, settings.serving.arms, clients, options)
+                figures = measure_arms(url, dataset, settings.serving.arms, clients, options)
             return {**figures, "proxy": serve.proxy_name(), "served": facts, "items": dataset.num_items}
         finally:
             ray.shutdown()
 
 
-def figures_of(
+def measure_arms(
     url: str, dataset: PreparedDataset, arms: tuple[Arm, ...], clients: ProcessPoolExecutor, options: Options
 ) -> dict[str, Any]:
     one, many = (5, 20) if options.quick else (100, 400)
@@ -113,7 +112,7 @@ def figures_of(
     }
 
 
-def random_initialised(folder: str) -> Settings:
+def make_random_project(folder: str) -> Settings:
     """The tiny data set, and random-initialised models for which nothing but PyTorch must be loaded."""
     from recsys.checkpoint import save_checkpoint
     from recsys.data.prepare import prepare
@@ -128,10 +127,5 @@ def random_initialised(folder: str) -> Settings:
     return settings
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--storage", metavar="ROOT", help="as of the jobs (default: $RECSYS_STORAGE, else ./runs)")
-    parser.add_argument("--name", default="demo", metavar="PROJECT", help="of the project (default: demo)")
-
-
 if __name__ == "__main__":
-    main(__doc__, body, arguments=arguments)
+    main(__doc__, body, arguments=add_project_arguments)

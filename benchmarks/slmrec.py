@@ -73,7 +73,7 @@ class Cell:
         return digest([*said, model.alignment and beyond_defaults(model.alignment), self.seed, above])
 
 
-def models(ids_training: TrainingConfig, training: TrainingConfig) -> list[Model]:
+def list_models(ids_training: TrainingConfig, training: TrainingConfig) -> list[Model]:
     """Every row of the table, the most telling first."""
     ids = Model("sasrec", "SASRec, whose item vectors are the ids", SASRecConfig(dropout=0.3), ids_training, seeds=1)
 
@@ -118,30 +118,30 @@ def models(ids_training: TrainingConfig, training: TrainingConfig) -> list[Model
 def body(options: Options) -> dict[str, Any]:
     if options.quick:  # the ids, the teacher and one student, an epoch each
         short = replace(TRAINING, epochs=1)
-        rows = [model for model in models(short, short) if model.name in ("sasrec", "e4srec-8", "4from8")]
+        rows = [model for model in list_models(short, short) if model.name in ("sasrec", "e4srec-8", "4from8")]
         with scratch() as folder:
             return _run(rows, 1, Store(Path(folder, "store")), Path(folder), options)
     from recsys.settings import Settings
 
     root = Path(options.args.storage or Settings().layout.storage_root) / "slmrec-ml-100k"
-    return _run(models(IDS_TRAINING, TRAINING), options.args.seeds, STORE, root, options)
+    return _run(list_models(IDS_TRAINING, TRAINING), options.args.seeds, STORE, root, options)
 
 
 def _run(rows: list[Model], seeds: int, store: Store, root: Path, options: Options) -> dict[str, Any]:
     every = [Cell(model, seed) for seed in range(seeds) for model in rows if seed < (model.seeds or seeds)]
-    fill(store, every, partial(prepared, root=root), partial(compute, root=root), options)
+    fill(store, every, partial(prepare_dataset, root=root), partial(compute, root=root), options)
     return show(tables(store, seeds, rows))
 
 
 def tables(store: Store = STORE, seeds: int = 3, drawn: Sequence[Model] | None = None) -> list[Table]:
     rows = [
         Row(model.name, [Cell(model, seed) for seed in range(min(seeds, model.seeds or seeds))], model.says)
-        for model in drawn or models(IDS_TRAINING, TRAINING)
+        for model in drawn or list_models(IDS_TRAINING, TRAINING)
     ]
     return [Table(PLACE, "test, full ranking and among 999 sampled negatives", store, COLUMNS, rows)]
 
 
-def prepared(_: Cell, options: Options, root: Path) -> Any:
+def prepare_dataset(_: Cell, options: Options, root: Path) -> Any:
     """The data set, prepared once."""
     from recsys.data.config import DataConfig
     from recsys.data.prepare import prepare
@@ -161,7 +161,7 @@ def compute(cell: Cell, dataset: Any, options: Options, root: Path) -> dict[str,
     from recsys.evaluation.ranking import model_scorer
     from recsys.evaluation.results import evaluate
 
-    checkpoint = load_checkpoint(trained(cell, dataset, root, options))
+    checkpoint = load_checkpoint(train(cell, dataset, root, options))
     served = sum(tensor.numel() for tensor in checkpoint.model.state_dict().values())
     facts: dict[str, Any] = {"name": cell.model.name, "role": "student", "kind": checkpoint.model.kind, "key": cell.key}
     facts |= {"seed": cell.seed, "checkpoint_hash": checkpoint.hash, "training": {}, "parameters": {"served": served}}
@@ -182,7 +182,7 @@ def compute(cell: Cell, dataset: Any, options: Options, root: Path) -> dict[str,
     }
 
 
-def trained(cell: Cell, dataset: Any, root: Path, options: Options) -> str:
+def train(cell: Cell, dataset: Any, root: Path, options: Options) -> str:
     """Checkpoint of a model, what it is made from trained first.
 
     Raises:
@@ -199,7 +199,7 @@ def trained(cell: Cell, dataset: Any, root: Path, options: Options) -> str:
     uri = str(root / f"{model.name}.seed{seed}")
     if storage.is_current(uri, work):
         return uri
-    needed = trained(Cell(model.made_from, 0), dataset, root, options) if model.made_from else ""
+    needed = train(Cell(model.made_from, 0), dataset, root, options) if model.made_from else ""
     training = replace(model.training, seed=seed)
     objective: Any
     if model.config.kind == "sasrec":
@@ -213,7 +213,7 @@ def trained(cell: Cell, dataset: Any, root: Path, options: Options) -> str:
             load_checkpoint(needed),
             loss=loss,
             alignment=model.alignment,
-            stored=states_of(needed, str(root / "dataset")) if model.alignment and model.alignment.stored else None,
+            stored=compute_states(needed, root / "dataset") if model.alignment and model.alignment.stored else None,
             seed=seed,
         )
         # Every row of the table learns in windows that are cut anew in each epoch, those taught from stored states too:
@@ -235,8 +235,8 @@ def trained(cell: Cell, dataset: Any, root: Path, options: Options) -> str:
 
 
 @cache
-def states_of(teacher: str, dataset_uri: str) -> Any:
-    """A teacher's states after every quarter of its layers, for all training rows; computed once a run."""
+def compute_states(teacher: str, folder: Path) -> Any:
+    """A teacher's states after every quarter of its layers, for all training rows; computed once per run."""
     import torch
 
     from recsys.checkpoint import load_checkpoint
@@ -246,7 +246,7 @@ def states_of(teacher: str, dataset_uri: str) -> Any:
     from recsys.signals.config import SignalsConfig
     from recsys.signals.states import StatesMeta, StoredStates
 
-    checkpoint, dataset = load_checkpoint(teacher), PreparedDataset.load(dataset_uri)
+    checkpoint, dataset = load_checkpoint(teacher), PreparedDataset.load(str(folder))
     rows = dataset.rows("train")
     layers = block_ends(checkpoint.model.depth, 4)
     progress(f"  states of {Path(teacher).name} after layers {', '.join(map(str, layers))}")

@@ -20,7 +20,6 @@ prompts.
 `million_…`: what an actor that ranks a million items, 384 wide, takes of memory.
 """
 
-import argparse
 import multiprocessing
 import os
 import time
@@ -31,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import FIXTURE, Options, PeakMemory, main, progress, scratch
+from harness import FIXTURE, Options, PeakMemory, add_project_arguments, main, progress, scratch
 from torch.utils.flop_counter import FlopCounterMode
 
 from recsys.checkpoint import load_checkpoint, save_checkpoint
@@ -62,15 +61,15 @@ _actor: list[tuple[TitlePass, PreparedDataset]] = []
 def body(options: Options) -> dict[str, Any]:
     load = os.getloadavg()[0]
     with scratch() as folder, PeakMemory() as memory:
-        dataset = data(options)
+        dataset = load_data(options)
         model, closed = train(dataset, folder, options)
         # Before the engines convert the model in place.
-        actors = {} if options.quick else two_actors(model, dataset, folder)
-        peak = matrix_rate()
-        figures = {"closed": closed, **bigrec(model, dataset, options, peak)}
-        figures |= one_pass_teachers(dataset, options, peak)
+        actors = {} if options.quick else time_two_actors(model, dataset, folder)
+        peak = measure_matrix_rate()
+        figures = {"closed": closed, **measure_bigrec(model, dataset, options, peak)}
+        figures |= measure_window_teachers(dataset, options, peak)
     with scratch() as folder:
-        figures |= large_catalogue(folder, options)
+        figures |= measure_large_catalogue(folder, options)
     return {
         **figures,
         **actors,
@@ -84,7 +83,7 @@ def body(options: Options) -> dict[str, Any]:
     }
 
 
-def data(options: Options) -> PreparedDataset:
+def load_data(options: Options) -> PreparedDataset:
     if options.quick:
         return prepare(DataConfig(path=str(FIXTURE)), "quick", report=lambda _: None)
     if options.data_dir is not None:
@@ -102,7 +101,7 @@ def train(dataset: PreparedDataset, folder: str, options: Options) -> tuple[BIGR
     engine = build_engine(objective, learning, torch.device("cpu"))
     until = time.monotonic() + (5 if options.quick else 20 * options.minutes)
     batches = objective.batches(dataset, learning, rank=0, world=1)
-    sample = histories(dataset, dataset.sample("valid", 64, seed=1))
+    sample = list_histories(dataset, dataset.sample("valid", 64, seed=1))
     steps = 0
     for batch, total in (step for epoch in range(100) for step in batches.epoch(epoch)):
         loss = engine.step(batch, total, 4e-3 if options.quick else 2e-3)["loss"]
@@ -110,27 +109,27 @@ def train(dataset: PreparedDataset, folder: str, options: Options) -> tuple[BIGR
         if steps % 100 and time.monotonic() < until:
             continue
         model.eval()
-        closed = closed_share(model, sample)
+        closed = measure_closed_share(model, sample)
         progress(f"training: {steps} steps, loss {float(loss):.2f}, {closed:.0%} of texts close")
         if time.monotonic() >= until:
             break
         model.train()
     model.embed_titles()
-    return model, round(closed_share(model, histories(dataset, dataset.rows("test"))[:256]), 4)
+    return model, round(measure_closed_share(model, list_histories(dataset, dataset.rows("test"))[:256]), 4)
 
 
-def histories(dataset: PreparedDataset, rows: np.ndarray) -> list[list[int]]:
+def list_histories(dataset: PreparedDataset, rows: np.ndarray) -> list[list[int]]:
     return [dataset.seen(int(row))[-dataset.max_history :].tolist() for row in rows]
 
 
-def closed_share(model: BIGRec, chosen: list[list[int]]) -> float:
+def measure_closed_share(model: BIGRec, chosen: list[list[int]]) -> float:
     """The share of greedy texts that end with a closing quotation mark."""
     prompts = [model.prompts.history(history) for history in chosen]
     written = model.generator(model.lm).generate(prompts)
     return sum(tokens[-1] in model.prompts.closing for tokens in written) / len(written)
 
 
-def two_actors(model: BIGRec, dataset: PreparedDataset, folder: str) -> dict[str, Any]:
+def time_two_actors(model: BIGRec, dataset: PreparedDataset, folder: str) -> dict[str, Any]:
     """Time of two processes, one thread each, for the rows of one, after their start: they share nothing but disk.
 
     Each way is taken three times by turns and its shortest time counts, for others may be at work on the machine; what
@@ -174,10 +173,10 @@ def act(rows: np.ndarray) -> float:
     return time.process_time() - began
 
 
-def bigrec(model: BIGRec, dataset: PreparedDataset, options: Options, peak: float) -> dict[str, Any]:
+def measure_bigrec(model: BIGRec, dataset: PreparedDataset, options: Options, peak: float) -> dict[str, Any]:
     rows = dataset.rows("test")[: 24 if options.quick else 512]
     limit = 0 if options.quick else options.seconds_left / 2
-    plain_seconds, texts, plain_items = published(model, dataset, rows, limit)
+    plain_seconds, texts, plain_items = run_published(model, dataset, rows, limit)
     rows = rows[: len(texts)]
     progress(f"published procedure: {len(rows)} rows in {plain_seconds:.1f} s")
     ours: dict[str, tuple[float, list[str], Rankings]] = {}
@@ -186,26 +185,26 @@ def bigrec(model: BIGRec, dataset: PreparedDataset, options: Options, peak: floa
     for dtype in ("fp32", "bf16"):
         ready = model.ready(SignalsConfig(k=K, dtype=dtype, mask_history=False), "cpu")
         if dtype == "fp32":
-            operations = count(model, dataset, rows, ready._generator)
+            operations = count_operations(model, dataset, rows, ready._generator)
         times = []
         for _ in range(1 if options.quick else 3):
             began = time.perf_counter()
             ranked = ready.rank(dataset, rows)
             times.append(time.perf_counter() - began)
-        ours[dtype] = float(np.median(times)), model.write(ready._generator, histories(dataset, rows)), ranked
+        ours[dtype] = float(np.median(times)), model.write(ready._generator, list_histories(dataset, rows)), ranked
         progress(f"our pass in {dtype}: {len(rows)} rows in {ours[dtype][0]:.2f} s")
     seconds, own, ranked = ours["fp32"]
     half_seconds, half, half_ranked = ours["bf16"]
     return {
         "speedup": round(plain_seconds / seconds, 2),
-        "same_text": round(agreement(own, texts), 4),
+        "same_text": round(compute_agreement(own, texts), 4),
         "distinct_texts": len(set(texts)),
-        "same_top1": round(agreement(ranked.items[:, 0].tolist(), plain_items), 4),
+        "same_top1": round(compute_agreement(ranked.items[:, 0].tolist(), plain_items), 4),
         "rows_per_second": round(len(rows) / seconds, 2),
         "published_rows_per_second": round(len(rows) / plain_seconds, 2),
         "bf16_speedup": round(seconds / half_seconds, 2),
-        "bf16_same_text": round(agreement(half, own), 4),
-        "bf16_same_top1": round(agreement(half_ranked.items[:, 0].tolist(), ranked.items[:, 0].tolist()), 4),
+        "bf16_same_text": round(compute_agreement(half, own), 4),
+        "bf16_same_top1": round(compute_agreement(half_ranked.items[:, 0].tolist(), ranked.items[:, 0].tolist()), 4),
         "gflop_per_row": round(operations["all"] / len(rows) / 1e9, 3),
         "prefill_share": round(operations["prefill"] / operations["all"], 3),
         "flop_share": round(operations["all"] / seconds / peak, 3),
@@ -215,7 +214,7 @@ def bigrec(model: BIGRec, dataset: PreparedDataset, options: Options, peak: floa
 
 
 @torch.inference_mode()
-def published(
+def run_published(
     model: BIGRec, dataset: PreparedDataset, rows: np.ndarray, limit: float
 ) -> tuple[float, list[str], list[int]]:
     """BIGRec's own inference, until the time limit: seconds, texts up to the closing quote, and the nearest items."""
@@ -224,7 +223,7 @@ def published(
     nearest: list[int] = []
     began = time.perf_counter()
     for begin in range(0, len(rows), BATCH):
-        chosen = [prompts.prefix + prompts.history(h) for h in histories(dataset, rows[begin : begin + BATCH])]
+        chosen = [prompts.prefix + prompts.history(h) for h in list_histories(dataset, rows[begin : begin + BATCH])]
         width = max(map(len, chosen))
         ids = torch.tensor([[prompts.pad] * (width - len(tokens)) + tokens for tokens in chosen])
         mask = torch.tensor([[0] * (width - len(tokens)) + [1] * len(tokens) for tokens in chosen])
@@ -248,23 +247,23 @@ def published(
     return time.perf_counter() - began, texts, nearest
 
 
-def agreement(ours: Sequence[object], theirs: Sequence[object]) -> float:
+def compute_agreement(ours: Sequence[object], theirs: Sequence[object]) -> float:
     return sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(theirs)
 
 
-def count(model: BIGRec, dataset: PreparedDataset, rows: np.ndarray, generator: Any) -> dict[str, float]:
+def count_operations(model: BIGRec, dataset: PreparedDataset, rows: np.ndarray, generator: Any) -> dict[str, float]:
     """Operations of the matrix products of our pass: `all` of them, and those of reading prompts."""
-    prompts = [model.prompts.history(history) for history in histories(dataset, rows)]
+    prompts = [model.prompts.history(history) for history in list_histories(dataset, rows)]
     result = {"all": 0.0, "prefill": 0.0}
     prefill = generator._prefill
 
-    def counted(chosen: list[Sequence[int]]) -> Any:
+    def count_prefill(chosen: list[Sequence[int]]) -> Any:
         with FlopCounterMode(display=False) as counter:
             made = prefill(chosen)
         result["prefill"] += counter.get_total_flops()
         return made
 
-    generator._prefill = counted
+    generator._prefill = count_prefill
     with FlopCounterMode(display=False) as counter:
         generator.generate(prompts)
     del generator._prefill
@@ -272,13 +271,13 @@ def count(model: BIGRec, dataset: PreparedDataset, rows: np.ndarray, generator: 
     return result
 
 
-def matrix_rate() -> float:
+def measure_matrix_rate() -> float:
     """Operations a second of a product of two large fp32 matrices."""
     left, right = torch.randn(2, 1024, 1024)
-    return 2 * 1024**3 / best_of(lambda: left @ right, 5)
+    return 2 * 1024**3 / time_best_of(lambda: left @ right, 5)
 
 
-def best_of(work: Callable[[], object], times: int) -> float:
+def time_best_of(work: Callable[[], object], times: int) -> float:
     seconds = []
     for _ in range(times):
         began = time.perf_counter()
@@ -287,23 +286,23 @@ def best_of(work: Callable[[], object], times: int) -> float:
     return min(seconds)
 
 
-def one_pass_teachers(dataset: PreparedDataset, options: Options, peak: float) -> dict[str, Any]:
+def measure_window_teachers(dataset: PreparedDataset, options: Options, peak: float) -> dict[str, Any]:
     """The passes of HLLM and E4SRec, with the sizes that they have by default."""
     torch.manual_seed(0)
     hllm = HLLM(HLLMConfig(), num_items=dataset.num_items).eval()
     hllm.text.normal_()
     e4srec = E4SRec(E4SRecConfig(kind="e4srec"), num_items=dataset.num_items).eval()
     e4srec.ids[1:].normal_()
-    return {**windows(hllm, dataset, options, peak), **windows(e4srec, dataset, options, peak)}
+    return {**measure_windows(hllm, dataset, options, peak), **measure_windows(e4srec, dataset, options, peak)}
 
 
 @torch.inference_mode()
-def windows(model: Teacher, dataset: PreparedDataset, options: Options, peak: float) -> dict[str, Any]:
+def measure_windows(model: Teacher, dataset: PreparedDataset, options: Options, peak: float) -> dict[str, Any]:
     """Causal passes over windows of the sequences, against one row at a time."""
     rows = np.sort(np.concatenate([dataset.rows(split) for split in ("train", "valid", "test")]))
     rows = rows[: 200 if options.quick else 20_000]
     engine = TeacherEngine(model.requires_grad_(False), "fp32")
-    seconds = best_of(lambda: rank_rows(engine, dataset, rows, k=K, mask_history=False), 1 if options.quick else 3)
+    seconds = time_best_of(lambda: rank_rows(engine, dataset, rows, k=K, mask_history=False), 1 if options.quick else 3)
     with FlopCounterMode(display=False) as counter:
         rank_rows(engine, dataset, rows, k=K, mask_history=False)
     alone = rows[:: max(1, len(rows) // (20 if options.quick else 500))]
@@ -322,7 +321,7 @@ def windows(model: Teacher, dataset: PreparedDataset, options: Options, peak: fl
     }
 
 
-def large_catalogue(folder: str, options: Options) -> dict[str, Any]:
+def measure_large_catalogue(folder: str, options: Options) -> dict[str, Any]:
     """Peak resident memory (GB) of a process that ranks a million items, 384 wide, with a small decoder:
     once loaded, and for more rows, larger batches and more items per row."""
     items = 2_000 if options.quick else 1_000_000
@@ -352,12 +351,12 @@ def large_catalogue(folder: str, options: Options) -> dict[str, Any]:
     save_checkpoint(f"{folder}/large-teacher", model, dataset)
     del model, dataset
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as child:
-        peaks = child.submit(peaks_of_large, folder).result()
+        peaks = child.submit(measure_peaks, folder).result()
     progress("a million items: " + ", ".join(f"{what} {value:.2f}" for what, value in peaks.items()))
     return {f"million_{what}": round(value, 2) for what, value in peaks.items()}
 
 
-def peaks_of_large(folder: str) -> dict[str, float]:
+def measure_peaks(folder: str) -> dict[str, float]:
     """In a process of its own: what an actor of the teacher pass does."""
     torch.set_num_threads(1)
     found = {}
@@ -384,10 +383,5 @@ def peaks_of_large(folder: str) -> dict[str, float]:
     return found
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--storage", metavar="ROOT", help="as of the jobs (default: $RECSYS_STORAGE, else ./runs)")
-    parser.add_argument("--name", default="demo", metavar="PROJECT", help="of the project (default: demo)")
-
-
 if __name__ == "__main__":
-    main(__doc__, body, arguments=arguments)
+    main(__doc__, body, arguments=add_project_arguments)

@@ -25,12 +25,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from harness import FIXTURE, Options, PeakMemory, main, progress, scratch
+from harness import Options, PeakMemory, main, progress, scratch
 from torch.nn import functional
 
 from recsys.config import digest
-from recsys.data.config import DataConfig
-from recsys.data.download import locate
 from recsys.data.prepare import prepare
 from recsys.data.prepared import PreparedDataset
 from recsys.histories import Histories
@@ -47,19 +45,15 @@ SHORT = 8  # epochs where only the time of one counts
 
 def body(options: Options) -> dict[str, Any]:
     torch.set_num_threads(1)
-    if options.quick:
-        config = DataConfig(path=str(FIXTURE))
-    else:
-        config = DataConfig(path=str(options.dataset("ml-100k"))) if options.data_dir else locate(DataConfig())
-    dataset = prepare(config, "benchmark", report=progress)
-    # As many as a student of the demo takes, for Ray's start weighs the less the longer the training.
+    dataset = prepare(options.movielens(), "benchmark", report=progress)
+    # As many as a student of the demo takes: the longer the training, the less Ray's start counts.
     epochs = 2 if options.quick else max(SHORT, min(30, int(3 * options.minutes)))
     with scratch() as folder:
         dataset.write(f"{folder}/dataset")
         make = partial(build, f"{folder}/dataset")
         rounds: list[dict[str, float]] = []
         while not rounds or (not options.quick and len(rounds) < 3 and options.seconds_left > 1.3 * rounds[-1]["all"]):
-            rounds.append(one_round(dataset, make, epochs, folder, options, len(rounds)))
+            rounds.append(run_round(dataset, make, epochs, folder, options, len(rounds)))
     medians = {name: median(one[name] for one in rounds) for name in rounds[0] if name != "all"}
     figures = {
         "speedup_vs_plain": medians["plain_seconds_per_epoch"] / medians["seconds_per_epoch"],
@@ -72,7 +66,7 @@ def body(options: Options) -> dict[str, Any]:
     return {**{name: value and round(value, 4) for name, value in figures.items()}, **facts}
 
 
-def one_round(
+def run_round(
     dataset: PreparedDataset, make: Callable[[int], Any], epochs: int, folder: str, options: Options, number: int
 ) -> dict[str, float]:
     """Every side once."""
@@ -83,11 +77,11 @@ def one_round(
         started = time.monotonic()
         ours = train_local(objective, dataset, training, Path(folder, f"local-{number}")).progress
         local_seconds = time.monotonic() - started
-    figures = {"seconds_per_epoch": epoch_seconds(ours), "peak_gb": memory.gb}
+    figures = {"seconds_per_epoch": find_epoch_seconds(ours), "peak_gb": memory.gb}
     progress(f"round {number + 1}: plain loop")
-    figures["plain_seconds_per_epoch"] = plain_seconds_per_epoch(dataset, 1 if options.quick else 30)
+    figures["plain_seconds_per_epoch"] = time_plain_epoch(dataset, 1 if options.quick else 30)
     if not options.quick:
-        figures |= on_ray(make, epochs, folder, number, local_seconds)
+        figures |= train_on_ray(make, epochs, folder, number, local_seconds)
     return {**figures, "all": time.monotonic() - begun}
 
 
@@ -97,12 +91,12 @@ def build(uri: str, epochs: int) -> tuple[Objective, PreparedDataset, TrainingCo
     return objective, dataset, TrainingConfig(epochs=epochs, batch_size=BATCH, patience=0)
 
 
-def epoch_seconds(progress: Progress) -> float:
+def find_epoch_seconds(progress: Progress) -> float:
     """Median training time of an epoch, the first left out: it pays for first use."""
     return median(record["train_seconds"] for record in progress.curve[1:])
 
 
-def plain_seconds_per_epoch(dataset: PreparedDataset, seconds: float) -> float:
+def time_plain_epoch(dataset: PreparedDataset, seconds: float) -> float:
     """The procedure of published code, for `seconds`, scaled up to all rows."""
     rows = []
     for row in dataset.rows("train").tolist():
@@ -127,7 +121,9 @@ def plain_seconds_per_epoch(dataset: PreparedDataset, seconds: float) -> float:
     return (time.perf_counter() - started) * len(rows) / learned
 
 
-def on_ray(make: Callable[[int], Any], epochs: int, folder: str, number: int, local_seconds: float) -> dict[str, float]:
+def train_on_ray(
+    make: Callable[[int], Any], epochs: int, folder: str, number: int, local_seconds: float
+) -> dict[str, float]:
     """The same training through Ray Train with one worker and with two."""
     with tempfile.TemporaryDirectory(prefix="rb-", ignore_cleanup_errors=True) as temporary:  # short, for Unix sockets
         os.environ["RAY_TMPDIR"] = temporary
@@ -161,7 +157,7 @@ def on_ray(make: Callable[[int], Any], epochs: int, folder: str, number: int, lo
     return {
         "ray_overhead": walls[0] / local_seconds - 1,
         "ray_start_seconds": walls[0] - worked,
-        "two_worker_speedup": epoch_seconds(curves[0]) / epoch_seconds(curves[1]),
+        "two_worker_speedup": find_epoch_seconds(curves[0]) / find_epoch_seconds(curves[1]),
     }
 
 

@@ -26,11 +26,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import FIXTURE, Options, PeakMemory, main, progress, scratch
+from harness import Options, PeakMemory, main, progress, scratch
 
 from recsys.config import digest, from_dict
-from recsys.data.config import DataConfig
-from recsys.data.download import locate
 from recsys.data.prepare import prepare
 from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.settings import Layout, Settings, StudentSettings
@@ -47,14 +45,14 @@ def body(options: Options) -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0))
     gigabytes = 0.0 if options.quick else options.args.gigabytes
     with scratch() as folder:
-        settings = project(options, folder)
+        settings = make_project(options, folder)
         started = time.monotonic()
-        with a_ray(cores, gigabytes):
-            figures: dict[str, Any] = overhead(options, settings, cores, started)
+        with start_ray(cores, gigabytes):
+            figures: dict[str, Any] = measure_overhead(options, settings, cores, started)
         peaks = []
         for trials in () if options.quick else (1, 2):
-            with a_ray(2, gigabytes):
-                peaks.append(memory(gigabytes, trials, folder))
+            with start_ray(2, gigabytes):
+                peaks.append(measure_memory(gigabytes, trials, folder))
     memories: dict[str, Any] = dict.fromkeys(("memory_ratio_two_trials", "one_trial_gb", "two_trials_gb", "shared_gb"))
     if peaks:
         (one, shared), (two, _) = peaks
@@ -63,8 +61,8 @@ def body(options: Options) -> dict[str, Any]:
 
 
 @contextmanager
-def a_ray(cores: int, gigabytes: float) -> Iterator[None]:
-    """A Ray of one's own with room for the data."""
+def start_ray(cores: int, gigabytes: float) -> Iterator[None]:
+    """A private Ray with room for the data."""
     with tempfile.TemporaryDirectory(prefix="rb-", ignore_cleanup_errors=True) as temporary:  # short, for Unix sockets
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         import ray
@@ -83,12 +81,8 @@ def a_ray(cores: int, gigabytes: float) -> Iterator[None]:
             ray.shutdown()
 
 
-def project(options: Options, folder: str) -> Settings:
+def make_project(options: Options, folder: str) -> Settings:
     """A prepared dataset and a student."""
-    if options.quick:
-        config = DataConfig(path=str(FIXTURE), max_history=10)
-    else:
-        config = DataConfig(path=str(options.dataset("ml-100k"))) if options.data_dir else locate(DataConfig())
     epochs = 2 if options.quick else 25
     training = {"epochs": epochs, "batch_size": 32, "schedule": "cosine", "patience": 0}
     values = {
@@ -98,11 +92,11 @@ def project(options: Options, folder: str) -> Settings:
         "tracking": {"uri": "none"} if options.quick else {},
     }
     settings = from_dict(Settings, values)
-    prepare(config, "benchmark", report=progress).write(settings.layout.dataset)
+    prepare(options.movielens(max_history=10), "benchmark", report=progress).write(settings.layout.dataset)
     return settings
 
 
-def overhead(options: Options, settings: Settings, cores: int, started: float) -> dict[str, float]:
+def measure_overhead(options: Options, settings: Settings, cores: int, started: float) -> dict[str, float]:
     """A whole sweep, timed from outside, from `started` on."""
     from ray_jobs.sweeps import search
 
@@ -112,7 +106,7 @@ def overhead(options: Options, settings: Settings, cores: int, started: float) -
     records = search.run(settings, name, space)
     seconds = time.monotonic() - started
     spent = sum(record.train_seconds for record in records)
-    first, later = starts(records)
+    first, later = time_starts(records)
     return {
         "overhead_share": 1 - spent / (min(cores, trials) * seconds),
         "sweep_seconds": seconds,
@@ -123,7 +117,7 @@ def overhead(options: Options, settings: Settings, cores: int, started: float) -
     }
 
 
-def starts(records: list[Record]) -> tuple[list[float], list[float]]:
+def time_starts(records: list[Record]) -> tuple[list[float], list[float]]:
     """Seconds beside training of trials that were the first of their process, and of the others."""
     first: dict[str, Record] = {}
     for record in sorted(records, key=lambda r: r.elapsed - r.seconds):
@@ -133,7 +127,7 @@ def starts(records: list[Record]) -> tuple[list[float], list[float]]:
     return [beside[n] for n in beside if n in pioneers], [beside[n] for n in beside if n not in pioneers]
 
 
-def memory(gigabytes: float, trials: int, folder: str) -> tuple[float, float]:
+def measure_memory(gigabytes: float, trials: int, folder: str) -> tuple[float, float]:
     """Peak GB of everything with this many trials at a time, and the GB that they share."""
     from ray_jobs.sweeps import shared_inputs
     from ray_jobs.sweeps import trials as jobs
@@ -151,10 +145,10 @@ def memory(gigabytes: float, trials: int, folder: str) -> tuple[float, float]:
     space = {"distillation.ranking.weight": {"kind": "uniform", "low": 0, "high": 1}}
     config = from_dict(SweepConfig, {"student": "s", "parameters": space, "trials": 2, "stopping": {"kind": "none"}})
     few, more = 2500 * LENGTH, 5000 * LENGTH  # beyond the users who are learned from
-    start, end = shared_bytes(made_up_dataset(few)), shared_bytes(made_up_dataset(more))
-    dataset = made_up_dataset(few + math.ceil((gigabytes * 1e9 - start) * (more - few) / (end - start)))
-    shared = shared_bytes(dataset)
-    inputs = shared_inputs.share(dataset, made_up_signals(dataset))
+    start, end = count_shared_bytes(make_dataset(few)), count_shared_bytes(make_dataset(more))
+    dataset = make_dataset(few + math.ceil((gigabytes * 1e9 - start) * (more - few) / (end - start)))
+    shared = count_shared_bytes(dataset)
+    inputs = shared_inputs.share(dataset, make_signals(dataset))
     del dataset
     search = Search(config, digest)
     ledger = Ledger(
@@ -186,16 +180,16 @@ def memory(gigabytes: float, trials: int, folder: str) -> tuple[float, float]:
     return peak.gb, shared / 1e9
 
 
-def shared_bytes(dataset: PreparedDataset) -> int:
+def count_shared_bytes(dataset: PreparedDataset) -> int:
     """What processes map instead of copying: the arrays of data and signals."""
     from ray_jobs.sweeps import shared_inputs
 
     arrays: list[pickle.PickleBuffer] = []
-    pickle.dumps(shared_inputs.gather(dataset, made_up_signals(dataset)), protocol=5, buffer_callback=arrays.append)
+    pickle.dumps(shared_inputs.gather(dataset, make_signals(dataset)), protocol=5, buffer_callback=arrays.append)
     return sum(array.raw().nbytes for array in arrays)
 
 
-def made_up_dataset(interactions: int) -> PreparedDataset:
+def make_dataset(interactions: int) -> PreparedDataset:
     """Random sequences, all known to the teacher, a few of them to learn from: what counts here is their size."""
     users = interactions // LENGTH
     generator = np.random.default_rng(0)
@@ -221,7 +215,7 @@ def made_up_dataset(interactions: int) -> PreparedDataset:
     )
 
 
-def made_up_signals(dataset: PreparedDataset) -> TeacherSignals:
+def make_signals(dataset: PreparedDataset) -> TeacherSignals:
     rows = dataset.rows("test")
     generator = np.random.default_rng(1)
     return TeacherSignals(

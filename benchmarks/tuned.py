@@ -5,7 +5,7 @@
 For each data set of `benchmarks/spaces/` there are two spaces, `alone.yaml` and `distilled.yaml`, over students of the
 data set's `benchmarks/configs/*.yaml`; both must try equally many configurations of equally many epochs with the same
 search and stopping, or the run is refused. Each sweep selects on validation; its winner is trained anew with every seed
-on the student's own epochs and evaluated on test, once a seed.
+on the student's own epochs and evaluated on test, once per seed.
 
 Sweeps are cells (`benchmarks/cells.py`, `<student>.sweep.json`) as the winners' seeds are. A run fills missing cells,
 the sweeps first; trials that ended and epochs that were trained are kept under --storage, and the next run goes on
@@ -24,7 +24,7 @@ import cells
 import quality
 from cells import Column, Gap, OutOfTimeError, Row, Store, Table, fill, show
 from harness import ROOT, Options, main, scratch
-from quality import Cell, compute, make_signals, prepared, project_of, quick_settings
+from quality import Cell, compute, make_signals, prepare_dataset, project_of, quick_settings
 
 from recsys.config import digest, from_dict, key_values, load_config, to_dict
 from recsys.errors import UserError
@@ -139,9 +139,9 @@ def load(storage: str | None = None) -> list[Contest]:
 
 def run(contest: Contest, store: Store, seeds: int, options: Options, kinds: Sequence[str] = KINDS) -> None:
     """Fill what is missing until the time is up."""
-    fill(store, [Sweep(contest, kind) for kind in kinds], prepared, search, options)
+    fill(store, [Sweep(contest, kind) for kind in kinds], prepare_dataset, search, options)
     winners = [cell for kind in kinds for cell in contest.cells(store, kind, seeds)]
-    fill(store, sorted(winners, key=lambda cell: cell.seed), prepared, compute, options)
+    fill(store, sorted(winners, key=lambda cell: cell.seed), prepare_dataset, compute, options)
 
 
 def search(cell: Sweep, _: Any, options: Options) -> dict[str, Any]:
@@ -152,7 +152,8 @@ def search(cell: Sweep, _: Any, options: Options) -> dict[str, Any]:
     """
     import ray
 
-    from ray_jobs.sweeps import search, sweep
+    from ray_jobs.sweeps import search  # trials run side by side on Ray Tune
+    from recsys.stages.sweep import Sweep as Trials
 
     project, space = project_of(cell.settings), cell.space
     if cell.kind == "distilled":
@@ -162,7 +163,7 @@ def search(cell: Sweep, _: Any, options: Options) -> dict[str, Any]:
     concurrent = 1 if options.quick else options.args.concurrent
     timed = replace(space, minutes=options.seconds_left / 60, concurrent=concurrent)
     name = f"{cell.kind}-{cell.key[:8]}"
-    trials = sweep.Sweep(project, name, timed)
+    trials = Trials(project, name, timed)
     try:
         search.run(project, name, timed, resume=True)
     except UserError:
@@ -173,10 +174,10 @@ def search(cell: Sweep, _: Any, options: Options) -> dict[str, Any]:
     records = trials.store.list_ended()
     if not trials.is_through() and options.seconds_left <= 0:
         raise OutOfTimeError
-    return {**summary(records, space), "concurrent": concurrent}
+    return {**summarise(records, space), "concurrent": concurrent}
 
 
-def summary(records: Sequence[Record], space: SweepConfig) -> dict[str, Any]:
+def summarise(records: Sequence[Record], space: SweepConfig) -> dict[str, Any]:
     """What a sweep spent and found; of the winner all but its process and MLflow run."""
     found = best(records)
     if found is None:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,12 @@ def hardware() -> dict[str, Any]:
     }
 
 
+def conditions() -> dict[str, Any]:
+    """The date, versions and hardware of a measurement."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"date": now, "versions": versions(), "hardware": hardware()}
+
+
 def start_time(pid: int) -> int | None:
     """When a living process started, in clock ticks since boot; tells it from a later one of the same number."""
     try:
@@ -40,6 +47,15 @@ def start_time(pid: int) -> int | None:
         # A killed process stays in the table until its parent has asked for its end, which may be never.
         return None if state in "ZX" else int(others[18])
     except (OSError, ValueError, IndexError):
+        return None
+
+
+def boot() -> tuple[str, int] | None:
+    """The kernel's boot and the space of process numbers, which containers have of their own; None where unknown."""
+    try:
+        kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return kernel, Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
         return None
 
 

@@ -38,7 +38,7 @@ def fetch_wheel(
         progress: called every few seconds with the bytes that have arrived.
 
     Raises:
-        FetchError: it cannot be had.
+        FetchError: it is not available.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
     command += ["--disable-pip-version-check", "--no-input", "--dest", str(target.parent), requirement]

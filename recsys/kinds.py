@@ -46,14 +46,18 @@ class StudentConfig(ModelConfig):
     """The configuration of a student.
 
     Attributes:
-        trained: whether it is trained, rather than made of what is trained already.
+        maker: `module:function` that makes it of finished models (`recsys.model.Made`); empty where it is trained.
         layered: whether it is a teacher of fewer layers, whose hidden states can be aligned with its teacher's.
-        with_rules: whether it is made of the sequential rules as well.
+        with_rules: whether it is a student with the sequential rules added.
     """
 
-    trained: ClassVar[bool] = True
+    maker: ClassVar[str] = ""
     layered: ClassVar[bool] = False
     with_rules: ClassVar[bool] = False
+
+    @property
+    def trained(self) -> bool:
+        return not self.maker
 
     @property
     def made_from(self) -> str | None:
@@ -86,7 +90,7 @@ class OneOf:
     default: str | None = None
 
     def types(self) -> list[Any]:
-        return [_import(place) for place in self.kinds.values()]
+        return [import_place(place) for place in self.kinds.values()]
 
     def __get_pydantic_core_schema__(self, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self._validate)
@@ -100,7 +104,7 @@ class OneOf:
         if not isinstance(kind, str) or kind not in self.kinds:
             raise PydanticCustomError("kind", "{said}", {"said": f"kind should be one of {', '.join(self.kinds)}"})
         try:
-            return TypeAdapter(_import(self.kinds[kind])).validate_python(value)
+            return TypeAdapter(import_place(self.kinds[kind])).validate_python(value)
         except ValidationError as error:  # told as of a union of all kinds
             raise ValidationError.from_exception_data(kind, [_below(kind, each) for each in error.errors()]) from None
 
@@ -116,12 +120,13 @@ def recommender_class(kind: str) -> Any:
     Raises:
         UserError: there is no such kind.
     """
-    if kind not in KINDS or not (place := _import(KINDS[kind]).recommender):
-        known = sorted(name for name, config in KINDS.items() if _import(config).recommender)
+    if kind not in KINDS or not (place := import_place(KINDS[kind]).recommender):
+        known = sorted(name for name, config in KINDS.items() if import_place(config).recommender)
         raise UserError(f"unknown model kind {kind!r}; known: {', '.join(known)}")
-    return _import(place)
+    return import_place(place)
 
 
-def _import(place: str) -> Any:
+def import_place(place: str) -> Any:
+    """What `module:name` names."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -31,7 +31,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from recsys import storage
+from recsys import environment, storage
 from recsys.environment import start_time
 
 BEAT = 15.0  # seconds between two signs of life
@@ -215,9 +215,5 @@ def _owner(content: bytes) -> Owner | None:
 
 
 def _machine() -> str:
-    """The boot of the kernel and the space of process numbers, which containers have of their own."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"  # noqa: PTH116
-    except OSError:
-        return ""
+    found = environment.boot()
+    return f"{found[0]}:{found[1]}" if found else ""

@@ -4,6 +4,7 @@ Legend: B batch, L history, N items, D width.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -89,6 +90,21 @@ class CausalRecommender(SequentialRecommender):
     def scores(self, histories: Histories, vectors: Tensor | None = None) -> Tensor:
         vectors = self.item_vectors() if vectors is None else vectors
         return self.query(histories, vectors).float() @ vectors.float().T
+
+
+@dataclass(frozen=True)
+class Made:
+    """A student made of finished models, nothing trained.
+
+    Attributes:
+        line: what was done, in a line for the user.
+        metrics: what the run records; training: what its checkpoint says besides the training of what it is made from.
+    """
+
+    model: SequentialRecommender
+    line: str
+    metrics: dict[str, float]
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 def model_class(kind: str) -> type[SequentialRecommender]:

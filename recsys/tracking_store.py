@@ -15,6 +15,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recsys import environment
 from recsys.config import digest
 from recsys.environment import start_time
 from recsys.secrets import mask, mask_values
@@ -207,13 +208,9 @@ def _this_process() -> str:
 
 
 def machine() -> str:
-    """Host, boot and the space of process numbers, which containers have of their own."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        space = str(Path("/proc/self/ns/pid").stat().st_ino)
-    except OSError:
-        boot = space = "unknown"
-    return f"{socket.gethostname()} {boot} {space}"
+    """Host, boot and the space of process numbers."""
+    kernel, space = environment.boot() or ("unknown", "unknown")
+    return f"{socket.gethostname()} {kernel} {space}"
 
 
 def lives(stored: "StoredRun") -> bool | None:

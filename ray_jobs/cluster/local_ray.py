@@ -1,4 +1,4 @@
-"""A Ray of one's own on this machine, with job server, that leaves nothing behind.
+"""A private Ray on this machine, with a job server, that leaves nothing behind.
 
 It runs on free ports with a short temporary folder, so that several may live side by side. All of its ports listen on
 loopback, but for one of each replica of Ray Serve; every one of them needs a token from a private file.

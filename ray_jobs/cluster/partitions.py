@@ -17,7 +17,7 @@ import pyarrow as pa
 from recsys.data import partition
 from recsys.data.prepare import Step
 from recsys.data.readers.log import PART_BYTES, InteractionLog, with_content
-from recsys.stages.prepare import say
+from recsys.stages.executor import say
 
 PARTITION_BYTES = 4 * PART_BYTES
 

@@ -8,7 +8,7 @@ from recsys.errors import UserError
 from recsys.tuning.config import SweepConfig
 
 
-def room(config: SweepConfig) -> int:
+def count_places(config: SweepConfig) -> int:
     """How many trials run at a time: what the cluster has room for, or fewer where the configuration says so.
 
     Raises:

@@ -4,12 +4,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ray_jobs.sweeps.sweep import Sweep
-from ray_jobs.sweeps.sweep_winner import conclude
+from ray_jobs.on_ray import OnRay
 from recsys import locks, storage, tracking
 from recsys.config import load_config
 from recsys.errors import UserError
 from recsys.settings import Settings
+from recsys.stages.sweep import Sweep
+from recsys.stages.sweep_winner import conclude
 from recsys.tuning.config import SweepConfig
 from recsys.tuning.records import Record, Started, best
 
@@ -56,7 +57,7 @@ def _run(sweep: Sweep, *, resume: bool, force: bool) -> list[Record]:
             kept = len(sweep.store.list_ended())
             print(f"sweep {sweep.name}: {kept} trials are kept; continue with --resume", flush=True)
             raise
-    conclude(sweep, records)
+    conclude(sweep, records, OnRay())
     return records
 
 
@@ -67,12 +68,12 @@ def search_trials(sweep: Sweep, records: list[Record]) -> list[Record]:
     os.environ.setdefault("RAY_LOG_TO_DRIVER", "0")
     from ray_jobs.cluster import runtime
     from ray_jobs.sweeps import shared_inputs, trials
-    from ray_jobs.sweeps.room import room
+    from ray_jobs.sweeps.room import count_places
     from recsys.tuning.ledger import Ledger
     from recsys.tuning.search import Search
 
     runtime.connect()
-    concurrent, before = room(config), sweep.find_run()
+    concurrent, before = count_places(config), sweep.find_run()
     interrupted = sweep.store.list_interrupted()
     first = [started.parameters for started in interrupted] + sweep.propose_own()
     left = sweep.trials - len(records)
@@ -136,7 +137,7 @@ def search_trials(sweep: Sweep, records: list[Record]) -> list[Record]:
             concurrent=concurrent,
             seconds=seconds,
         )
-        print(ledger.summary(), flush=True)
+        print(ledger.summarise(), flush=True)
         if ledger.late:
             print("the time was up; continue with --resume", flush=True)
         elif search.used_up:

@@ -87,7 +87,7 @@ def run_alone(
 
         checkpoint = tune.get_checkpoint()
         if checkpoint and keep:
-            best = _kept_quality(_file(keep))
+            best = _read_kept_quality(_file(keep))
         with checkpoint.as_directory() if checkpoint else nullcontext() as resume:
             resumed = Path(resume) if resume else None
             train(objective, dataset, training, report=report, resume=resumed, device=device)
@@ -186,7 +186,7 @@ def _file(folder: str) -> str:
     return storage.join(folder, f"{tune.get_context().get_trial_id()}.safetensors")
 
 
-def _kept_quality(uri: str) -> float:
+def _read_kept_quality(uri: str) -> float:
     """Of the weights there: the best epoch of a member of a population may be one before it took another's weights."""
     if not storage.exists(uri):
         return -math.inf

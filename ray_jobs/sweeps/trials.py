@@ -1,6 +1,6 @@
 """The trials of a sweep on Ray Tune: function trainables in reused processes.
 
-What a trial does is in `trial_work`, on data that `shared_inputs` keeps in memory once a node. It reports each epoch,
+What a trial does is in `trial_work`, on data that `shared_inputs` keeps in memory once per node. It reports each epoch,
 and the scheduler may end it there. `Ledger`, in the driver, writes what came of each trial as one file and one MLflow
 run, and prints it. Ray Tune's own snapshots are not used: what a sweep knows are its records.
 """
@@ -65,8 +65,8 @@ def run_trials(
         trial: Any = tune.with_parameters(trial_work.run_alone, **given)
     else:
         # The trial itself only waits. What its workers ask for is reserved by Ray Train, all of it or nothing, so that
-        # no two trials wait for each other, and `room` lets no more begin than fit. Ray Tune wants a trial to hold
-        # something.
+        # no two trials wait for each other, and `count_places` lets no more begin than fit. Ray Tune wants a trial to
+        # hold something.
         resources = {"memory": 1}
         scaling = WorkersConfig(
             workers=config.workers, cpus=config.cpus, gpus=config.gpus, max_failures=config.restarts

@@ -65,7 +65,7 @@ def fit(
     run: Run,
     force: bool = False,
 ) -> Checkpoint:
-    """Train on the cluster and give back where the last epoch's state lies, the best epoch's weights in it.
+    """Train on the cluster and return where the last epoch's state lies, the best epoch's weights in it.
 
     Args:
         name: what is trained, for the progress lines.

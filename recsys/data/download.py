@@ -1,4 +1,4 @@
-"""MovieLens 100K from wherever it can be had: a path of the user's, GroupLens, or the copy in the recbole wheel.
+"""MovieLens 100K: from a path of the user's, GroupLens, or the copy in the recbole wheel.
 
 What is fetched is checked against a pinned SHA-256 and kept in a cache folder; a cached file that no longer matches is
 fetched again. Neither archive is unpacked beyond the files that are read, and no package is installed.

@@ -25,7 +25,7 @@ from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.data.readers import Source, describe_inputs, open_source
 from recsys.data.readers.log import LOG_SCHEMA, UNREADABLE, InteractionLog
 from recsys.data.readers.times import SECOND
-from recsys.data.splits import SPLITS, every_interaction, global_time, leave_one_out, seen_by_training
+from recsys.data.splits import SPLITS, every_interaction, find_seen_by_training, global_time, leave_one_out
 from recsys.errors import UserError
 
 _VERSION = 2  # of what preparation does: raise it when equal inputs would give another dataset
@@ -230,7 +230,7 @@ def _assemble(
         if config.train_rows != "rule":
             rows["train"] = every_interaction(offsets, instants, rows, unseen_users=config.train_rows == "all")
     timestamps = instants // SECOND  # order is decided: what follows counts in seconds
-    seen = seen_by_training(offsets, rows["train"])
+    seen = find_seen_by_training(offsets, rows["train"])
     catalogue = Catalogue(
         item_ids=["", *item_ids.filter(pa.array(alive)).to_pylist()],
         titles=["", *titles.filter(pa.array(alive)).to_pylist()],

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from recsys import storage
 from recsys.data.ids import normal_id
-from recsys.data.splits import SPLITS, Split, seen_by_training
+from recsys.data.splits import SPLITS, Split, find_seen_by_training
 from recsys.errors import UserError
 
 ITEMS_SCHEMA = pa.schema(
@@ -68,6 +68,10 @@ class Catalogue:
         """The item (1..N) that an id of a request means, by the rule of `recsys.data.ids`; None where there is none."""
         found = self.index.get(item_id)
         return self.index.get(normal_id(item_id)) if found is None else found
+
+    def title(self, item_id: str) -> str:
+        """The title of an item, "" of one that the catalogue does not hold."""
+        return self.titles[self.index.get(item_id, 0)]
 
     def known(self, history: Iterable[str]) -> tuple[list[int], list[str]]:
         """The items (1..N) of a history of ids, and the ids that mean none."""
@@ -193,7 +197,7 @@ class PreparedDataset:
         nothing of them in the counts of the catalogue."""
         rows = self.rows("train")
         kept = rows[~users[self.users_of(rows)]]
-        seen = seen_by_training(self.offsets, kept)
+        seen = find_seen_by_training(self.offsets, kept)
         counts = np.bincount(self.items[seen], minlength=self.num_items + 1).astype(np.int64)
         return replace(
             self,

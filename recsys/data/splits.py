@@ -74,20 +74,19 @@ def every_interaction(
         offsets: [U+1] int64.
         timestamps: [T] int64.
         rows: of the rule.
-        unseen_users: False takes the interactions that `seen_by_training` tells: targets and histories of the rule's
-            rows, the data that training sees in any case. True takes all before the first validation target, those of
-            users too who have their only row in validation or test.
+        unseen_users: False takes what `find_seen_by_training` finds: targets and histories of the rule's rows. True
+            takes all before the first validation target, those of users too whose only row is of validation or test.
     """
     if unseen_users and len(rows["valid"]):
         chosen = timestamps < timestamps[rows["valid"]].min()
         chosen[rows["train"]] = True
     else:
-        chosen = seen_by_training(offsets, rows["train"])
+        chosen = find_seen_by_training(offsets, rows["train"])
     chosen[offsets[:-1][np.diff(offsets) > 0]] = False  # without a history
     return np.flatnonzero(chosen)
 
 
-def seen_by_training(offsets: np.ndarray, train_rows: np.ndarray) -> np.ndarray:
+def find_seen_by_training(offsets: np.ndarray, train_rows: np.ndarray) -> np.ndarray:
     """Which interactions training may see, [T] bool: those that are target or history of a training row, which is each
     user's past up to the last training target. What follows, and users without a training row, is held out.
 

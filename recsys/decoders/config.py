@@ -36,7 +36,7 @@ class ItemEncoderConfig:
         pooling: auto is the mean over the tokens for encoders and the last token for decoders.
         prompt: put before every title, for example "Compress the following sentence into embedding: " (HLLM).
         max_tokens: longer titles are cut.
-        batch_tokens: tokens a batch holds at most; memory is in proportion to it.
+        batch_tokens: at most this many tokens per batch; memory is in proportion to it.
     """
 
     model: str = "minilm"

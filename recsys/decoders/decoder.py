@@ -74,19 +74,19 @@ def new_decoder(
 
 
 def pretrained_config(source: str, layers: int | Sequence[int] | None) -> dict[str, Any]:
-    """The transformers configuration of a model with these layers alone (see `chosen_layers`; None for all).
+    """The transformers configuration of a model with these layers alone (see `choose_layers`; None for all).
 
     Raises:
         UserError: the model is not there, or has no such layers.
     """
     config = load_transformers_config(source)
     if layers is not None:
-        _keep_layers(config, chosen_layers(config.num_hidden_layers, layers))
+        _keep_layers(config, choose_layers(config.num_hidden_layers, layers))
     return config.to_dict()
 
 
 def load_decoder(decoder: Any, source: str, layers: int | Sequence[int] | None = None) -> nn.Module:
-    """Fill a decoder with pretrained weights, of these layers (None for all); gives back the embeddings of its words.
+    """Fill a decoder with pretrained weights, of these layers (None for all); returns the embeddings of its words.
 
     Raises:
         UserError: the model is not there or has no safetensors weights.
@@ -95,12 +95,12 @@ def load_decoder(decoder: Any, source: str, layers: int | Sequence[int] | None =
     words = pretrained.get_input_embeddings()
     pretrained.set_input_embeddings(None)
     depth = len(pretrained.layers)
-    with only_layers(pretrained, chosen_layers(depth, depth if layers is None else layers)):
+    with keep_only_layers(pretrained, choose_layers(depth, depth if layers is None else layers)):
         decoder.load_state_dict(pretrained.state_dict())
     return words
 
 
-def chosen_layers(depth: int, layers: int | Sequence[int]) -> list[int]:
+def choose_layers(depth: int, layers: int | Sequence[int]) -> list[int]:
     """Numbers of the layers to keep, ascending.
 
     Raises:
@@ -114,7 +114,7 @@ def chosen_layers(depth: int, layers: int | Sequence[int]) -> list[int]:
 
 
 @contextmanager
-def only_layers(decoder: Any, layers: Sequence[int]) -> Iterator[None]:
+def keep_only_layers(decoder: Any, layers: Sequence[int]) -> Iterator[None]:
     """While it lasts the decoder has these layers (numbered from 1) alone, so that a copy of it copies no others."""
     whole, config = decoder.layers, decoder.config
     number, types = config.num_hidden_layers, getattr(config, "layer_types", None)

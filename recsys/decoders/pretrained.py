@@ -73,12 +73,12 @@ def local_folder(model: str, say: Say = _print) -> str:
     if model == "minilm":
         return _minilm()
     if model == SMOLLM2.name:
-        return _kept(SMOLLM2.name, SMOLLM2.title, SMOLLM2.sha256, partial(_fetch, SMOLLM2, say=say), say)
+        return _find_kept(SMOLLM2.name, SMOLLM2.title, SMOLLM2.sha256, partial(_fetch, SMOLLM2, say=say), say)
     path = Path(model).expanduser()
     if is_gguf(path):
         path = path.resolve()
         content = _content(path)
-        return _kept(f"{path.stem}-{content[:16]}", path.name, content, partial(_convert, path, say=say), say)
+        return _find_kept(f"{path.stem}-{content[:16]}", path.name, content, partial(_convert, path, say=say), say)
     return str(path.resolve()) if path.is_dir() else model
 
 
@@ -92,7 +92,7 @@ def _minilm() -> str:
     return str(Path(spec.origin).parent / "model")
 
 
-def _kept(name: str, title: str, content: str, make: Callable[[Path], None], say: Say) -> str:
+def _find_kept(name: str, title: str, content: str, make: Callable[[Path], None], say: Say) -> str:
     """The folder in the cache that `make` fills where it is not there yet; one process makes it, others wait."""
     folder = str(fetching.cache_folder() / "language-models" / name)
     key = digest({"content": content, "version": _VERSION})

@@ -11,7 +11,7 @@ from torch.nn import functional
 from recsys.errors import UserError
 from recsys.processes import import_deepspeed
 
-_ROWS = ("o_proj", "down_proj")  # parted by their inputs, all others by their outputs
+_ROWS = ("o_proj", "down_proj")  # split by their inputs, all others by their outputs
 
 
 def decoders(module: nn.Module) -> list[Any]:
@@ -26,11 +26,11 @@ def decoders(module: nn.Module) -> list[Any]:
 def split(decoder: Any, dtype: torch.dtype, device: torch.device, size: int) -> None:
     """Keep this process's part of a decoder; its peers keep theirs. In place.
 
-    Attention is parted by heads, the feed-forward network by neurons; sums over the processes follow both and, where
-    there is one, the language model's head. Adapters (LoRA) of parted matrices are parted with them.
+    Attention is split by heads, the feed-forward network by neurons; sums over the processes follow both and, where
+    there is one, the language model's head. Adapters (LoRA) of split matrices are split with them.
 
     Raises:
-        UserError: the heads do not divide, or adapters sit where they cannot be parted.
+        UserError: the heads do not divide, or adapters sit where they cannot be split.
     """
     config = decoder.config
     heads = {"attention heads": config.num_attention_heads, "key-value heads": config.num_key_value_heads}

@@ -11,10 +11,11 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from recsys.data.prepared import PreparedDataset
-from recsys.data.splits import seen_by_training
+from recsys.data.splits import find_seen_by_training
 from recsys.evaluation.config import CoOccurrenceConfig, EvaluationConfig
 from recsys.histories import Histories
 
@@ -60,7 +61,7 @@ class RecentPopularity:
     @classmethod
     def fit(cls, dataset: PreparedDataset, recent_days: float) -> "RecentPopularity":
         """Count in the `recent_days` before the last training interaction (timestamps are in seconds)."""
-        training = seen_by_training(dataset.offsets, dataset.rows("train"))
+        training = find_seen_by_training(dataset.offsets, dataset.rows("train"))
         items, timestamps = dataset.items[training], dataset.timestamps[training]
         size = dataset.num_items + 1
         recent = np.zeros(size, dtype=np.int64)
@@ -86,20 +87,16 @@ class CoOccurrence:
     the training occurrences of i and j of one user at most `window` apart, divided by count(j)^normalisation so that
     popular items do not win everywhere. Where that is zero or equal, popularity decides.
 
-    Memory: 16 bytes per distinct pair kept (P ≤ 2 · window · T), and as much again while counting; a batch takes
+    Memory: 12 bytes per distinct pair kept (P ≤ 2 · window · T), a small multiple of it while counting; a batch takes
     8 · B · N bytes.
 
     Attributes:
-        starts: [N+2] int64; the neighbours of item i are `neighbours[starts[i]:starts[i+1]]`.
-        neighbours: [P] int64.
-        weights: [P] float64.
+        weights: [N+1, N+1] float64, C[i, j] / count(j)^normalisation.
         popularity: [N+1] float64 in [0, 1), the rank by training count.
     """
 
     config: CoOccurrenceConfig
-    starts: np.ndarray
-    neighbours: np.ndarray
-    weights: np.ndarray
+    weights: sparse.csr_array
     popularity: np.ndarray
     kind: ClassVar[str] = "co-occurrence"
 
@@ -107,57 +104,38 @@ class CoOccurrence:
     def fit(cls, dataset: PreparedDataset, config: CoOccurrenceConfig | None = None) -> "CoOccurrence":
         config = config or CoOccurrenceConfig()
         size = dataset.num_items + 1
-        training = seen_by_training(dataset.offsets, dataset.rows("train"))
+        training = find_seen_by_training(dataset.offsets, dataset.rows("train"))
         counts = np.bincount(dataset.items[training], minlength=size)
-        keys, values = np.empty(0, dtype=np.int64), np.empty(0)
+        forward = sparse.csr_array((size, size))
         for first in range(0, dataset.num_users, _USERS_AT_ONCE):
             begin, end = dataset.offsets[first], dataset.offsets[min(first + _USERS_AT_ONCE, dataset.num_users)]
             chosen = np.arange(begin, end)[training[begin:end]]
-            new = _pairs(dataset.items[chosen].astype(np.int64), dataset.users_of(chosen), config.window, size)
-            keys, values = _sum_by_key(np.concatenate([keys, new[0]]), np.concatenate([values, new[1]]))
-        sources, neighbours = np.divmod(keys, size)
-        weights = values / np.maximum(counts[neighbours], 1) ** config.normalisation
+            forward = forward + _count_pairs(dataset.items[chosen], dataset.users_of(chosen), config.window, size)
+        divided = sparse.diags_array(np.maximum(counts, 1.0) ** -config.normalisation)
         ranks = np.unique(counts, return_inverse=True)[1].reshape(-1)
-        return cls(
-            config=config,
-            starts=np.searchsorted(sources, np.arange(size + 1)),
-            neighbours=neighbours,
-            weights=weights,
-            popularity=ranks / (ranks.max() + 1),
-        )
+        weights = sparse.csr_array((forward + forward.T) @ divided)
+        return cls(config=config, weights=weights, popularity=ranks / (ranks.max() + 1))
 
     @property
     def stored(self) -> int:
-        return len(self.neighbours)
+        return self.weights.nnz
 
     def __call__(self, histories: Histories) -> Tensor:
         history, length = histories.items.cpu().numpy(), histories.lengths.cpu().numpy()
-        ages = np.arange(self.config.history)
-        columns = length[:, None] - 1 - ages
-        rows, used = np.nonzero(columns >= 0)
-        latest = history[rows, columns[rows, used]]
-        begins, sizes = self.starts[latest], self.starts[latest + 1] - self.starts[latest]
-        # One flat index over the neighbour lists of all latest items of the batch, no loop over rows.
-        flat = np.repeat(begins - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
-        size = len(self.popularity)
-        weights = np.repeat(self.config.decay**used, sizes) * self.weights[flat]
-        cells = np.repeat(rows, sizes) * size + self.neighbours[flat]
-        scores = np.bincount(cells, weights, minlength=len(history) * size).reshape(len(history), size)
+        columns = length[:, None] - 1 - np.arange(self.config.history)
+        rows, ages = np.nonzero(columns >= 0)
+        latest = history[rows, columns[rows, ages]]
+        shape = (len(history), len(self.popularity))
+        scores = (sparse.csr_array((self.config.decay**ages, (rows, latest)), shape=shape) @ self.weights).toarray()
         # Far below any co-occurrence, so that popularity only decides among equals.
         return torch.from_numpy(scores + 1e-9 * self.popularity)
 
 
-def _pairs(items: np.ndarray, users: np.ndarray, window: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keys `i · size + j` of the pairs of one user at most `window` apart, both ways, and 1 / distance."""
-    keys, values = [], []
+def _count_pairs(items: np.ndarray, users: np.ndarray, window: int, size: int) -> sparse.csr_array:
+    """[size, size]: the sum of 1 / distance over each user's pairs at most `window` apart, by (earlier, later) item."""
+    pairs = sparse.csr_array((size, size))
     for distance in range(1, window + 1):
         same = users[distance:] == users[:-distance]
-        before, after = items[:-distance][same], items[distance:][same]
-        keys += [before * size + after, after * size + before]
-        values.append(np.full(2 * len(before), 1 / distance))
-    return _sum_by_key(np.concatenate(keys), np.concatenate(values))
-
-
-def _sum_by_key(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    unique, where = np.unique(keys, return_inverse=True)
-    return unique, np.bincount(where.reshape(-1), values, minlength=len(unique))
+        found = items[:-distance][same], items[distance:][same]
+        pairs = pairs + sparse.csr_array((np.full(len(found[0]), 1 / distance), found), shape=(size, size))
+    return pairs

@@ -58,3 +58,7 @@ class EvaluationConfig:
     bootstrap_samples: int = Field(default=2000, ge=100)
     cpus: NotInKey[float] = Field(default=0.9, gt=0)
     gpus: NotInKey[float] = Field(default=0, ge=0)
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpus else "cpu"

@@ -69,12 +69,12 @@ def print_study(study: Mapping[str, Any], file: TextIO | None = None) -> None:
 
 def write_pictures(directory: Path, study: Mapping[str, Any]) -> None:
     """`depth.png` and `depth.html`, one file that needs nothing else."""
-    plots.write_png(plots.depth_curves(study), directory / "depth.png")
+    plots.write_png(plots.draw_depth_curves(study), directory / "depth.png")
     name = study["dataset"]["name"]
     description = "NDCG@10, latency and parameters against the number of layers"
     picture = figure(
-        plots.to_svg(plots.depth_curves(study, "wide"), "depth-wide"),
-        plots.to_svg(plots.depth_curves(study, "narrow"), "depth-narrow"),
+        plots.to_svg(plots.draw_depth_curves(study, "wide"), "depth-wide"),
+        plots.to_svg(plots.draw_depth_curves(study, "narrow"), "depth-narrow"),
         description,
         f"On test; the dotted line is the whole teacher's NDCG@10 less {study['tolerance']:g} %. "
         "The depth is chosen on validation.",

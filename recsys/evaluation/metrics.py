@@ -15,7 +15,7 @@ def metrics_from_ranks(ranks: np.ndarray) -> dict[str, float]:
     Args:
         ranks: [R] ranks of the targets, 1 is best; N + 1 for one that cannot be found.
 
-    With one relevant item a row, HR@k = mean(rank ≤ k), NDCG@k = mean(1/log2(rank+1) where rank ≤ k),
+    With one relevant item per row, HR@k = mean(rank ≤ k), NDCG@k = mean(1/log2(rank+1) where rank ≤ k),
     MRR = mean(1/rank).
     """
     ranks = np.asarray(ranks, dtype=np.float64)

@@ -32,7 +32,7 @@ def series(row: Mapping[str, Any]) -> str:
     return "distilled" if row["distilled"] else "alone"
 
 
-def quality_latency(rows: Sequence[Mapping[str, Any]], rule: str, form: str = "wide") -> "Figure":
+def draw_quality_latency(rows: Sequence[Mapping[str, Any]], rule: str, form: str = "wide") -> "Figure":
     """NDCG@10 against the median milliseconds of one history (log), a distilled student tied to itself alone."""
     figure, axes = new_axes(form)
     points = {row["name"]: (row["latency"]["median_ms"], row["metrics"][rule]["ndcg@10"]) for row in rows}
@@ -83,7 +83,7 @@ def quality_latency(rows: Sequence[Mapping[str, Any]], rule: str, form: str = "w
     return figure
 
 
-def depth_curves(study: Mapping[str, Any], form: str = "wide") -> "Figure":
+def draw_depth_curves(study: Mapping[str, Any], form: str = "wide") -> "Figure":
     """NDCG@10, median milliseconds of one history and numbers served, each against the layers kept.
 
     Args:
@@ -124,7 +124,7 @@ def depth_curves(study: Mapping[str, Any], form: str = "wide") -> "Figure":
     return figure
 
 
-def learning_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], form: str = "wide") -> "Figure":
+def draw_learning_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], form: str = "wide") -> "Figure":
     """NDCG@10 on validation after each epoch; a dot marks the best one.
 
     Args:
@@ -151,7 +151,7 @@ def learning_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], form: s
     return figure
 
 
-def arm_latency(arms: Mapping[str, Mapping[str, float]], form: str = "wide") -> "Figure":
+def draw_arm_latency(arms: Mapping[str, Mapping[str, float]], form: str = "wide") -> "Figure":
     """End-to-end p50, p95 and p99 of every arm (log), with the median model time."""
     figure, axes = new_axes(form, height=0.7 + 0.62 * len(arms) + 0.9)
     colours = {"teacher": COLOURS["teacher"], "student": COLOURS["distilled"]}

@@ -3,7 +3,7 @@
 Legend: B batch, L history, N items, R rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -38,32 +38,42 @@ def rank_targets(
     Args:
         rows: [R] target offsets.
         mask_seen: leave out every item of the user's past (not only the history shown), as a recommender does. A target
-            of the past can then never be found: its rank is N + 1, a miss (`seen_targets` says where).
+            of the past can then never be found: its rank is N + 1, a miss (`find_seen_targets` says where).
 
     Returns:
         [R] int64.
     """
-    ranks = np.empty(len(rows), dtype=np.int64)
-    for begin in range(0, len(rows), batch_size):
-        batch = rows[begin : begin + batch_size]
-        scores = score(Histories.of_rows(dataset, batch).to(device))
-        targets = torch.from_numpy(dataset.targets(batch).astype(np.int64)).to(device)
-        target_scores = scores.gather(1, targets[:, None])
-        if torch.isnan(scores[:, 1:]).any():
-            raise FloatingPointError("the model gives NaN scores")
-        ahead = scores >= target_scores
+    ranks = []
+    for batch, scores, targets in score_batches(score, dataset, rows, batch_size, device):
+        ahead = scores >= scores.gather(1, targets)
         ahead[:, 0] = False
         if mask_seen:
             which, seen = dataset.past(batch)
             ahead[torch.from_numpy(which).to(device), torch.from_numpy(seen).to(device)] = False
-        ahead.scatter_(1, targets[:, None], True)  # the target itself counts once
-        ranks[begin : begin + len(batch)] = ahead.sum(1).cpu().numpy()
+        ahead.scatter_(1, targets, True)  # the target itself counts once
+        ranks.append(ahead.sum(1).cpu().numpy())
         if mask_seen:
-            ranks[begin : begin + len(batch)][seen_targets(dataset, batch)] = dataset.num_items + 1
-    return ranks
+            ranks[-1][find_seen_targets(dataset, batch)] = dataset.num_items + 1
+    return np.concatenate(ranks) if ranks else np.empty(0, dtype=np.int64)
 
 
-def seen_targets(dataset: PreparedDataset, rows: np.ndarray) -> np.ndarray:
+def score_batches(
+    score: Scorer, dataset: PreparedDataset, rows: np.ndarray, batch_size: int, device: torch.device | str
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """Batches of rows with the scores of their histories [B, N+1] and their targets [B, 1] int64.
+
+    Raises:
+        FloatingPointError: the model gives NaN scores.
+    """
+    for begin in range(0, len(rows), batch_size):
+        batch = rows[begin : begin + batch_size]
+        scores = score(Histories.of_rows(dataset, batch).to(device))
+        if torch.isnan(scores[:, 1:]).any():
+            raise FloatingPointError("the model gives NaN scores")
+        yield batch, scores, torch.from_numpy(dataset.targets(batch).astype(np.int64)).to(device)[:, None]
+
+
+def find_seen_targets(dataset: PreparedDataset, rows: np.ndarray) -> np.ndarray:
     """[R] bool: whether a row's target lies in the user's past."""
     which, seen = dataset.past(rows)
     again = np.zeros(len(rows), dtype=bool)

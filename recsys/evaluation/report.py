@@ -111,7 +111,9 @@ def findings(ladder: Mapping[str, Any]) -> list[str]:
         if "teacher" in rows and quality("teacher"):
             text += f" That is {100 * quality(row['name']) / quality('teacher'):.0f} % of the teacher's quality"
             ours, theirs = (rows[n]["latency"].get("median_ms") for n in (row["name"], "teacher"))
-            text += f", in {human_ms(ours)} ms instead of {human_ms(theirs)} ms a history." if ours and theirs else "."
+            text += (
+                f", in {human_ms(ours)} ms instead of {human_ms(theirs)} ms per history." if ours and theirs else "."
+            )
         sentences.append(text)
     counting = [row["name"] for row in ladder["rows"] if row["role"] == "baseline"]
     models = [row["name"] for row in ladder["rows"] if row["role"] != "baseline"]
@@ -219,7 +221,7 @@ def _quality_section(directory: Path, ladder: Mapping[str, Any], rule: str) -> s
     timed = [row for row in ladder["rows"] if row["latency"].get("median_ms")]
     if not timed:
         return ""
-    drawn = {form: plots.quality_latency(timed, rule, form) for form in ("wide", "narrow")}
+    drawn = {form: plots.draw_quality_latency(timed, rule, form) for form in ("wide", "narrow")}
     plots.write_png(drawn["wide"], directory / "quality_latency.png")
     description = "NDCG@10 against milliseconds: " + "; ".join(
         f"{row['name']} {row['metrics'][rule]['ndcg@10']:.4f} at {human_ms(row['latency']['median_ms'])} ms"
@@ -234,7 +236,7 @@ def _quality_section(directory: Path, ladder: Mapping[str, Any], rule: str) -> s
 
 def _ab_section(directory: Path, ab: Mapping[str, Any]) -> str:
     arms = ab["arms"]
-    drawn = {form: plots.arm_latency(arms, form) for form in ("wide", "narrow")}
+    drawn = {form: plots.draw_arm_latency(arms, form) for form in ("wide", "narrow")}
     plots.write_png(drawn["wide"], directory / "ab_latency.png")
     columns = {
         "Requests": "requests",
@@ -276,7 +278,7 @@ def _ab_section(directory: Path, ab: Mapping[str, Any]) -> str:
 
 
 def _curves_section(directory: Path, curves: Mapping[str, Any]) -> str:
-    drawn = {form: plots.learning_curves(curves, form) for form in ("wide", "narrow")}
+    drawn = {form: plots.draw_learning_curves(curves, form) for form in ("wide", "narrow")}
     plots.write_png(drawn["wide"], directory / "learning_curves.png")
     description = "NDCG@10 on validation by epoch: " + "; ".join(
         f"{name} best {max(r['valid_ndcg@10'] for r in curve):.4f} after {len(curve)} epochs"
@@ -341,7 +343,7 @@ def _conditions_section(ladder: Mapping[str, Any], results: Mapping[str, Result]
         ("Selection", "checkpoint by validation, never by test"),
         ("Baselines", baselines),
         ("Interval", f"{evaluation['bootstrap_samples']:,} bootstrap samples of users, seed 0"),
-        ("Latency", f"{evaluation['latency_requests']:,} histories a model, one thread, top 10 of all items"),
+        ("Latency", f"{evaluation['latency_requests']:,} histories per model, one thread, top 10 of all items"),
         ("Processor", f"{hardware['processor']}, {hardware['cores']} cores, {hardware['memory_gb']:g} GB"),
         ("GPU", ", ".join(hardware["gpus"]) or "none"),
         ("Versions", ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())),

@@ -22,8 +22,8 @@ from recsys.data.splits import Split
 from recsys.errors import UserError
 from recsys.evaluation.config import SampledConfig
 from recsys.evaluation.metrics import metrics_from_ranks
-from recsys.evaluation.ranking import Scorer, rank_targets, seen_targets
-from recsys.evaluation.sampled import sampled_metrics
+from recsys.evaluation.ranking import Scorer, find_seen_targets, rank_targets
+from recsys.evaluation.sampled import measure_sampled
 
 # The two rules for items of the user's past: left out of the candidates, or ranked like any other.
 RULES = {"masked": True, "unmasked": False}
@@ -114,7 +114,7 @@ def evaluate(
             for rule, mask in RULES.items()
         }
         options: dict[str, Any] = {"batch_size": batch_size, "device": device}
-        among = sampled_metrics(score, dataset, rows, sampled, **options) if sampled else None
+        among = measure_sampled(score, dataset, rows, sampled, **options) if sampled else None
     except FloatingPointError as error:
         raise UserError(f"{facts['name']} cannot be evaluated: {error}; train it again") from None
     result = Result(
@@ -129,7 +129,7 @@ def evaluate(
         versions=environment.versions(),
         hardware=environment.hardware(),
         sampled=among,
-        seen_targets=float(seen_targets(dataset, rows).mean()),
+        seen_targets=float(find_seen_targets(dataset, rows).mean()),
         **facts,
     )
     return result, Ranks(rows=rows, by_rule=by_rule)

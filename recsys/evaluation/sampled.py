@@ -15,11 +15,10 @@ import torch
 from recsys.data.prepared import PreparedDataset
 from recsys.evaluation.config import SampledConfig
 from recsys.evaluation.metrics import metrics_from_ranks
-from recsys.evaluation.ranking import Scorer
-from recsys.histories import Histories
+from recsys.evaluation.ranking import Scorer, score_batches
 
 
-def sampled_negatives(dataset: PreparedDataset, row: int, config: SampledConfig) -> np.ndarray:
+def draw_negatives(dataset: PreparedDataset, row: int, config: SampledConfig) -> np.ndarray:
     """Items that are neither the row's target nor of the user's past, uniformly without replacement, int64.
 
     There are `config.negatives` of them, fewer where the catalogue has no more.
@@ -32,7 +31,7 @@ def sampled_negatives(dataset: PreparedDataset, row: int, config: SampledConfig)
 
 
 @torch.inference_mode()
-def sampled_ranks(
+def rank_sampled(
     score: Scorer,
     dataset: PreparedDataset,
     rows: np.ndarray,
@@ -52,26 +51,21 @@ def sampled_ranks(
     Raises:
         FloatingPointError: the model gives NaN scores.
     """
-    ranks = np.empty(len(rows), dtype=np.int64)
-    for begin in range(0, len(rows), batch_size):
-        batch = rows[begin : begin + batch_size]
-        scores = score(Histories.of_rows(dataset, batch).to(device))
-        if torch.isnan(scores[:, 1:]).any():
-            raise FloatingPointError("the model gives NaN scores")
+    ranks = []
+    for batch, scores, targets in score_batches(score, dataset, rows, batch_size, device):
         negatives = np.zeros((len(batch), config.negatives), dtype=np.int64)  # 0 where there is none
         for place, row in enumerate(batch):
-            found = sampled_negatives(dataset, row, config)
+            found = draw_negatives(dataset, row, config)
             negatives[place, : len(found)] = found
         drawn = torch.from_numpy(negatives).to(device)
-        targets = torch.from_numpy(dataset.targets(batch).astype(np.int64)).to(device)
-        ahead = (scores.gather(1, drawn) >= scores.gather(1, targets[:, None])) & (drawn > 0)
-        ranks[begin : begin + len(batch)] = 1 + ahead.sum(1).cpu().numpy()
-    return ranks
+        ahead = (scores.gather(1, drawn) >= scores.gather(1, targets)) & (drawn > 0)
+        ranks.append(1 + ahead.sum(1).cpu().numpy())
+    return np.concatenate(ranks) if ranks else np.empty(0, dtype=np.int64)
 
 
-def sampled_metrics(
+def measure_sampled(
     score: Scorer, dataset: PreparedDataset, rows: np.ndarray, config: SampledConfig, **options: Any
 ) -> dict[str, float]:
     """HR@1, HR@5, NDCG@5 and MRR among the sampled negatives, means over all rows."""
-    metrics = metrics_from_ranks(sampled_ranks(score, dataset, rows, config, **options))
+    metrics = metrics_from_ranks(rank_sampled(score, dataset, rows, config, **options))
     return {name: metrics[name] for name in ("hr@1", "hr@5", "ndcg@5", "mrr")}

@@ -24,10 +24,6 @@ class Interval:
     confidence: float
     users: int
 
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
 
 def paired_bootstrap(
     a: np.ndarray, b: np.ndarray, users: np.ndarray, *, samples: int = 2000, confidence: float = 0.95, seed: int = 0

@@ -1,7 +1,7 @@
 """Block-wise knowledge transfer from a deep recommender to a shallow one (SLMRec, ICLR 2025, arXiv 2405.17890).
 
-h_t^(km) and h_s^(kn) are the states after block k = 1..B of teacher and student, m and n layers a block. Every loss is
-a sum over positions; over blocks it is a mean (`paper`, as printed) or a sum (`code`, as the authors compute it).
+h_t^(km) and h_s^(kn) are the states after block k = 1..B of teacher and student, m and n layers per block. Every loss
+is a sum over positions; over blocks it is a mean (`paper`, as printed) or a sum (`code`, as the authors compute it).
 
 Legend: P positions with a target, N items, H width of the states, B blocks.
 """

@@ -48,8 +48,10 @@ class RankingDistillationConfig:
             tells rows apart. null chooses it on the validation rows that the signals hold: exp(−d/T) is then the
             likeliest probability that the teacher's list holds the true item. Where they do not tell (imported signals
             hold no such rows) it is the median. `code` takes it in the unit of the distances, null for 1.
-        form: `paper` is −w log σ(y); `softmax` is −w log softmax(y) over the catalogue; `code` is what the authors'
-            code computes instead of the paper: confidence in each candidate, a negative for each, β = 1.
+        form: `paper` is −w log σ(y); `softmax` is −w log softmax(y) over the catalogue; `soft` is the same with the
+            teacher's own probabilities, the softmax of its scores over the K candidates divided by `temperature` (null
+            for 1), in the place of w, so that the γ and β have no say; `code` is what the authors' code computes
+            instead of the paper: confidence in each candidate, a negative for each, β = 1.
         permuted: each training row is taught the list of another one, drawn by the training's seed. A control: what is
             gained by it was not learned from what the teacher says of the row.
     """
@@ -61,7 +63,7 @@ class RankingDistillationConfig:
     consistency: float = Field(default=0.1, ge=0)
     beta: float = Field(default=1.0, gt=0)
     temperature: float | None = Field(default=None, gt=0)
-    form: Annotated[Literal["paper", "softmax", "code"], BeforeValidator(_form)] = "paper"
+    form: Annotated[Literal["paper", "softmax", "soft", "code"], BeforeValidator(_form)] = "paper"
     permuted: bool = False
 
     def __post_init__(self) -> None:
@@ -69,6 +71,16 @@ class RankingDistillationConfig:
             raise ValueError("position, confidence and consistency are all 0; set one of them, or leave ranking out")
         if self.form == "code" and self.beta != 1:
             raise ValueError(f"beta is {self.beta:g}, but form=code has it fixed at 1; leave it out")
+
+    @property
+    def of_softmax(self) -> bool:
+        """Whether it is a cross-entropy over the catalogue."""
+        return self.form in ("softmax", "soft")
+
+    @property
+    def needs_student(self) -> bool:
+        """Whether the weights depend on what the student ranks."""
+        return self.form != "soft" and self.consistency > 0
 
 
 @configuration

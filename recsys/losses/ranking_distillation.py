@@ -75,7 +75,7 @@ def consistency_weights(teacher_PK: Tensor, logits_PN: Tensor) -> Tensor:
 
 
 def paper_weights(
-    teacher_PK: Tensor, confidence: Tensor, logits_PN: Tensor, config: RankingDistillationConfig
+    teacher_PK: Tensor, confidence: Tensor, logits_PN: Tensor | None, config: RankingDistillationConfig
 ) -> Tensor:
     """w = (γ_p w^p + γ_c w^c / K + γ_o w^o / K) / (γ_p + γ_c + γ_o) (eq. 10): [P, K].
 
@@ -83,13 +83,24 @@ def paper_weights(
 
     Args:
         confidence: [P] w^c, 1 on average over the training rows.
+        logits_PN: needed where γ_o is not 0.
     """
     k = teacher_PK.shape[1]
     weights = config.position * position_weights(k, config.beta).to(teacher_PK.device)
     weights = weights + config.confidence / k * confidence[:, None]
     if config.consistency:
+        assert logits_PN is not None
         weights = weights + config.consistency / k * consistency_weights(teacher_PK, logits_PN)
     return weights / (config.position + config.confidence + config.consistency)
+
+
+def soft_weights(scores_PK: Tensor, temperature: float) -> Tensor:
+    """The teacher's probabilities of its candidates, softmax(score / T) (Hinton et al. 2015): [P, K].
+
+    Args:
+        scores_PK: the greater the better.
+    """
+    return torch.softmax(scores_PK / temperature, dim=1)
 
 
 def code_weights(

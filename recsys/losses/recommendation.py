@@ -71,11 +71,6 @@ def propensities(train_counts: Tensor) -> Tensor:
     return (counts / counts.sum()).pow(0.05).float()
 
 
-def _in_pieces(hidden_PD: Tensor) -> bool:
-    """Whether the scores are best computed piece by piece: on a processor, in the precision of the weights."""
-    return hidden_PD.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-
-
 class RecommendationLoss(nn.Module):
     """The configured loss on the true next item, summed over positions.
 
@@ -115,12 +110,12 @@ class RecommendationLoss(nn.Module):
         """
         if self.config.kind == "softmax":
             smoothing = self.config.label_smoothing
-            if scores is None and not _in_pieces(hidden_PD):
-                scores = CatalogueScores((hidden_PD @ vectors_ND[1:].T).float())
-            if scores is not None:
-                return softmax_loss(scores, targets, smoothing)
-            mass = torch.full_like(targets, 1 - smoothing, dtype=hidden_PD.dtype)[:, None]
-            return catalogue_cross_entropy(hidden_PD, vectors_ND[1:], targets[:, None] - 1, mass, uniform=smoothing)
+            if scores is None and hidden_PD.device.type == "cpu":
+                mass = torch.full_like(targets, 1 - smoothing, dtype=hidden_PD.dtype)[:, None]
+                return catalogue_cross_entropy(
+                    hidden_PD, vectors_ND[1:], targets[:, None] - 1, mass, uniform=smoothing
+                )[0]
+            return softmax_loss(scores or CatalogueScores.of(hidden_PD, vectors_ND), targets, smoothing)
         if negatives is None:
             negatives = self.negatives(targets, len(vectors_ND) - 1)
         positive = (hidden_PD * vectors_ND[targets]).sum(-1)

@@ -20,6 +20,11 @@ class CatalogueScores:
     def __init__(self, logits_PN: Tensor) -> None:
         self.logits_PN = logits_PN
 
+    @classmethod
+    def of(cls, hidden_PD: Tensor, vectors_ND: Tensor) -> "CatalogueScores":
+        """Of what is expected, [P, D], and the item vectors, [N+1, D]."""
+        return cls((hidden_PD @ vectors_ND[1:].T).float())
+
     @cached_property
     def log_probability_PN(self) -> Tensor:
         return torch.log_softmax(self.logits_PN, dim=1)

@@ -84,7 +84,7 @@ class HybridConfig(StudentConfig):
     """
 
     recommender: ClassVar[str] = "recsys.rules.hybrid:Hybrid"
-    trained: ClassVar[bool] = False
+    maker: ClassVar[str] = "recsys.rules.hybrid:make_hybrid"
     with_rules: ClassVar[bool] = True
     kind: Literal["hybrid"]
     student: str

@@ -15,9 +15,9 @@ import numpy as np
 from scipy import sparse
 
 from recsys.data.prepared import PreparedDataset
-from recsys.data.splits import seen_by_training
+from recsys.data.splits import find_seen_by_training
 from recsys.evaluation.metrics import gains
-from recsys.evaluation.ranking import seen_targets
+from recsys.evaluation.ranking import find_seen_targets
 from recsys.rules.config import RulesConfig
 
 EVENTS_AT_ONCE = 1 << 18
@@ -37,7 +37,7 @@ class Events:
 
     @classmethod
     def of(cls, dataset: PreparedDataset) -> "Events":
-        seen = np.flatnonzero(seen_by_training(dataset.offsets, dataset.rows("train")))
+        seen = np.flatnonzero(find_seen_by_training(dataset.offsets, dataset.rows("train")))
         return cls(dataset.items[seen].astype(np.int64), dataset.users_of(seen), dataset.num_items)
 
     @property
@@ -215,7 +215,7 @@ def mean_gain(weights: sparse.csr_array, rules: sparse.csr_array, dataset: Prepa
         cells = which[ahead] * size + scores.indices[ahead]
         ahead = ahead[~np.isin(cells, row * size + seen)]
         rank = 1 + np.bincount(which[ahead], minlength=len(batch))
-        found = (of_target > 0) & ~seen_targets(dataset, batch)
+        found = (of_target > 0) & ~find_seen_targets(dataset, batch)
         total += float(np.where(found, gains(rank, 10), 0).sum())
     return total / len(rows)
 

@@ -3,12 +3,10 @@
 Legend: B batch, L history, N items, D width of the student's item vectors, W of the title vectors.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +16,8 @@ from recsys.config import from_dict, to_dict
 from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.errors import UserError
 from recsys.histories import Histories
-from recsys.model import SequentialRecommender, model_class
-from recsys.rules.config import HybridModelConfig, RulesTuningConfig
+from recsys.model import Made, SequentialRecommender, model_class
+from recsys.rules.config import HybridConfig, HybridModelConfig, RulesTuningConfig
 from recsys.rules.model import SequentialRules
 from recsys.rules.weights import weighted_gains
 
@@ -103,59 +101,43 @@ class Hybrid(SequentialRecommender):
         self.student.load_files(directory, catalogue)
 
 
-@dataclass(frozen=True)
-class Weighed:
-    """A hybrid with the weights that validation chose.
-
-    Attributes:
-        valid: its NDCG@10 on the validation rows; alone: that of the student without the terms.
-        tried: every pair of weights and what it reached.
-    """
-
-    model: Hybrid
-    valid: float
-    alone: float
-    tried: list[dict[str, Any]]
-
-
-def fit_hybrid(
-    student: Checkpoint,
-    rules: Checkpoint,
+def make_hybrid(
+    config: HybridConfig,
+    source: Checkpoint,
     dataset: PreparedDataset,
-    tuning: RulesTuningConfig,
     *,
-    titles: bool = True,
-    report: Callable[[str], None] = print,
-) -> Weighed:
-    """Try every pair of the tuning's `student_rules` and `student_titles` on the validation rows.
+    rules: Checkpoint,
+    tuning: RulesTuningConfig,
+) -> Made:
+    """The hybrid of a student and rules whose weights are best on the validation rows.
 
-    Args:
-        titles: as of `HybridConfig`.
+    Every pair of the tuning's `student_rules` and `student_titles` is tried.
 
     Raises:
         UserError: student or rules are of another dataset or kind, or there are no validation rows to choose by.
     """
-    for checkpoint, what in ((student, "the student of a hybrid"), (rules, "the rules of a hybrid")):
+    for checkpoint, what in ((source, "the student of a hybrid"), (rules, "the rules of a hybrid")):
         checkpoint.check_dataset(dataset, what, "make it again on this dataset")
     rows = dataset.sample("valid", tuning.rows, seed=0)
     if not len(rows):
         raise UserError("a hybrid's weights are chosen on validation rows, and there are none; use another split")
-    assert isinstance(rules.model, SequentialRules)
-    pairs = [(0.0, 0.0)]
     memory = rules.model
-    with_titles = tuning.student_titles if titles and memory.config.title_width else (0.0,)
+    assert isinstance(memory, SequentialRules)
+    with_titles = tuning.student_titles if config.titles and memory.config.title_width else (0.0,)
+    pairs = [(0.0, 0.0)]
     pairs += [pair for pair in product(tuning.student_rules, with_titles) if pair != (0.0, 0.0)]
-    probe = Hybrid.of(student.model, memory, rules_weight=1.0, title_weight=float(with_titles != (0.0,)))
+    probe = Hybrid.of(source.model, memory, rules_weight=1.0, title_weight=float(with_titles != (0.0,)))
     vectors = probe.student.item_vectors().detach()
     terms = partial(probe.terms, vectors=vectors, titles=probe.rules.titles)
     weights = pairs if probe.rules.config.title_width else [(a,) for a, _ in pairs]
     reached = weighted_gains(terms, dataset, rows, weights)
     best = max(range(len(reached)), key=reached.__getitem__)
     rules_weight, title_weight = pairs[best]
-    report(
-        f"hybrid: rules {rules_weight:g}, titles {title_weight:g}: NDCG@10 on validation {reached[best]:.4f}, the "
-        f"student alone {reached[0]:.4f}"
-    )
     tried = [{"rules_weight": a, "title_weight": b, "valid": gain} for (a, b), gain in zip(pairs, reached, strict=True)]
-    model = Hybrid.of(student.model, memory, rules_weight=rules_weight, title_weight=title_weight)
-    return Weighed(model, reached[best], reached[0], tried)
+    return Made(
+        Hybrid.of(source.model, memory, rules_weight=rules_weight, title_weight=title_weight),
+        f"rules {rules_weight:g}, titles {title_weight:g}: NDCG@10 on validation {reached[best]:.4f}, the student "
+        f"alone {reached[0]:.4f}",
+        {"rules_weight": rules_weight, "title_weight": title_weight, "valid": reached[best]},
+        {"valid": {"ndcg@10": reached[best], "alone": reached[0]}, "weights": tried},
+    )

@@ -149,7 +149,7 @@ class Service:
         catalogue = self.dataset.catalogue
         return RecommendResponse(
             items=[
-                RecommendedItem(item_id=item_id, title=catalogue.titles[catalogue.index[item_id]], score=score)
+                RecommendedItem(item_id=item_id, title=catalogue.title(item_id), score=score)
                 for item_id, score in zip(answer.items, answer.scores, strict=True)
             ],
             arm=task.arm,

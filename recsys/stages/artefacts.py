@@ -2,14 +2,14 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from recsys import locks, storage
+from recsys import locks, storage, tracking
 from recsys.errors import UserError
 from recsys.manifest import Manifest
-from recsys.settings import Layout
+from recsys.settings import Layout, Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -73,3 +73,8 @@ def fingerprint(layout: Layout) -> str:
         UserError: it is not there yet.
     """
     return str(require(layout.dataset, "prepared dataset", "prepare_data").attributes["fingerprint"])
+
+
+def start_run(settings: Settings, step: str, **options: Any) -> AbstractContextManager[tracking.Run]:
+    """`tracking.start_run` of a step of a project."""
+    return tracking.start_run(settings.tracking, settings.layout.mlflow, settings.name, step, **options)

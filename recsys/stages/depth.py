@@ -7,11 +7,10 @@ kept, and a study that was interrupted continues.
 """
 
 import dataclasses
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from recsys import environment, storage, tracking
+from recsys import environment, storage
 from recsys.checkpoint import load_checkpoint
 from recsys.config import copy_with, digest, to_dict
 from recsys.data.prepared import PreparedDataset
@@ -22,7 +21,7 @@ from recsys.evaluation.depth import METRIC, print_study, recommend, write_pictur
 from recsys.losses.alignment import common_blocks
 from recsys.settings import DepthConfig, Layout, Settings, StudentSettings
 from recsys.stages import student as student_stage
-from recsys.stages.artefacts import alone, fingerprint, is_current, require
+from recsys.stages.artefacts import alone, fingerprint, is_current, require, start_run
 from recsys.stages.executor import Executor
 from recsys.students.config import SLMRecConfig
 
@@ -49,7 +48,7 @@ class Cell:
 
 @alone(lambda settings, *_, **__: (settings.layout.depth, "the depth study"))
 def make(settings: Settings, executor: Executor, *, force: bool = False) -> dict[str, Any]:
-    """Train what is missing, measure, draw; gives back the study (`recsys.evaluation.depth`).
+    """Train what is missing, measure, draw; returns the study (`recsys.evaluation.depth`).
 
     Raises:
         UserError: there is no teacher, it is of another dataset, has no layers to cut, or not as many as asked for.
@@ -79,9 +78,7 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> dict
         print(f"depth: unchanged, kept ({layout.depth})", flush=True)
         study: dict[str, Any] = storage.read_json(uri)
     else:
-        with tracking.start_run(
-            settings.tracking, layout.mlflow, settings.name, "depth", params=to_dict(settings.depth)
-        ) as recorded:
+        with start_run(settings, "depth", params=to_dict(settings.depth)) as recorded:
             study = _measure_all(settings, cells, executor)
             with storage.new_artifact(layout.depth, key=work) as directory:
                 storage.write_json(str(directory / "depth.json"), study)
@@ -167,12 +164,7 @@ def _measure_all(settings: Settings, cells: list[Cell], executor: Executor) -> d
         "full": rows[0],
         "rows": rows,
         "recommended": recommend(rows, rows[0], settings.depth.tolerance),
-        "conditions": {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": environment.versions(),
-            "hardware": environment.hardware(),
-            "depth": to_dict(settings.depth),
-        },
+        "conditions": {**environment.conditions(), "depth": to_dict(settings.depth)},
     }
 
 
@@ -181,18 +173,18 @@ def _rank(cell: Cell, layout: Layout, config: EvaluationConfig, study: DepthConf
     from recsys.decoders.quantised import numbers_and_bytes
     from recsys.evaluation.metrics import metrics_from_ranks
     from recsys.evaluation.ranking import model_scorer, rank_targets
-    from recsys.evaluation.sampled import sampled_metrics
+    from recsys.evaluation.sampled import measure_sampled
 
     dataset, model = PreparedDataset.load(layout.dataset), _load(cell, config, study)
     score = model_scorer(model)
-    options: dict[str, Any] = {"batch_size": config.batch_size, "device": _device(config)}
+    options: dict[str, Any] = {"batch_size": config.batch_size, "device": config.device}
     served, size = numbers_and_bytes(model)
 
     def metrics(split: Split) -> dict[str, float]:
         ranks = rank_targets(score, dataset, dataset.rows(split), mask_seen=config.mask_seen, **options)
         return metrics_from_ranks(ranks)
 
-    sampled = config.sampled and sampled_metrics(score, dataset, dataset.rows("test"), config.sampled, **options)
+    sampled = config.sampled and measure_sampled(score, dataset, dataset.rows("test"), config.sampled, **options)
     return {
         "depth": cell.depth,
         "way": cell.way,
@@ -215,7 +207,7 @@ def _time(
     dataset = PreparedDataset.load(layout.dataset)
     scorers = {cell.name: model_scorer(_load(cell, config, study)) for cell in cells}
     return time_single_requests(
-        scorers, dataset, dataset.rows("test"), requests=config.latency_requests, device=_device(config)
+        scorers, dataset, dataset.rows("test"), requests=config.latency_requests, device=config.device
     )
 
 
@@ -223,11 +215,7 @@ def _load(cell: Cell, config: EvaluationConfig, study: DepthConfig) -> Any:
     """The model, a `LayeredTeacher`."""
     from recsys.decoders.compression import compress
 
-    model: Any = load_checkpoint(cell.uri, _device(config)).model
+    model: Any = load_checkpoint(cell.uri, config.device).model
     if cell.layers is not None:
         model = model.cut(cell.layers)
     return compress(model, study.compression(cell.compressed)) if cell.compressed else model
-
-
-def _device(config: EvaluationConfig) -> str:
-    return "cuda" if config.gpus else "cpu"

@@ -9,11 +9,10 @@ Memory of a task: the dataset, the model, and `evaluation.batch_size` times the 
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from recsys import environment, storage, tracking
+from recsys import environment, storage
 from recsys.checkpoint import Checkpoint, load_checkpoint
 from recsys.config import digest, to_dict
 from recsys.data.prepared import PreparedDataset
@@ -23,9 +22,9 @@ from recsys.evaluation.config import EvaluationConfig
 from recsys.evaluation.ladder import LADDER, build_rows, print_ladder
 from recsys.evaluation.latency import time_single_requests
 from recsys.evaluation.ranking import Scorer, model_scorer
-from recsys.rules.config import RULES, RULES_WITH_TITLES, HybridConfig
+from recsys.rules.config import RULES, RULES_WITH_TITLES
 from recsys.settings import Layout, Settings
-from recsys.stages.artefacts import alone, require
+from recsys.stages.artefacts import alone, require, start_run
 from recsys.stages.executor import Executor
 
 BASELINES = (RecentPopularity.kind, CoOccurrence.kind)
@@ -48,7 +47,7 @@ class Subject:
     seed: int | None
 
 
-def subjects(settings: Settings, only: Collection[str] | None = None) -> list[Subject]:
+def list_subjects(settings: Settings, only: Collection[str] | None = None) -> list[Subject]:
     """Baselines, the students that have a checkpoint, the teacher if it has one; or those of some names alone.
 
     Raises:
@@ -81,7 +80,7 @@ def subjects(settings: Settings, only: Collection[str] | None = None) -> list[Su
     return [subject for subject in found if only is None or subject.name in only]
 
 
-def twins(settings: Settings) -> dict[str, str]:
+def pair_twins(settings: Settings) -> dict[str, str]:
     """Distilled student → the student alone that it is compared with: same kind; most equal configuration first.
 
     A hybrid is compared with the student that it is made of.
@@ -89,8 +88,8 @@ def twins(settings: Settings) -> dict[str, str]:
     alone = {name: s for name, s in settings.students.items() if not s.distilled}
     pairs = {}
     for name, student in settings.students.items():
-        if isinstance(student.model, HybridConfig):
-            pairs[name] = student.model.student
+        if student.model.with_rules and student.model.made_from:
+            pairs[name] = student.model.made_from
             continue
         same_kind = [other for other, s in alone.items() if s.model.kind == student.model.kind]
         if student.distilled and same_kind:
@@ -109,7 +108,7 @@ def key(settings: Settings, found: Sequence[Subject]) -> str:
     """Digest of what the ladder depends on."""
     config = settings.evaluation
     shown = [config.mask_seen, config.latency_requests, config.bootstrap_samples]
-    return digest([[(s.name, s.key) for s in found], twins(settings), shown])
+    return digest([[(s.name, s.key) for s in found], pair_twins(settings), shown])
 
 
 @alone(lambda settings, *_, **__: (settings.layout.results, "the evaluation"))
@@ -120,7 +119,7 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> list
         The rows of the ladder (`recsys.evaluation.ladder.build_rows`).
     """
     layout = settings.layout
-    found = subjects(settings)
+    found = list_subjects(settings)
     work = key(settings, found)
     stored = storage.read_json_if_whole(storage.join(layout.results, f"{LADDER}.json"))
     missing = [s for s in found if force or not results.is_current(layout.results, s.name, s.key)]
@@ -128,13 +127,11 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> list
         print("evaluation: unchanged, kept", flush=True)
         print_ladder(stored)
         return list(stored["rows"])
-    with tracking.start_run(
-        settings.tracking, layout.mlflow, settings.name, "evaluate", params=to_dict(settings.evaluation)
-    ) as recorded:
+    with start_run(settings, "evaluate", params=to_dict(settings.evaluation)) as recorded:
         evaluate_all(missing, layout, settings.evaluation, executor)
         print("evaluate: timing single histories", flush=True)
         names = {s.name for s in found}
-        pairs = {a: b for a, b in twins(settings).items() if {a, b} <= names}
+        pairs = {a: b for a, b in pair_twins(settings).items() if {a, b} <= names}
         ladder = _ladder(settings, found, pairs, work, executor)
         storage.write_json(storage.join(layout.results, f"{LADDER}.json"), ladder)
         recorded.log_metrics({row["name"]: {**row["metrics"], **row["latency"]} for row in ladder["rows"]})
@@ -175,12 +172,7 @@ def _ladder(
         "test_rows": len(dataset.rows("test")),
         "seen_targets": max(result.seen_targets for result in whole),
         "rows": rows,
-        "conditions": {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": environment.versions(),
-            "hardware": environment.hardware(),
-            "evaluation": to_dict(config),
-        },
+        "conditions": {**environment.conditions(), "evaluation": to_dict(config)},
     }
 
 
@@ -193,7 +185,7 @@ def evaluate_one(subject: Subject, layout: Layout, config: EvaluationConfig) -> 
         dataset,
         "test",
         batch_size=config.batch_size,
-        device=_device(config),
+        device=config.device,
         sampled=config.sampled,
         name=subject.name,
         role=subject.role,
@@ -210,7 +202,7 @@ def _time(found: list[Subject], layout: Layout, config: EvaluationConfig) -> dic
     dataset = PreparedDataset.load(layout.dataset)
     scorers = {subject.name: _load(subject, dataset, config)[0] for subject in found}
     return time_single_requests(
-        scorers, dataset, dataset.rows("test"), requests=config.latency_requests, device=_device(config)
+        scorers, dataset, dataset.rows("test"), requests=config.latency_requests, device=config.device
     )
 
 
@@ -220,7 +212,7 @@ def _load(subject: Subject, dataset: PreparedDataset, config: EvaluationConfig) 
         baseline = fit_baseline(subject.name, dataset, config)
         facts: dict[str, Any] = {"kind": baseline.kind, "checkpoint_hash": None, "training": {}}
         return baseline, {**facts, "parameters": {"trainable": 0, "served": baseline.stored}}
-    checkpoint = load_checkpoint(subject.uri, _device(config))
+    checkpoint = load_checkpoint(subject.uri, config.device)
     checkpoint.check_dataset(dataset, subject.name, "train it again")
     return model_scorer(checkpoint.model), {
         "kind": checkpoint.model.kind,
@@ -240,7 +232,3 @@ def _parameters(checkpoint: Checkpoint) -> dict[str, int]:
         "served": served,
         "bytes": size,
     }
-
-
-def _device(config: EvaluationConfig) -> str:
-    return "cuda" if config.gpus else "cpu"

@@ -199,6 +199,15 @@ def pace(say: Callable[[int, int], None], seconds: float = 4) -> Callable[[int, 
     return progress
 
 
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def say_titles(who: str) -> Callable[[int, int], None]:
+    """Progress of embedding titles, as lines."""
+    return pace(lambda done, total: say(f"{who}: {done:,} of {total:,} titles embedded"))
+
+
 def _state_folder(name: str, train_runs: str, key: str) -> Path:
     """Resume state lies on this machine's disk; under an object store's root nobody could continue it."""
     root = train_runs if "://" not in train_runs else "runs/train"

@@ -14,6 +14,7 @@ again, it continues. The steps' MLflow runs are children of one run.
 
 import time
 from collections.abc import Callable, Mapping
+from importlib import import_module
 
 from recsys import storage, tracking
 from recsys.config import to_dict
@@ -24,11 +25,7 @@ Step = Callable[[Settings, Executor, bool], object]
 
 
 def run(
-    settings: Settings,
-    executor: Executor,
-    steps: Mapping[str, Step] | None = None,
-    *,
-    force: bool = False,
+    settings: Settings, executor: Executor, steps: Mapping[str, Step] | None = None, *, force: bool = False
 ) -> None:
     """Run the steps (default: `STEPS`) in order.
 
@@ -73,69 +70,48 @@ def locations(settings: Settings) -> list[str]:
         "dataset": layout.dataset,
         "signals": layout.signals,
     }
-    lines = [f"  {what:{_widest(places)}}  {uri}" for what, uri in places.items() if storage.exists(uri)]
-    return [*lines, f"  {'MLflow':{_widest(places)}}  {tracking.describe(settings.tracking, layout.mlflow)}"]
+    widest = max(map(len, places))
+    lines = [f"  {what:{widest}}  {uri}" for what, uri in places.items() if storage.exists(uri)]
+    return [*lines, f"  {'MLflow':{widest}}  {tracking.describe(settings.tracking, layout.mlflow)}"]
 
 
-def _widest(names: dict[str, str]) -> int:
-    return max(len(name) for name in names)
+def _step(stage: str) -> Step:
+    """`make` of a stage, imported when its turn comes: where nothing is to be done, little is loaded."""
 
+    def make(settings: Settings, executor: Executor, force: bool) -> None:
+        import_module(f"recsys.stages.{stage}").make(settings, executor, force=force)
 
-# A step's module is imported when its turn comes: where nothing is to be done, little is loaded.
-
-
-def _prepare_data(settings: Settings, executor: Executor, force: bool) -> None:
-    from recsys.stages import prepare
-
-    prepare.make(settings, executor, force=force)
-
-
-def _rules(settings: Settings, executor: Executor, force: bool) -> None:
-    from recsys.stages import rules
-
-    rules.make(settings, executor, force=force)
+    return make
 
 
 def _train_teacher(settings: Settings, executor: Executor, force: bool) -> None:
     from recsys.stages import student, teacher
 
-    for name in teacher.needed_students(settings):
+    for name in teacher.find_needed_students(settings):
         student.make(settings, name, executor, force=force)
     teacher.make(settings, executor, force=force)
-
-
-def _infer_teacher(settings: Settings, executor: Executor, force: bool) -> None:
-    from recsys.stages import signals
-
-    signals.make(settings, executor, force=force)
 
 
 def _distill(settings: Settings, executor: Executor, force: bool) -> None:
     from recsys.stages import student, teacher
 
-    done = teacher.needed_students(settings)  # a second time they would be other students than the teacher's
+    done = teacher.find_needed_students(settings)  # a second time they would be other students than the teacher's
     for name in student.order_students(settings):
         student.make(settings, name, executor, force=force and name not in done)
 
 
-def _evaluate(settings: Settings, executor: Executor, force: bool) -> None:
-    from recsys.stages import evaluation
-
-    evaluation.make(settings, executor, force=force)
-
-
-def _report(settings: Settings, executor: Executor, force: bool) -> None:  # noqa: ARG001
+def _report(settings: Settings, _: Executor, force: bool) -> None:
     from recsys.stages import report
 
     report.make(settings, force=force)
 
 
 STEPS: dict[str, Step] = {
-    "prepare_data": _prepare_data,
-    "rules": _rules,
+    "prepare_data": _step("prepare"),
+    "rules": _step("rules"),
     "train_teacher": _train_teacher,
-    "infer_teacher": _infer_teacher,
+    "infer_teacher": _step("signals"),
     "distill": _distill,
-    "evaluate": _evaluate,
+    "evaluate": _step("evaluation"),
     "report": _report,
 }

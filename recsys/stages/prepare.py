@@ -6,14 +6,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from recsys import tracking
 from recsys.config import to_dict
 from recsys.data.download import locate
 from recsys.data.prepare import input_key, prepare
 from recsys.data.prepared import PreparedDataset
 from recsys.settings import Settings
-from recsys.stages.artefacts import alone, is_current
-from recsys.stages.executor import Executor
+from recsys.stages.artefacts import alone, is_current, start_run
+from recsys.stages.executor import Executor, say
 
 
 def key(settings: Settings) -> str:
@@ -38,9 +37,7 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> Prep
     started = time.monotonic()
     config = locate(settings.data, report=say)
     params = {"data": to_dict(settings.data)}
-    with tracking.start_run(
-        settings.tracking, settings.layout.mlflow, settings.name, "prepare_data", params=params, tags={"dataset": uri}
-    ) as tracked:
+    with start_run(settings, "prepare_data", params=params, tags={"dataset": uri}) as tracked:
         dataset = prepare(config, settings.name, read=executor.read, report=say)
         dataset.write(uri, key=work_key)
         tracked.log_metrics({**dataset.facts, "seconds": time.monotonic() - started})
@@ -75,7 +72,3 @@ def _day(timestamp: int) -> str:
     if 315_532_800 <= timestamp < 4_102_444_800:
         return datetime.datetime.fromtimestamp(timestamp, datetime.UTC).date().isoformat()
     return str(timestamp)
-
-
-def say(line: str) -> None:
-    print(line, flush=True)

@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from recsys import storage, tracking
+from recsys import storage
 from recsys.config import digest, key_values, to_dict
 from recsys.errors import UserError
 from recsys.names import require_name
 from recsys.settings import RecommendationsConfig, Settings
 from recsys.signals.writer import ShardPlan
-from recsys.stages.artefacts import alone, is_current, require
+from recsys.stages.artefacts import alone, is_current, require, start_run
 from recsys.stages.executor import Executor
 from recsys.stages.shards import Counts, ShardedWork
 
@@ -165,10 +165,8 @@ def make(settings: Settings, executor: Executor, name: str, users: str | None = 
     if len(missing) < len(plan):
         print(f"recommendations: {len(plan) - len(missing)} of {len(plan)} shards are already there", flush=True)
     parameters = {"recommendations": to_dict(config), "users": count, "model": name}
-    with tracking.start_run(
-        settings.tracking,
-        layout.mlflow,
-        settings.name,
+    with start_run(
+        settings,
         f"recommend_all {name}",
         params=parameters,
         tags={"checkpoint": model},

@@ -5,14 +5,14 @@ It needs the ladder of the evaluation; the latencies of the A/B measurement are 
 
 from typing import Any
 
-from recsys import storage, tracking
+from recsys import storage
 from recsys.config import digest
 from recsys.errors import UserError
 from recsys.evaluation import results
 from recsys.evaluation.ladder import LADDER
 from recsys.evaluation.report import write_report
 from recsys.settings import Settings
-from recsys.stages.artefacts import alone, is_current
+from recsys.stages.artefacts import alone, is_current, start_run
 
 _VERSION = 1  # of the report's form: raise it when equal results would be drawn otherwise
 
@@ -45,7 +45,7 @@ def make(settings: Settings, *, force: bool = False) -> str:
         raise UserError(f"the results of {', '.join(gone)} are gone from {layout.results}; run evaluate again")
     whole = {name: result for name, result in found.items() if result is not None}
     with (
-        tracking.start_run(settings.tracking, layout.mlflow, settings.name, "report") as recorded,
+        start_run(settings, "report") as recorded,
         storage.new_artifact(layout.report, key=work) as directory,
     ):
         write_report(directory, ladder, whole, ab)

@@ -6,7 +6,7 @@ where a student names the set of signals `rules`, a teacher that leaves each use
 
 from functools import partial
 
-from recsys import storage, tracking
+from recsys import storage
 from recsys.checkpoint import load_checkpoint
 from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
@@ -16,8 +16,8 @@ from recsys.rules.fit import fit_rules
 from recsys.rules.signals import write_signals
 from recsys.settings import Layout, RulesSettings, Settings
 from recsys.signals.signals import TeacherSignals
-from recsys.stages.artefacts import alone, is_current, require
-from recsys.stages.executor import Executor, pace
+from recsys.stages.artefacts import alone, is_current, require, start_run
+from recsys.stages.executor import Executor, say, say_titles
 
 KINDS = (RULES, RULES_WITH_TITLES)
 SIGNALS = "rules"
@@ -38,19 +38,17 @@ def key(settings: Settings) -> str:
 def make(settings: Settings, executor: Executor, *, force: bool = False) -> None:
     """Fit the rules unless they are there, and make their signals where a student learns from them."""
     layout, work, asked = settings.layout, key(settings), settings.rules
-    if not force and _current(layout, work):
+    if not force and _is_current(layout, work):
         print("rules: unchanged, kept", flush=True)
     else:
-        with tracking.start_run(
-            settings.tracking, layout.mlflow, settings.name, "rules", params=to_dict(asked)
-        ) as recorded:
+        with start_run(settings, "rules", params=to_dict(asked)) as recorded:
             fitted = executor.call(partial(fit, asked, layout, work), cpus=asked.cpus, gpus=0, section="rules")
             recorded.log_metrics({name: {"valid": value} for name, value in fitted.items() if value is not None})
     if any(s.distillation and s.distillation.signals == SIGNALS for s in settings.students.values()):
         _make_signals(settings, executor, force=force)
 
 
-def _current(layout: Layout, work: str) -> bool:
+def _is_current(layout: Layout, work: str) -> bool:
     """Whether the rules are there, and those with titles are none that are damaged."""
     with_titles = layout.rules(RULES_WITH_TITLES)
     return is_current(layout.rules(RULES), work) and (
@@ -63,19 +61,15 @@ def fit(asked: RulesSettings, layout: Layout, work: str) -> dict[str, float | No
     dataset = PreparedDataset.load(layout.dataset)
     text = None
     if asked.titles is not None and any(title.strip() for title in dataset.catalogue.titles):
-
-        def say(done: int, total: int) -> None:
-            print(f"rules: {done:,} of {total:,} titles embedded", flush=True)
-
         uri = embed_titles(
             dataset.catalogue.titles,
             asked.titles,
             titles_hash=dataset.titles_hash,
             cache=storage.join(layout.storage_root, "text-embeddings"),
-            progress=pace(say),
+            progress=say_titles("rules"),
         )
         text = TextEmbeddings.load(uri)
-    found = fit_rules(dataset, asked.model, text=text, tuning=asked.tuning, report=_say)
+    found = fit_rules(dataset, asked.model, text=text, tuning=asked.tuning, report=say)
     for name in reversed(KINDS):  # the one that says that all is there comes last
         if name in found:
             found[name].save(layout.rules(name), dataset, key=work, titles=asked.titles)
@@ -105,16 +99,12 @@ def _make_signals(settings: Settings, executor: Executor, *, force: bool) -> Non
     if not force and is_current(uri, work):
         print(f"signals of the rules: {uri} is up to date", flush=True)
         return
-    with tracking.start_run(settings.tracking, layout.mlflow, settings.name, "signals of the rules"):
+    with start_run(settings, "signals of the rules"):
         asked = settings.rules
         executor.call(partial(_rank, settings, source, uri, work), cpus=asked.cpus, gpus=0, section="rules")
 
 
 def _rank(settings: Settings, source: str, uri: str, work: str) -> None:
     dataset = PreparedDataset.load(settings.layout.dataset)
-    write_signals(uri, load_checkpoint(source), dataset, settings.signals, key=work, report=_say)
+    write_signals(uri, load_checkpoint(source), dataset, settings.signals, key=work, report=say)
     TeacherSignals.load(uri, dataset)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

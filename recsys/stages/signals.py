@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recsys import storage, tracking
+from recsys import storage
 from recsys.checkpoint import Checkpoint
 from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
@@ -26,7 +26,7 @@ from recsys.signals.signals import SignalsMeta, TeacherSignals
 from recsys.signals.states import StatesMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
 from recsys.stages import estimate as estimates
-from recsys.stages.artefacts import alone, fingerprint, is_current, require
+from recsys.stages.artefacts import alone, fingerprint, is_current, require, start_run
 from recsys.stages.executor import Executor
 from recsys.stages.shards import ShardedPass, plan_shards, teacher_uris
 
@@ -77,9 +77,7 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> None
     missing = writer.missing(plan)
     parameters = {"signals": to_dict(config), "rows": len(plan.rows), "shards": len(plan)}
     tags = {"dataset": dataset.fingerprint}
-    with tracking.start_run(
-        settings.tracking, layout.mlflow, settings.name, "infer_teacher", params=parameters, tags=tags
-    ) as record:
+    with start_run(settings, "infer_teacher", params=parameters, tags=tags) as record:
         started = time.perf_counter()
         if len(missing) < len(plan):
             print(f"signals: {len(plan) - len(missing)} of {len(plan)} shards are already there", flush=True)

@@ -9,22 +9,22 @@ from typing import Any
 
 from torch import Tensor
 
-from recsys import tracking
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.rules.config import HybridConfig, RulesTuningConfig
-from recsys.rules.hybrid import fit_hybrid
+from recsys.kinds import import_place
+from recsys.model import Made
+from recsys.rules.config import RulesTuningConfig
 from recsys.settings import Layout, Settings, StudentSettings
 from recsys.signals.signals import TeacherSignals
 from recsys.signals.states import StoredStates
 from recsys.stages import rules as rules_stage
-from recsys.stages.artefacts import alone, fingerprint, is_current, require
+from recsys.stages.artefacts import alone, fingerprint, is_current, require, start_run
 from recsys.stages.executor import Executor, Trained
 from recsys.stages.title_side import read_title_side
 from recsys.students.build import build_student
-from recsys.students.config import CompressedConfig, SLMRecConfig
+from recsys.students.config import SLMRecConfig
 from recsys.students.items import PROJECTOR, DistilledItemTable, ItemTable, TableRecommender
 from recsys.students.titles import TitleProjector
 from recsys.training.config import TrainingConfig
@@ -72,14 +72,10 @@ def make(settings: Settings, name: str, executor: Executor, *, force: bool = Fal
     if not force and is_current(layout.student(name), work):
         print(f"student {name}: unchanged, kept", flush=True)
         return {}
-    if isinstance(student.model, CompressedConfig):
-        return _compress(student.model, name, settings, work)
-    if isinstance(student.model, HybridConfig):
-        return _mix(student.model, name, settings, executor, work)
-    with tracking.start_run(
-        settings.tracking,
-        layout.mlflow,
-        settings.name,
+    if not student.model.trained:
+        return _make_untrained(name, settings, executor, work)
+    with start_run(
+        settings,
         f"distill {name}",
         params=to_dict(student),
         tags={"student": name, "dataset": fingerprint(layout)},
@@ -130,68 +126,42 @@ def _title_projector(
     return TitleProjector.of(side, projector, items.mean, items.scale, items.mix)
 
 
-def _compress(model: CompressedConfig, name: str, settings: Settings, work: str) -> dict[str, Any]:
-    """The smaller copy of a trained model; what its checkpoint says of training is the original's."""
-    from recsys.decoders.compression import compress
-    from recsys.decoders.quantised import numbers_and_bytes
-    from recsys.teachers.layered import LayeredTeacher
-
+def _make_untrained(name: str, settings: Settings, executor: Executor, work: str) -> dict[str, Any]:
+    """A student made of what is trained already."""
     student, layout = find(settings, name), settings.layout
-    source, dataset = load_checkpoint(teacher_uri(student, layout)), PreparedDataset.load(layout.dataset)
-    if not isinstance(source.model, LayeredTeacher):
-        raise UserError(
-            f"students.{name}: only language-model recommenders (e4srec or hllm, and slmrec students) are compressed, "
-            f"but {teacher_uri(student, layout)} is of kind {source.model.kind}"
-        )
-    source.check_dataset(dataset, f"students.{name}: what it is made from", "train that on this dataset")
-    small = compress(source.model, model.compression)
-    sizes = [numbers_and_bytes(each)[1] for each in (source.model, small)]
-    with tracking.start_run(
-        settings.tracking,
-        layout.mlflow,
-        settings.name,
-        f"compress {name}",
+    with start_run(
+        settings,
+        f"make {name}",
         params=to_dict(student.model),
-        tags={"student": name, "dataset": dataset.fingerprint, "checkpoint": layout.student(name)},
-    ) as recorded:
-        info = {"training": source.info.get("training", {}), "settings": to_dict(student)}
-        save_checkpoint(layout.student(name), small, dataset, key=work, info=info)
-        recorded.log_metrics({"bytes": float(sizes[1]), "bytes_before": float(sizes[0])})
-    print(f"student {name}: {sizes[0] / 1e6:.2f} MB made {sizes[1] / 1e6:.2f} MB", flush=True)
-    return {}
-
-
-def _mix(model: HybridConfig, name: str, settings: Settings, executor: Executor, work: str) -> dict[str, Any]:
-    """A trained student with the rules as further terms of its score, their weights chosen on validation."""
-    layout = settings.layout
-    with tracking.start_run(
-        settings.tracking,
-        layout.mlflow,
-        settings.name,
-        f"mix {name}",
-        params=to_dict(model),
         tags={"student": name, "dataset": fingerprint(layout), "checkpoint": layout.student(name)},
     ) as recorded:
-        asked = settings.rules
-        weights = executor.call(
-            partial(_fit_hybrid, model, name, settings, work), cpus=asked.cpus, gpus=0, section="rules"
+        line, metrics = executor.call(
+            partial(_combine, name, settings, work),
+            cpus=student.scaling.cpus,
+            gpus=0,
+            section=f"students.{name}.scaling",
         )
-        recorded.log_metrics(weights)
+        recorded.log_metrics(metrics)
+    print(f"student {name}: {line}", flush=True)
     return {}
 
 
-def _fit_hybrid(model: HybridConfig, name: str, settings: Settings, work: str) -> dict[str, float]:
-    layout, student = settings.layout, find(settings, name)
-    dataset = PreparedDataset.load(layout.dataset)
-    source, memory = load_checkpoint(layout.student(model.student)), load_checkpoint(rules_stage.best(layout))
-    tuning = settings.rules.tuning or RulesTuningConfig()
-    found = fit_hybrid(source, memory, dataset, tuning, titles=model.titles)
-    valid = {"ndcg@10": found.valid, "alone": found.alone}
-    training = {**source.info.get("training", {}), "valid": valid, "weights": found.tried}
+def _combine(name: str, settings: Settings, work: str) -> tuple[str, dict[str, float]]:
+    """In a worker: the checkpoint of a student made without training; what was done, and its metrics."""
+    student, layout = find(settings, name), settings.layout
+    dataset, source = PreparedDataset.load(layout.dataset), load_checkpoint(teacher_uri(student, layout))
+    others: dict[str, Any] = {}
+    if student.model.with_rules:
+        others["rules"] = load_checkpoint(rules_stage.best(layout))
+        others["tuning"] = settings.rules.tuning or RulesTuningConfig()
+    try:
+        made: Made = import_place(student.model.maker)(student.model, source, dataset, **others)
+    except UserError as error:
+        raise UserError(f"students.{name}: {error}") from None
+    training = {**source.info.get("training", {}), **made.training}
     info = {"training": training, "settings": to_dict(student)}
-    save_checkpoint(layout.student(name), found.model, dataset, key=work, info=info)
-    config = found.model.config
-    return {"rules_weight": config.rules_weight, "title_weight": config.title_weight, "valid": found.valid}
+    save_checkpoint(layout.student(name), made.model, dataset, key=work, info=info)
+    return made.line, made.metrics
 
 
 def build(student: StudentSettings, layout: Layout) -> tuple[Objective, PreparedDataset, TrainingConfig]:

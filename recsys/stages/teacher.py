@@ -9,14 +9,13 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-from recsys import tracking
 from recsys.checkpoint import save_checkpoint
 from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.settings import Layout, Settings, TeacherSettings
-from recsys.stages.artefacts import alone, fingerprint, is_current, require
-from recsys.stages.executor import Executor, Trained, pace
+from recsys.stages.artefacts import alone, fingerprint, is_current, require, start_run
+from recsys.stages.executor import Executor, Trained, say_titles
 from recsys.teacher import Teacher, teacher_class
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import Progress
@@ -31,14 +30,14 @@ def key(settings: Settings) -> str:
     """
     dataset = require(settings.layout.dataset, "prepared dataset", "prepare_data")
     inputs = [dataset.attributes["fingerprint"], dataset.files["items.parquet"]["sha256"]]
-    for name in needed_students(settings):
+    for name in find_needed_students(settings):
         inputs.append(
             require(settings.layout.student(name), f"student {name}", f"distill --student {name}").content_hash
         )
     return digest({"teacher": key_values(settings.teacher), "inputs": inputs})
 
 
-def needed_students(settings: Settings) -> list[str]:
+def find_needed_students(settings: Settings) -> list[str]:
     """Names of the students that are trained before the teacher, because it is built from them.
 
     Raises:
@@ -85,9 +84,7 @@ def _train(
     tags = {"dataset": fingerprint(layout)}
     step = "train_teacher" if fold is None else f"train_teacher without fold {fold}"
     folder = "teacher" if fold is None else f"teacher-fold-{fold}"
-    with tracking.start_run(
-        settings.tracking, layout.mlflow, settings.name, step, params=to_dict(configured), tags=tags
-    ) as recorded:
+    with start_run(settings, step, params=to_dict(configured), tags=tags) as recorded:
         # Neither the titles nor the checkpoint are for the driver: its node may have neither GPU nor the model named.
         where: dict[str, Any] = {
             "cpus": teacher.scaling.cpus,
@@ -115,16 +112,12 @@ def _train(
 
 def prepare(teacher: TeacherSettings, layout: Layout) -> dict[str, str]:
     """What the teacher is built from besides the dataset, as storage URIs."""
-
-    def say(done: int, total: int) -> None:
-        print(f"teacher: {done:,} of {total:,} titles embedded", flush=True)
-
     return teacher_class(teacher.model.kind).prepare(
         teacher.model,
         PreparedDataset.load(layout.dataset),
         cache=layout.storage_root,
         student=layout.student,
-        progress=pace(say),
+        progress=say_titles("teacher"),
     )
 
 

@@ -109,7 +109,7 @@ class CompressedConfig(StudentConfig):
         teacher: the student that it is made from; empty for the project's teacher.
     """
 
-    trained: ClassVar[bool] = False
+    maker: ClassVar[str] = "recsys.students.compressed:make_compressed"
     kind: Literal["compressed"]
     teacher: str = ""
     compression: CompressionConfig

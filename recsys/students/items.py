@@ -16,6 +16,9 @@ from recsys.students.titles import TitleProjector
 PROJECTOR = "items.projector."
 """What the names of the projector's weights begin with in an exported state."""
 
+INITIAL_DEVIATION = 0.02
+"""Of learned vectors at first, as in BERT: what is rarely seen stays near zero, where at 1/√D it would stay noise."""
+
 
 class ItemTable(nn.Module):
     """A learnable vector per item; row 0 is padding.
@@ -25,7 +28,7 @@ class ItemTable(nn.Module):
 
     def __init__(self, num_items: int, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(num_items + 1, width) * width**-0.5)
+        self.weight = nn.Parameter(torch.randn(num_items + 1, width) * INITIAL_DEVIATION)
         with torch.no_grad():
             self.weight[0].zero_()
 
@@ -102,7 +105,7 @@ class TableRecommender(CausalRecommender):
         return F.normalize(vectors, dim=-1) if self.config.similarity == "cosine" else vectors
 
     def read(self, histories: Histories, vectors: Tensor | None) -> Tensor:
-        """[B, L, D]: the vectors of the items, their entries of variance 1."""
+        """[B, L, D]: the vectors of the items, times √D: the entries of vectors of unit length have variance 1 then."""
         table = self.item_vectors() if vectors is None else vectors
         return F.embedding(histories.items, table) * self.config.width**0.5
 

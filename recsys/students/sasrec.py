@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from recsys.histories import Histories
 from recsys.students.config import SASRecConfig
-from recsys.students.items import TableRecommender
+from recsys.students.items import INITIAL_DEVIATION, TableRecommender
 
 
 class Block(nn.Module):
@@ -51,7 +51,7 @@ class SASRec(TableRecommender):
 
     def __init__(self, config: SASRecConfig, *, num_items: int) -> None:
         super().__init__(config, num_items=num_items)
-        self.positions = nn.Parameter(torch.randn(config.max_positions, config.width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(config.max_positions, config.width) * INITIAL_DEVIATION)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.width)
 

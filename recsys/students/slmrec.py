@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from recsys.checkpoint import Checkpoint
 from recsys.data.prepared import PreparedDataset
-from recsys.decoders.decoder import chosen_layers
+from recsys.decoders.decoder import choose_layers
 from recsys.decoders.lora import add_adapters
 from recsys.errors import UserError
 from recsys.inference.ranking import window_starts
@@ -52,7 +52,7 @@ def cut_student(config: SLMRecConfig, teacher: LayeredTeacher) -> LayeredTeacher
         layers = list(range(config.every, teacher.depth + 1, config.every))
     else:
         layers = list(config.keep) if config.keep is not None else config.layers or 0
-    layers = chosen_layers(teacher.depth, layers)
+    layers = choose_layers(teacher.depth, layers)
     student = (
         teacher.cut(layers)
         if config.start == "teacher"

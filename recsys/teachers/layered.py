@@ -17,7 +17,7 @@ from recsys.config import from_dict, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.decoders.compression import lay_out
 from recsys.decoders.config import CompressionConfig, LoRAConfig
-from recsys.decoders.decoder import chosen_layers, only_layers, outputs_of, save_decoder
+from recsys.decoders.decoder import choose_layers, keep_only_layers, outputs_of, save_decoder
 from recsys.decoders.lora import adapters, add_adapters, merge_adapters, save_adapters
 from recsys.errors import UserError
 from recsys.histories import Histories
@@ -162,8 +162,8 @@ class LayeredTeacher(Teacher, CausalRecommender):
         """
         if self.compression is not None:
             raise UserError("a compressed model is not cut any more; cut the one it was made from, then compress")
-        numbers, base = chosen_layers(self.depth, layers), self.base_layers(layers)
-        with only_layers(self.decoder, numbers):
+        numbers, base = choose_layers(self.depth, layers), self.base_layers(layers)
+        with keep_only_layers(self.decoder, numbers):
             made = copy.deepcopy(self)
         for place, layer in enumerate(made.decoder.layers):
             layer.self_attn.layer_idx = place  # where a layer finds its keys and values in a cache
@@ -178,7 +178,7 @@ class LayeredTeacher(Teacher, CausalRecommender):
         """
         base = self.config.base_layers
         own = range(1, self.depth + 1) if base is None or isinstance(base, int) else base
-        return [own[number - 1] for number in chosen_layers(self.depth, layers)]
+        return [own[number - 1] for number in choose_layers(self.depth, layers)]
 
     def save_transformers(self, path: str | Path) -> None:
         """Write the decoder alone as an ordinary transformers model, which `AutoModel.from_pretrained(path)` loads.

@@ -23,5 +23,6 @@ def histories_of(batch: Batch) -> Histories:
 class Batches(Protocol):
     """Seeded batches; every process cuts the same ones and takes its share of each."""
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Batch, int]]:
-        """This process's part of each batch, and the number of targets in the whole batch over all processes."""
+    def epoch(self, epoch: int) -> Iterator[tuple[Batch, float]]:
+        """This process's part of each batch, and what the sums over the whole batch, all processes together, are
+        divided by: its number of targets, or the mean number of an epoch's batches."""

@@ -29,8 +29,8 @@ class Engine(Protocol):
 
     objective: Objective
 
-    def step(self, batch: Batch, total: int, learning_rate: float) -> dict[str, Tensor]:
-        """One optimiser step; `total` is the number of targets of the whole batch over all processes."""
+    def step(self, batch: Batch, total: float, learning_rate: float) -> dict[str, Tensor]:
+        """One optimiser step; `total` is what the sums over the whole batch, all processes together, are divided by."""
 
     def export_state(self) -> dict[str, Tensor]:
         """The model's `export_state` on the CPU, whole; on rank 0 alone for certain. Every process calls it."""
@@ -90,8 +90,8 @@ def _sum(records: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([record[name] for record in records]).sum(dim=0) for name in records[0]}
 
 
-def _scale(loss: Tensor, parts: dict[str, Tensor], total: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Sums become means over the whole batch; gradients are averaged over processes afterwards, hence the factor."""
+def _scale(loss: Tensor, parts: dict[str, Tensor], total: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """Sums become means; gradients are averaged over processes afterwards, hence the factor."""
     processes = world()[1]
     return loss * (processes / total), {name: part * (processes / total) for name, part in parts.items()}
 
@@ -123,7 +123,7 @@ class TorchEngine:
         groups = _parameter_groups(objective, config.weight_decay)
         self._optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
-    def step(self, batch: Batch, total: int, learning_rate: float) -> dict[str, Tensor]:
+    def step(self, batch: Batch, total: float, learning_rate: float) -> dict[str, Tensor]:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.zero_grad(set_to_none=True)
@@ -201,7 +201,7 @@ class DeepSpeedEngine:
             model=objective, optimizer=optimizer, config=settings
         )
 
-    def step(self, batch: Batch, total: int, learning_rate: float) -> dict[str, Tensor]:
+    def step(self, batch: Batch, total: float, learning_rate: float) -> dict[str, Tensor]:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         records = []

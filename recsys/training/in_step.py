@@ -1,4 +1,4 @@
-"""Calls of a module whose weights are parted over processes (ZeRO-3), as many as each process needs."""
+"""Calls of a module whose weights are split over processes (ZeRO-3), as many as each process needs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -216,7 +216,7 @@ def _train_epoch(
     batches = list(source.epoch(epoch)) if config.schedule == "cosine" or config.warmup_steps else source.epoch(epoch)
     steps = len(batches) if isinstance(batches, list) else 1
     sums: dict[str, Tensor] = {}
-    count = targets = 0
+    count, targets = 0, 0.0
     started = time.perf_counter()
     rate = config.learning_rate
     for number, (batch, total) in enumerate(batches):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.losses.catalogue_cross_entropy import catalogue_cross_entropy
 from recsys.losses.config import RankingDistillationConfig, RecommendationLossConfig
 from recsys.losses.ranking_distillation import (
     code_distillation_loss,
@@ -19,6 +20,7 @@ from recsys.losses.ranking_distillation import (
     likeliest_temperature,
     paper_weights,
     ranking_distillation_loss,
+    soft_weights,
 )
 from recsys.losses.recommendation import RecommendationLoss
 from recsys.losses.scores import CatalogueScores
@@ -33,8 +35,7 @@ class Objective(nn.Module):
     """What a training step minimises, on which batches, and which rows select the checkpoint.
 
     `forward(batch)` gives the loss to differentiate and its parts (detached) for the record, as sums over the batch's
-    targets: the caller divides by the number of targets of the whole step, so that one process and many give the same
-    mean.
+    targets: the caller divides by what `Batches` says, so that one process and many give the same mean.
     """
 
     model: SequentialRecommender
@@ -117,13 +118,13 @@ class RankingTeacher(nn.Module):
             )
         self.coverage = float(train.sum()) / len(dataset.rows("train"))
         self.temperature, self.median, self._mean = 1.0, 1.0, 1.0
-        if config.form != "code" and config.confidence:
+        if config.form in ("paper", "softmax") and config.confidence:
             self._read_distances(signals, dataset, signals.target_distance[train])
         self.register_buffer("index", torch.from_numpy(signals.lookup(len(dataset.items))), persistent=False)
         # Views: signals may lie in memory that several processes share.
         self.register_buffer("items", torch.from_numpy(signals.items[:, : config.k]), persistent=False)
         self.register_buffer("distance", torch.from_numpy(signals.target_distance), persistent=False)
-        if config.form == "code":
+        if config.form in ("soft", "code"):
             self.register_buffer("scores", torch.from_numpy(signals.scores[:, : config.k]), persistent=False)
 
     def _read_distances(self, signals: TeacherSignals, dataset: PreparedDataset, distances: np.ndarray) -> None:
@@ -147,7 +148,7 @@ class RankingTeacher(nn.Module):
 
     def describe(self) -> dict[str, float]:
         """What was found in the signals, for the record; the temperature in medians, as it is configured."""
-        if self.config.form == "code":
+        if self.config.form in ("soft", "code"):
             return {"coverage": self.coverage}
         return {"coverage": self.coverage, "temperature": self.temperature / self.median}
 
@@ -165,21 +166,38 @@ class RankingTeacher(nn.Module):
         Args:
             negatives: [P], needed where form is `code`; robust: `RecommendationLoss.robust_terms`.
         """
-        index = self.index[rows]
-        have = index >= 0
-        teacher_PK = self.items[index].long() * have[:, None]
-        if self.config.form == "code":
-            assert negatives is not None
-            scores_PK = self.scores[index]
-            distance_PK = scores_PK.amax(dim=1, keepdim=True) - scores_PK if self._higher_is_better else scores_PK
-            weights = code_weights(teacher_PK, distance_PK, scores.logits_PN, self.config)
-            terms = robust(scores, teacher_PK.clamp_min(1)) if robust else None
-            loss = code_distillation_loss(scores, teacher_PK, weights, negatives, terms)
+        if self.config.form != "code":
+            teacher_PK, weights = self.lists(rows, scores)
+            return ranking_distillation_loss(scores, teacher_PK, weights, softmax=self.config.of_softmax)
+        assert negatives is not None
+        teacher_PK, index = self._items(rows)
+        weights = code_weights(teacher_PK, -self._merit(index), scores.logits_PN, self.config)
+        terms = robust(scores, teacher_PK.clamp_min(1)) if robust else None
+        return code_distillation_loss(scores, teacher_PK, weights, negatives, terms) / self.coverage
+
+    def lists(self, rows: Tensor, scores: CatalogueScores | None = None) -> tuple[Tensor, Tensor]:
+        """The candidates of each row, zeros where it has no signals, and their weights divided by `coverage`: [P, K].
+
+        Args:
+            scores: the student's, where the weights depend on them (`RankingDistillationConfig.needs_student`).
+        """
+        teacher_PK, index = self._items(rows)
+        if self.config.form == "soft":
+            weights = soft_weights(self._merit(index), self.config.temperature or 1.0)
         else:
             confidence = confidence_weights(self.distance[index], self.temperature) / self._mean
-            weights = paper_weights(teacher_PK, confidence, scores.logits_PN, self.config)
-            loss = ranking_distillation_loss(scores, teacher_PK, weights, softmax=self.config.form == "softmax")
-        return loss / self.coverage
+            weights = paper_weights(teacher_PK, confidence, None if scores is None else scores.logits_PN, self.config)
+        return teacher_PK, weights * (teacher_PK > 0) / self.coverage
+
+    def _items(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The candidates of each row, zeros where it has no signals, and its place among the signals."""
+        index = self.index[rows]
+        return self.items[index].long() * (index >= 0)[:, None], index
+
+    def _merit(self, index: Tensor) -> Tensor:
+        """[P, K]: the scores, the best 0."""
+        scores_PK = self.scores[index].float() * (1 if self._higher_is_better else -1)
+        return scores_PK - scores_PK.amax(dim=1, keepdim=True)
 
 
 class NextItemObjective(Objective):
@@ -218,8 +236,10 @@ class NextItemObjective(Objective):
         scores: CatalogueScores | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The same from what the model expects at the positions with a target, and from its scores where known."""
+        if self.teacher is not None and scores is None and self._in_one(hidden_PD):
+            return self._cross_entropy(self.teacher, hidden_PD, vectors_ND, targets, rows)
         if scores is None and (self.loss.needs_scores or self.teacher is not None):
-            scores = CatalogueScores((hidden_PD @ vectors_ND[1:].T).float())
+            scores = CatalogueScores.of(hidden_PD, vectors_ND)
         negatives = None
         if self.teacher is not None and self.teacher.config.form == "code":
             negatives = self.loss.negatives(targets, len(vectors_ND) - 1)  # shared with the loss, where it has some
@@ -232,3 +252,26 @@ class NextItemObjective(Objective):
             parts["ranking_distillation_loss"] = distillation.detach()
             loss = loss + self.teacher.config.weight * distillation
         return loss, parts
+
+    def _in_one(self, hidden_PD: Tensor) -> bool:
+        """Whether both losses are one cross-entropy, of which a processor need not hold the scores."""
+        assert self.teacher is not None
+        asked = self.teacher.config
+        softmax = self.loss.config.kind == "softmax" and asked.of_softmax and not asked.needs_student
+        return softmax and bool(asked.weight) and hidden_PD.device.type == "cpu"
+
+    def _cross_entropy(
+        self, teacher: RankingTeacher, hidden_PD: Tensor, vectors_ND: Tensor, targets: Tensor, rows: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        smoothing, weight = self.loss.config.label_smoothing, teacher.config.weight
+        teacher_PK, weights = teacher.lists(rows)
+        own = torch.full_like(targets, 1 - smoothing, dtype=weights.dtype)[:, None]
+        items, mass = torch.cat([targets[:, None], teacher_PK], dim=1), torch.cat([own, weight * weights], dim=1)
+        loss, normaliser_P = catalogue_cross_entropy(
+            hidden_PD, vectors_ND[1:], (items - 1).clamp_min(0), mass, uniform=smoothing
+        )
+        with torch.no_grad():
+            named = (1 - smoothing) * vectors_ND[targets] + smoothing * vectors_ND[1:].mean(dim=0)
+            recommendation = (normaliser_P - (hidden_PD * named).sum(dim=1)).sum()
+        distillation = (loss.detach() - recommendation) / weight
+        return loss, {"recommendation_loss": recommendation, "ranking_distillation_loss": distillation}

@@ -23,7 +23,7 @@ _POOL = 16  # batches whose windows are grouped by length, so that little paddin
 class Windows:
     """Seeded batches of windows over the training rows; every process cuts the same batches and takes its share.
 
-    Memory: 9 T bytes to know and count training rows, plus 16 bytes a window, 24 where windows are given.
+    Memory: 9 T bytes to know and count training rows, plus 16 bytes per window, 24 where windows are given.
 
     Args:
         batch_size: windows per step over all processes.
@@ -93,8 +93,9 @@ class Windows:
         keep = last > first
         return first[keep], last[keep]
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Batch, int]]:
-        """This process's part of each batch, and the number of targets in the whole batch over all processes."""
+    def epoch(self, epoch: int) -> Iterator[tuple[Batch, float]]:
+        """This process's part of each batch, and the mean number of targets a batch: windows of like length share a
+        batch, and its sums divided by that make a row weigh the same, whether its batch has many targets or few."""
         first, last = self.cut(epoch)
         targets = (
             self._given_targets if self._start_of is not None else self._before[last + 1] - self._before[first + 1]
@@ -107,17 +108,13 @@ class Windows:
             part = order[begin : begin + pool]
             part = part[np.argsort((last - first)[part], kind="stable")]
             batches += [part[i : i + self._batch_size] for i in range(0, len(part), self._batch_size)]
-        for number in generator.permutation(len(batches)):
-            chosen = batches[number]
-            if len(chosen) < self._world:
-                # Every process must take part in every step; the few windows left over come again next epoch.
-                continue
-            total = int(targets[chosen].sum())
-            if total:
-                yield (
-                    self._batch(first[chosen[self._rank :: self._world]], last[chosen[self._rank :: self._world]]),
-                    total,
-                )
+        shuffled = [batches[number] for number in generator.permutation(len(batches))]
+        # Every process must take part in every step; the few windows left over come again next epoch.
+        kept = [batch for batch in shuffled if len(batch) >= self._world and targets[batch].any()]
+        mean = sum(float(targets[batch].sum()) for batch in kept) / max(len(kept), 1)
+        for batch in kept:
+            chosen = batch[self._rank :: self._world]
+            yield self._batch(first[chosen], last[chosen]), mean
 
     def _mark_learned(self, rows: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
         """Which rows of windows from `first` to `last` are learned there."""

@@ -154,9 +154,9 @@ class Ledger:
             f"trial {live.started.number} epoch {max(live.curve, default=0)}/{self._epochs}"
             for live in self._live.values()
         ]
-        self._say(f"  running: {', '.join(running) or 'nothing yet'}; {self.summary()}")
+        self._say(f"  running: {', '.join(running) or 'nothing yet'}; {self.summarise()}")
 
-    def summary(self) -> str:
+    def summarise(self) -> str:
         """Where the sweep stands, in a line."""
         found = best(self.records)
         leader = "" if found is None else f", best {self._metric} {found.quality:.4f} (trial {found.number})"
@@ -164,7 +164,7 @@ class Ledger:
         return f"{ended} of {self._trials} trials ended{leader}, {self.elapsed:.0f} s"
 
     def _keep_weights(self, trial: str, live: _Live, record: Record) -> str:
-        """Keep what a trial that has a quality left of its best epoch; gives back where it lies, "" for nowhere."""
+        """Keep what a trial that has a quality left of its best epoch; returns where, "" for nowhere."""
         left = storage.join(self._weights, f"{trial}.safetensors")
         if not self._weights or record.quality is None or not storage.exists(left):
             return ""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _BEST, _OTHER = COLOURS["distilled"], COLOURS["baseline"]
 
 
-def best_so_far(records: Sequence[Record], form: str = "wide") -> "Figure":
+def draw_best_so_far(records: Sequence[Record], form: str = "wide") -> "Figure":
     """The best validation quality against the time of the sweep; a dot for every trial where it ended."""
     figure, axes = new_axes(form)
     ended = sorted((r for r in records if r.quality is not None), key=lambda record: record.elapsed)
@@ -43,7 +43,7 @@ def best_so_far(records: Sequence[Record], form: str = "wide") -> "Figure":
     return figure
 
 
-def curves(records: Sequence[Record], form: str = "wide") -> "Figure":
+def draw_curves(records: Sequence[Record], form: str = "wide") -> "Figure":
     """Validation quality after each epoch, one line per trial: what the stopping saw."""
     from matplotlib.ticker import MaxNLocator
 
@@ -67,7 +67,7 @@ def curves(records: Sequence[Record], form: str = "wide") -> "Figure":
     return figure
 
 
-def importance(shares: Mapping[str, float], form: str = "wide") -> "Figure":
+def draw_importance(shares: Mapping[str, float], form: str = "wide") -> "Figure":
     """The share of the variance of quality that each parameter explains, a bar each."""
     figure, axes = new_axes(form, height=0.9 + 0.36 * len(shares))
     names = short_names(shares)
@@ -89,7 +89,7 @@ def importance(shares: Mapping[str, float], form: str = "wide") -> "Figure":
     return figure
 
 
-def parallel_coordinates(
+def draw_parallel_coordinates(
     records: Sequence[Record], parameters: Mapping[str, Parameter], form: str = "wide"
 ) -> "Figure":
     """One line per trial through its values, the better the stronger; the last axis is quality.
@@ -147,7 +147,7 @@ def parallel_coordinates(
     return figure
 
 
-def pareto(records: Sequence[Record], cost: str, form: str = "wide") -> "Figure":
+def draw_pareto(records: Sequence[Record], cost: str, form: str = "wide") -> "Figure":
     """Quality against what serving costs; the line joins the trials that no other beats in both.
 
     Args:

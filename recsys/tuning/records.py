@@ -109,7 +109,7 @@ class TrialStore:
         storage.write_json(self._file(record.digest, _ENDED), dataclasses.asdict(record))
 
     def keep(self, digest: str, file: str) -> str:
-        """Take over a trial's weights from `file`, another URI of this storage; gives back where they lie now."""
+        """Take over a trial's weights from `file`, another URI of this storage; returns where they are now."""
         uri = self._file(digest, _WEIGHTS)
         system, path = storage.filesystem(file)
         system.move(path, storage.filesystem(uri)[1])

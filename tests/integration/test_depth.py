@@ -151,22 +151,22 @@ def test_a_compressed_student_is_made_without_training(settings: Settings, capsy
         return dataclasses.replace(settings, students={**settings.students, **made.students})
 
     small = student(compression={"weights": "int4", "heads": 0.5, "neurons": 0.5})
-    student_stage.make(small, "small", executor=OnRay())
+    student_stage.make(small, "small", executor=InProcess())
     assert "MB made 0.0" in capsys.readouterr().out
     path = Path(settings.layout.student("small"))
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (path, Path(settings.layout.teacher))]
     assert sizes[0] < sizes[1]
     served = Recommender.load(path)
     assert len(served.recommend([[served.catalogue.item_ids[3]]], k=5)[0]) == 5
-    student_stage.make(small, "small", executor=OnRay())
+    student_stage.make(small, "small", executor=InProcess())
     assert "student small: unchanged, kept" in capsys.readouterr().out
     assert student_stage.key(student(compression={"weights": "int8"}), "small") != student_stage.key(small, "small")
     with pytest.raises(
         UserError, match=r"there is no teacher of student small in .*; run distill --student middle first"
     ):
-        student_stage.make(student(teacher="middle", compression={"weights": "int8"}), "small", executor=OnRay())
+        student_stage.make(student(teacher="middle", compression={"weights": "int8"}), "small", executor=InProcess())
     with pytest.raises(UserError, match=r"students.small: only language-model recommenders .* is of kind sasrec"):
-        student_stage.make(student(teacher="ids", compression={"weights": "int8"}), "small", executor=OnRay())
+        student_stage.make(student(teacher="ids", compression={"weights": "int8"}), "small", executor=InProcess())
     with pytest.raises(UserError, match="nothing is made smaller; set weights, low_rank, heads or neurons"):
         student(compression={})
 

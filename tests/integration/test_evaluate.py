@@ -139,4 +139,4 @@ def test_twins() -> None:
         },
     )
     distilled = {"distilled": "softmax", "distilled-wide": "wide", "distilled-bce": "bce"}
-    assert evaluation.twins(settings) == {**distilled, "mixed": "distilled-gru"}
+    assert evaluation.pair_twins(settings) == {**distilled, "mixed": "distilled-gru"}

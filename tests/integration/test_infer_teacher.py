@@ -37,7 +37,6 @@ from recsys.signals.writer import ShardPlan, SignalsWriter
 from recsys.stages import signals as signals_stage
 from recsys.stages import student as student_stage
 from recsys.stages import teacher as teacher_stage
-from recsys.stages.shards import teacher_uris
 from recsys.teacher import teacher_class
 from recsys.teachers.config import HLLMConfig
 from recsys.teachers.hllm import HLLM
@@ -132,34 +131,6 @@ def test_a_pass_is_done_once_and_again_when_the_teacher_changes(
     with pytest.raises(UserError, match=r"prediction is not finite for all of the first 1,\d+ rows"):
         signals_stage.make(settings, executor=OnRay())
     assert storage.read_manifest(settings.layout.signals) == first
-
-
-@pytest.mark.faults
-@pytest.mark.full
-def test_each_fold_is_ranked_by_the_teacher_that_did_not_learn_it(
-    settings: Settings, dataset: PreparedDataset, ray_session: None
-) -> None:
-    settings = dataclasses.replace(settings, teacher=dataclasses.replace(settings.teacher, folds=2))
-    for fold in range(2):
-        torch.manual_seed(10 + fold)
-        model = HLLM(HLLMConfig(width=16, heads=2, hidden=16, item_width=8), num_items=dataset.num_items)
-        model.text.normal_()
-        save_checkpoint(settings.layout.teacher_of_fold(fold), model, dataset)
-    signals_stage.make(settings, executor=OnRay())
-    signals = TeacherSignals.load(settings.layout.signals, dataset)
-    assert signals.meta.trained_on == []
-    train, fold_of = set(dataset.rows("train").tolist()), dataset.folds(2)
-    for number, uri in enumerate(teacher_uris(settings)):
-        expected = rank_rows(
-            TeacherEngine(load_checkpoint(uri).model, "fp32"), dataset, signals.rows, k=5, mask_history=True
-        )
-        mine = [
-            index
-            for index, (row, user) in enumerate(zip(signals.rows, dataset.users_of(signals.rows), strict=True))
-            if number == (1 + fold_of[user] if int(row) in train else 0)
-        ]
-        assert len(mine) > 3
-        assert np.array_equal(signals.items[mine], expected.items[mine])
 
 
 @pytest.mark.full

@@ -21,7 +21,6 @@ from safetensors.torch import load_file
 
 from ray_jobs.on_ray import OnRay
 from ray_jobs.sweeps import search as sweeps
-from ray_jobs.sweeps.sweep import Sweep
 from recsys import storage, tracking
 from recsys.checkpoint import save_checkpoint
 from recsys.config import from_dict, load_config, to_dict
@@ -34,6 +33,7 @@ from recsys.settings import Settings
 from recsys.signals.signals import SignalsMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
 from recsys.stages import student as student_stage
+from recsys.stages.sweep import Sweep
 from recsys.teachers.config import E4SRecConfig
 from recsys.teachers.e4srec import E4SRec
 from recsys.tracking import PARENT_TAG

@@ -123,7 +123,7 @@ class PromptBatches:
         self._dataset, self._prompts, self._rows, self._on_inputs = dataset, prompts, rows, on_inputs
         self._batch_size, self._seed, self._rank, self._world = max(batch_size, world), seed, rank, world
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Batch, int]]:
+    def epoch(self, epoch: int) -> Iterator[tuple[Batch, float]]:
         generator = np.random.default_rng((self._seed, epoch, 3))
         order = generator.permutation(len(self._rows))
         pool = self._batch_size * _POOL

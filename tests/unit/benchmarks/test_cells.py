@@ -79,13 +79,13 @@ def test_tables_have_means_spreads_gaps_and_marks(cells: ModuleType, tmp_path: P
     assert "0.2000 ± 0.1000" in capsys.readouterr().err
 
     page = "Before.\n\n<!-- drawn: shop {} -->\nold\n<!-- end -->\n\nAfter.\n"
-    text = cells.redrawn(page.format("*"), {"shop": [table]}.__getitem__)
+    text = cells.redraw(page.format("*"), {"shop": [table]}.__getitem__)
     assert text.startswith("Before.\n") and text.endswith("\n\nAfter.\n") and "\nold\n" not in text
     for line in ("| a | 0.2000 ± 0.1000 | 3 |", "| second | 0.5000 | 1 of 3 |", "| no | – | 0 of 3 |", "A note."):
         assert line in text
     assert "| old † | 0.9000 | 1 of 3 |" in text and "\n\n† of an earlier configuration" in text
-    assert cells.redrawn(text, {"shop": [table]}.__getitem__) == text
-    part = cells.redrawn(page.format("shop/*/b"), {"shop": [table]}.__getitem__)
+    assert cells.redraw(text, {"shop": [table]}.__getitem__) == text
+    part = cells.redraw(page.format("shop/*/b"), {"shop": [table]}.__getitem__)
     assert "| second |" in part and "| a |" not in part and "†" not in part
 
 

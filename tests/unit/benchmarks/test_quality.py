@@ -8,7 +8,9 @@ from recsys.settings import Settings
 
 SASREC = {"model": {"kind": "sasrec"}}
 STUDENTS = {
+    "hybrid": {"model": {"kind": "hybrid", "student": "taught"}},
     "distilled": {**SASREC, "distillation": {}},
+    "taught": {**SASREC, "distillation": {"signals": "rules", "embedding": None}},
     "bce": {**SASREC, "loss": {"kind": "bce"}},
     "softmax": SASREC,
 }
@@ -30,8 +32,8 @@ def test_the_most_telling_cells_come_first(quality) -> None:
     order = quality.order_cells([configured()], seeds=2)
     assert [(cell.model, cell.seed) for cell in order] == [
         ("recent-popularity", 0), ("co-occurrence", 0), ("sequential-rules", 0), ("sequential-rules-titles", 0),
-        ("softmax", 0), ("teacher", 0), ("distilled", 0), ("bce", 0),
-        ("softmax", 1), ("distilled", 1), ("bce", 1),
+        ("softmax", 0), ("taught", 0), ("hybrid", 0), ("teacher", 0), ("distilled", 0), ("bce", 0),
+        ("softmax", 1), ("taught", 1), ("hybrid", 1), ("distilled", 1), ("bce", 1),
     ]  # fmt: skip
     assert order[4].id == "shop/leave_one_out/softmax.seed0"
 
@@ -39,7 +41,7 @@ def test_the_most_telling_cells_come_first(quality) -> None:
 def test_every_model_is_a_row(quality, tmp_path: Path) -> None:
     (table,) = quality.tables(quality.Store(tmp_path), 3, [configured()])
     assert table.id == "shop/leave_one_out"
-    assert [len(row.cells) for row in table.rows] == [1, 1, 1, 1, 1, 3, 3, 3]
+    assert [len(row.cells) for row in table.rows] == [1, 1, 1, 1, 1, 3, 3, 3, 3, 3]
 
 
 def test_a_cell_depends_on_what_it_is_made_of_alone(quality) -> None:
@@ -55,8 +57,10 @@ def test_a_cell_depends_on_what_it_is_made_of_alone(quality) -> None:
     assert changed(teacher={"training": {"epochs": 3}}) == {"teacher", "distilled"}
     assert changed(signals={"k": 7}) == {"distilled"}
     assert changed(evaluation={"recent_days": 3}) == {"recent-popularity", "co-occurrence"}
-    assert changed(rules={"model": {"window": 9}}) == {"sequential-rules", "sequential-rules-titles"}
-    assert changed(rules={"titles": {"max_tokens": 9}}) == {"sequential-rules-titles"}
+    by_rules = {"taught", "hybrid"}
+    assert changed(rules={"model": {"window": 9}}) == {"sequential-rules", "sequential-rules-titles", *by_rules}
+    assert changed(rules={"titles": {"max_tokens": 9}}) == {"sequential-rules-titles", *by_rules}
+    assert changed(students={**STUDENTS, "taught": {**STUDENTS["taught"], "training": {"epochs": 3}}}) == by_rules
     assert changed(students={**STUDENTS, "bce": {**STUDENTS["bce"], "training": {"epochs": 3}}}) == {"bce"}
 
 

@@ -30,18 +30,18 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_the_shared_data_has_the_bytes_that_are_told(benchmark: ModuleType) -> None:
-    dataset = benchmark.made_up_dataset(20_000)
-    signals = benchmark.made_up_signals(dataset)
+    dataset = benchmark.make_dataset(20_000)
+    signals = benchmark.make_signals(dataset)
     arrays = [dataset.items, dataset.timestamps, dataset.offsets, *dataset.split_rows.values()]
     assert signals.rows is dataset.rows("test"), "it travels once"
     arrays += [signals.items, signals.scores, signals.target_distance, signals.lookup(len(dataset.items))]
     arrays += [signals.item_embeddings.numpy(), dataset.catalogue.train_counts]
-    assert benchmark.shared_bytes(dataset) == pytest.approx(sum(array.nbytes for array in arrays), rel=0.01)
+    assert benchmark.count_shared_bytes(dataset) == pytest.approx(sum(array.nbytes for array in arrays), rel=0.01)
 
 
 def test_a_student_learns_from_it(benchmark: ModuleType) -> None:
-    dataset = benchmark.made_up_dataset(3_000)
-    signals = benchmark.made_up_signals(dataset)
+    dataset = benchmark.make_dataset(3_000)
+    signals = benchmark.make_signals(dataset)
     assert np.isin(dataset.rows("train"), signals.rows).all()
     ranking = RankingDistillationConfig(k=benchmark.K)
     objective = build_student(
@@ -62,5 +62,5 @@ def test_starts_tell_the_first_trial_of_a_process_from_the_others(benchmark: Mod
         return Record(number=number, worker=worker, **facts, **times)
 
     records = [record(0, "a", 5, 7), record(1, "b", 4, 6), record(2, "b", 0.1, 9), record(3, "a", 0.2, 10)]
-    first, later = benchmark.starts(records)
+    first, later = benchmark.time_starts(records)
     assert (first, later) == (pytest.approx([5, 4]), pytest.approx([0.1, 0.2]))

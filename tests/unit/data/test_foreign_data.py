@@ -114,10 +114,10 @@ def test_line_breaks_in_quotes_may_lie_at_the_cut_of_a_part(tmp_path) -> None:
 
     for size in (40, 97, 300):
 
-        def parted(log: Any, size: int = size) -> LocalPartitions:
+        def split(log: Any, size: int = size) -> LocalPartitions:
             return LocalPartitions.read(dataclasses.replace(log, part_bytes=size))
 
-        assert sequences(read(path, read=parted)) == whole
+        assert sequences(read(path, read=split)) == whole
 
 
 @pytest.mark.parametrize("factor", [10**3, 10**6, 10**9])

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from recsys.data.splits import global_time, leave_one_out, seen_by_training
+from recsys.data.splits import find_seen_by_training, global_time, leave_one_out
 
 
 def naive_leave_one_out(offsets):
@@ -44,7 +44,7 @@ def test_leave_one_out_agrees_with_loops(offsets) -> None:
     assert rows["train"].tolist() == train
     assert rows["valid"].tolist() == valid
     assert rows["test"].tolist() == test
-    assert seen_by_training(offsets, rows["train"]).tolist() == seen
+    assert find_seen_by_training(offsets, rows["train"]).tolist() == seen
 
 
 def test_leave_one_out_by_hand() -> None:
@@ -67,7 +67,7 @@ def test_global_time_agrees_with_loops(offsets, every_prefix) -> None:
     assert rows["test"].tolist() == test
     assert times[train].max() <= times[valid].min()
     assert times[valid].max() <= times[test].min()
-    seen = seen_by_training(offsets, rows["train"])
+    seen = find_seen_by_training(offsets, rows["train"])
     starts = offsets[np.searchsorted(offsets, train, side="right") - 1]
     expected = np.zeros(len(times), dtype=bool)
     for start, row in zip(starts, train, strict=True):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from recsys.decoders.decoder import chosen_layers, config_of, new_decoder, only_layers, outputs_of, save_decoder
+from recsys.decoders.decoder import choose_layers, config_of, keep_only_layers, new_decoder, outputs_of, save_decoder
 from recsys.errors import UserError
 
 
@@ -23,19 +23,19 @@ def run(decoder: Any, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(("layers", "kept"), [(2, [1, 2]), (4, [1, 2, 3, 4]), ([2, 4], [2, 4])])
 def test_layers_are_named_by_number_or_by_how_many(layers: int | list[int], kept: list[int]) -> None:
-    assert chosen_layers(4, layers) == kept
+    assert choose_layers(4, layers) == kept
 
 
 @pytest.mark.parametrize("layers", [0, 5, [], [0, 1], [2, 1], [1, 1], [5]])
 def test_layers_that_are_not_there_are_refused(layers: int | list[int]) -> None:
     with pytest.raises(UserError, match="cannot be kept of a model of 4; name some of 1 to 4"):
-        chosen_layers(4, layers)
+        choose_layers(4, layers)
 
 
 def test_a_decoder_with_some_layers_is_the_chain_of_them() -> None:
     decoder, x = tiny(), torch.randn(2, 5, 16)
     whole, config = run(decoder, x), config_of(decoder)
-    with only_layers(decoder, [1, 3]):
+    with keep_only_layers(decoder, [1, 3]):
         assert config_of(decoder)["num_hidden_layers"] == 2
         part = run(decoder, x)
     assert not torch.allclose(part, whole)
@@ -54,7 +54,7 @@ def test_what_a_layer_gives_is_what_a_shorter_decoder_would_give() -> None:
     with outputs_of(decoder, [2, 4]) as found:
         run(decoder, x)
     assert sorted(found) == [2, 4]
-    with only_layers(decoder, [1, 2]), torch.no_grad():
+    with keep_only_layers(decoder, [1, 2]), torch.no_grad():
         torch.testing.assert_close(decoder.norm(found[2]), run(decoder, x))
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.evaluation.plots import arm_latency, place_labels, quality_latency, series, to_svg, write_png
+from recsys.evaluation.plots import draw_arm_latency, draw_quality_latency, place_labels, series, to_svg, write_png
 
 
 def row(name: str, ms: float, quality: float, role: str = "student", twin: str | None = None) -> dict:
@@ -33,7 +33,7 @@ def test_kinds_of_points() -> None:
 
 @pytest.mark.parametrize("form", ["wide", "narrow"])
 def test_labels_overlap_neither_each_other_nor_points_nor_the_edge(form: str) -> None:
-    figure = quality_latency(ROWS, "masked", form)
+    figure = draw_quality_latency(ROWS, "masked", form)
     figure.canvas.draw()
     axes = figure.axes[0]
     labels = [text for text in axes.texts if text.get_text()]
@@ -48,18 +48,18 @@ def test_labels_overlap_neither_each_other_nor_points_nor_the_edge(form: str) ->
 
 
 def test_labels_of_one_place_spread_out() -> None:
-    figure = quality_latency([row(f"model number {n}", 1.0, 0.1) for n in range(6)], "masked")
+    figure = draw_quality_latency([row(f"model number {n}", 1.0, 0.1) for n in range(6)], "masked")
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
     assert place_labels(figure.axes[0], [], []) == []
 
 
 def test_same_results_same_svg_with_ids_of_its_own() -> None:
-    first, again = (to_svg(quality_latency(ROWS, "masked"), "one") for _ in range(2))
+    first, again = (to_svg(draw_quality_latency(ROWS, "masked"), "one") for _ in range(2))
     assert first == again
     assert first.startswith("<svg") and "currentColor" in first and "var(--line)" in first
     assert 'id="one-' in first and "<metadata" not in first
-    other = to_svg(quality_latency(ROWS, "masked"), "two")
+    other = to_svg(draw_quality_latency(ROWS, "masked"), "two")
     assert 'id="one-' not in other and 'href="#one-' not in other
 
 
@@ -70,7 +70,7 @@ def test_png_has_a_white_ground(tmp_path: Path) -> None:
         name: {"p50_ms": p, "p95_ms": 2 * p, "p99_ms": 3 * p, "model_p50_ms": p / 4}
         for name, p in (("teacher", 8.0), ("student", 2.0), ("null", 1.0))
     }
-    write_png(arm_latency(arms), tmp_path / "ab.png")
+    write_png(draw_arm_latency(arms), tmp_path / "ab.png")
     pixels = imread(tmp_path / "ab.png")
     assert pixels.shape[0] > 200 and pixels.shape[1] > 1000
     assert np.allclose(pixels[0, 0], 1)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from recsys.data.prepared import PreparedDataset
-from recsys.evaluation.ranking import model_scorer, rank_targets, seen_targets
+from recsys.evaluation.ranking import find_seen_targets, model_scorer, rank_targets
 from recsys.histories import Histories
 from recsys.students.config import SASRecConfig
 from recsys.students.sasrec import SASRec
@@ -50,7 +50,7 @@ def test_a_target_seen_before_is_a_miss_where_seen_items_are_left_out(make) -> N
         rank_targets(lambda shown: scores, dataset, dataset.rows("test"), mask_seen=mask) for mask in (True, False)
     ]
     assert [ranks.tolist() for ranks in ranked] == [[7], [1]]
-    assert seen_targets(dataset, dataset.rows("test")).tolist() == [True]
+    assert find_seen_targets(dataset, dataset.rows("test")).tolist() == [True]
 
 
 def test_equal_scores_count_against_the_target(make) -> None:

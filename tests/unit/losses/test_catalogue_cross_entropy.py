@@ -27,7 +27,7 @@ def naive(hidden: Tensor, vectors: Tensor, items: Tensor, mass: Tensor, uniform:
 def test_loss_and_gradients_equal_a_naive_loop(
     positions: int, shares: int, uniform: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "AT_A_TIME", 4)
+    monkeypatch.setitem(module.AT_A_TIME, torch.float64, 4)
     torch.manual_seed(positions)
     hidden = (3 * torch.randn(positions, WIDTH, dtype=torch.float64)).requires_grad_()
     vectors = torch.randn(ITEMS, WIDTH, dtype=torch.float64, requires_grad=True)
@@ -36,7 +36,9 @@ def test_loss_and_gradients_equal_a_naive_loop(
     mass = torch.rand(positions, shares, dtype=torch.float64)
     expected = naive(hidden, vectors, items, mass, uniform)
     wanted = torch.autograd.grad(2.5 * expected, (hidden, vectors))
-    loss = catalogue_cross_entropy(hidden, vectors, items, mass, uniform=uniform)
+    loss, normaliser = catalogue_cross_entropy(hidden, vectors, items, mass, uniform=uniform)
+    torch.testing.assert_close(normaliser, (hidden @ vectors.T).logsumexp(1).detach())
+    assert not normaliser.requires_grad
     found = torch.autograd.grad(2.5 * loss, (hidden, vectors))
     torch.testing.assert_close(loss, expected)
     for ours, theirs in zip(found, wanted, strict=True):
@@ -56,16 +58,33 @@ def test_softmax_is_the_same_with_and_without_the_scores(smoothing: float) -> No
         torch.autograd.grad(pieces, (hidden, vectors)), torch.autograd.grad(given, (hidden, vectors)), strict=True
     ):
         torch.testing.assert_close(ours, theirs)
-    with torch.autocast("cpu", torch.bfloat16):  # products in bf16 are what autocast is for
-        whole = loss(hidden, vectors, targets, None)
-        torch.testing.assert_close(
-            whole, softmax_loss(CatalogueScores((hidden @ vectors[1:].T).float()), targets, smoothing)
-        )
+
+
+def test_under_autocast_products_are_of_bfloat16() -> None:
+    torch.manual_seed(0)
+    hidden, vectors = torch.randn(300, WIDTH, requires_grad=True), torch.randn(ITEMS, WIDTH, requires_grad=True)
+    items, mass = torch.randint(0, ITEMS, (300, 2)), torch.rand(300, 2)
+    exact, _ = catalogue_cross_entropy(hidden, vectors, items, mass, uniform=0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, _ = catalogue_cross_entropy(hidden, vectors, items, mass, uniform=0.1)
+    assert rounded.dtype == torch.float32 and rounded.item() != exact.item()
+    assert rounded.item() == pytest.approx(exact.item(), rel=1e-3)
+    for ours, theirs in zip(
+        torch.autograd.grad(rounded, (hidden, vectors)), torch.autograd.grad(exact, (hidden, vectors)), strict=True
+    ):
+        assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
+def test_a_position_of_no_mass_counts_nothing() -> None:
+    hidden, vectors = torch.randn(3, WIDTH, requires_grad=True), torch.randn(ITEMS, WIDTH, requires_grad=True)
+    loss, _ = catalogue_cross_entropy(hidden, vectors, torch.zeros(3, 1, dtype=torch.int64), torch.zeros(3, 1))
+    gradients = torch.autograd.grad(loss, (hidden, vectors))
+    assert loss.item() == 0 and all(gradient.abs().max() < 1e-30 for gradient in gradients)
 
 
 def test_large_scores_overflow_nothing() -> None:
     hidden, vectors = torch.full((2, 1), 400.0, requires_grad=True), torch.tensor([[1.0], [-1.0], [0.5]])
-    loss = catalogue_cross_entropy(hidden, vectors, torch.tensor([[0], [1]]), torch.ones(2, 1))
+    loss, _ = catalogue_cross_entropy(hidden, vectors, torch.tensor([[0], [1]]), torch.ones(2, 1))
     assert loss.item() == pytest.approx(800)
     (gradient,) = torch.autograd.grad(loss, hidden)
     assert gradient.tolist() == [[0.0], [2.0]]

@@ -5,7 +5,7 @@ from collections import defaultdict
 import numpy as np
 
 from recsys.data.prepared import PreparedDataset
-from recsys.data.splits import seen_by_training
+from recsys.data.splits import find_seen_by_training
 from recsys.rules.config import RulesConfig
 
 
@@ -13,7 +13,7 @@ def naive_scores(dataset: PreparedDataset, config: RulesConfig, history: list[in
     """[N+1] counts of every item after a history, nothing counted of the user `without`."""
     n: dict[tuple[int, int], float] = defaultdict(float)
     frequency: dict[int, int] = defaultdict(int)
-    seen = seen_by_training(dataset.offsets, dataset.rows("train"))
+    seen = find_seen_by_training(dataset.offsets, dataset.rows("train"))
     for user in range(dataset.num_users):
         own = slice(dataset.offsets[user], dataset.offsets[user + 1])
         sequence = dataset.items[own][seen[own]].tolist() if user != without else []

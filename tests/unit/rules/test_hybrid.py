@@ -13,10 +13,10 @@ from recsys.errors import UserError
 from recsys.evaluation.metrics import gains
 from recsys.evaluation.ranking import model_scorer, rank_targets
 from recsys.histories import Histories
-from recsys.rules.config import RULES, RULES_WITH_TITLES, RulesConfig, RulesTuningConfig
+from recsys.rules.config import RULES, RULES_WITH_TITLES, HybridConfig, RulesConfig, RulesTuningConfig
 from recsys.rules.explain import reasons
 from recsys.rules.fit import fit_rules
-from recsys.rules.hybrid import Hybrid, fit_hybrid
+from recsys.rules.hybrid import Hybrid, make_hybrid
 from recsys.rules.weights import weighted_gains
 from recsys.serving.recommender import Recommender
 from recsys.students.config import GRU4RecConfig, SASRecConfig
@@ -25,6 +25,7 @@ from recsys.students.sasrec import SASRec
 from tests.unit.rules.test_model import text_of
 
 TUNING = RulesTuningConfig(student_rules=(0.0, 0.7, 1.5), student_titles=(0.0, 2.0))
+CONFIG = HybridConfig(kind="hybrid", student="any")
 
 
 @pytest.fixture
@@ -62,12 +63,13 @@ def test_scores_are_the_weighted_sum_of_three_terms(student, dataset, tmp_path: 
 @pytest.mark.parametrize("titles", [True, False])
 def test_one_checkpoint_with_the_best_of_the_weights_is_served(student, dataset, tmp_path: Path, titles: bool) -> None:
     rules = memory(dataset, tmp_path)
-    said: list[str] = []
-    found = fit_hybrid(student, rules, dataset, TUNING, titles=titles, report=said.append)
-    assert len(found.tried) == (6 if titles else 3)
-    assert found.valid == max(each["valid"] for each in found.tried) >= found.alone
-    assert found.alone == found.tried[0]["valid"] and f"{found.valid:.4f}" in said[0]
-    for each in found.tried:  # what the search says is what the full ranking of the model with these weights gives
+    config = dataclasses.replace(CONFIG, titles=titles)
+    found = make_hybrid(config, student, dataset, rules=rules, tuning=TUNING)
+    tried, valid = found.training["weights"], found.training["valid"]
+    assert len(tried) == (6 if titles else 3)
+    assert valid["ndcg@10"] == max(each["valid"] for each in tried) >= valid["alone"] == tried[0]["valid"]
+    assert found.metrics["valid"] == valid["ndcg@10"] and f"{valid['ndcg@10']:.4f}" in found.line
+    for each in tried:  # what the search says is what the full ranking of the model with these weights gives
         weights = {name: each[name] for name in ("rules_weight", "title_weight")}
         model = Hybrid.of(student.model, rules.model, **weights)
         ranks = rank_targets(model_scorer(model), dataset, dataset.rows("valid"), mask_seen=True)
@@ -93,9 +95,9 @@ def test_where_the_terms_harm_the_student_stays_alone(student, dataset, tmp_path
         torch.from_numpy(dataset.targets(rows).astype(np.int64)), dataset.num_items + 1
     ).float()
     tuning = dataclasses.replace(TUNING, student_rules=(0.0, 50.0))
-    found = fit_hybrid(student, rules, dataset, tuning, report=lambda line: None)
+    found = make_hybrid(CONFIG, student, dataset, rules=rules, tuning=tuning)
     assert (found.model.config.rules_weight, found.model.config.title_weight) == (0.0, 0.0)
-    assert found.valid == found.alone
+    assert found.training["valid"]["ndcg@10"] == found.training["valid"]["alone"]
 
 
 def test_a_target_of_the_past_counts_as_a_miss(dataset) -> None:
@@ -117,7 +119,7 @@ def test_what_does_not_fit_is_said(student, dataset, random_dataset, tmp_path: P
         Hybrid.of(hybrid, rules.model, rules_weight=1.0, title_weight=1.0)
     with pytest.raises(UserError, match="the rules of a hybrid was trained on dataset"):
         other = random_dataset(users=9, items=60)
-        fit_hybrid(student, memory(other, tmp_path), dataset, TUNING)
+        make_hybrid(CONFIG, student, dataset, rules=memory(other, tmp_path), tuning=TUNING)
     bare = dataclasses.replace(dataset, split_rows={**dataset.split_rows, "valid": np.zeros(0, dtype=np.int64)})
     with pytest.raises(UserError, match="there are none"):
-        fit_hybrid(student, memory(dataset, tmp_path), bare, TUNING)
+        make_hybrid(CONFIG, student, bare, rules=memory(dataset, tmp_path), tuning=TUNING)

@@ -127,6 +127,10 @@ def naive(
             for w, item in zip(weights, candidates, strict=True):
                 total -= w * (math.log(sigmoid(y[item - 1])) + math.log(sigmoid(1 - y[negative - 1])))
             continue
+        if config.form == "soft":
+            shares = softmax([s / (config.temperature or 1.0) for s in signals.scores[i, :k].tolist()])
+            total -= sum(w * math.log(softmax(y)[item - 1]) for w, item in zip(shares, candidates, strict=True))
+            continue
         by_rank = softmax([-r / config.beta for r in range(1, k + 1)])
         d = float(signals.target_distance[i])
         trust_of_row = 0.0 if math.isnan(d) else math.exp(-d / scale) / mean
@@ -146,6 +150,9 @@ def naive(
     [
         ("paper", "softmax", 0.4),
         ("softmax", "softmax", 0.4),
+        ("softmax without consistency", "softmax", 0.4),
+        ("soft", "softmax", 0.3),
+        ("soft", "bce", None),
         ("code", "softmax", None),
         ("code", "bce", 1.7),
         ("code", "dros", None),
@@ -159,7 +166,9 @@ def test_the_objective_equals_a_loop_over_rows_and_candidates(
     if coverage < 1:
         rows = rows[np.random.default_rng(0).random(len(rows)) < coverage]
     signals = made_up(dataset, rows)
-    objective = built(dataset, signals, loss, form=form, weight=0.7, temperature=temperature)
+    form, _, without = form.partition(" ")
+    options = {"consistency": 0.0} if without else {}
+    objective = built(dataset, signals, loss, form=form, weight=0.7, temperature=temperature, **options)
     batch, _ = next(objective.batches(dataset, TrainingConfig(batch_size=6), rank=0, world=1).epoch(0))
     chosen = batch["targets"] > 0
     targets, of_batch = batch["targets"][chosen], batch["rows"][chosen]
@@ -183,6 +192,22 @@ def test_the_objective_equals_a_loop_over_rows_and_candidates(
     assert parts["ranking_distillation_loss"].item() == pytest.approx(expected, rel=2e-4)
     assert parts["recommendation_loss"].item() == pytest.approx(float(main), rel=1e-4)
     assert value.item() == pytest.approx(float(main) + 0.7 * expected, rel=2e-4)
+
+
+def test_the_two_losses_in_one_are_those_from_the_scores(random_dataset: Callable[..., PreparedDataset]) -> None:
+    dataset = random_dataset(items=20)
+    signals = made_up(dataset, dataset.rows("train")[::2])
+    objective = built(dataset, signals, form="soft", weight=0.7)
+    objective.loss.config = RecommendationLossConfig(label_smoothing=0.2)
+    rows = torch.from_numpy(dataset.rows("train"))
+    targets = torch.from_numpy(dataset.items[dataset.rows("train")]).long()
+    hidden, vectors = torch.randn(len(rows), 16, requires_grad=True), torch.randn(21, 16, requires_grad=True)
+    found = []
+    for scores in (None, CatalogueScores.of(hidden, vectors)):
+        loss, parts = objective.next_item(hidden, vectors, targets, rows, scores)
+        found.append([loss, *parts.values(), *torch.autograd.grad(loss, (hidden, vectors))])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("form", ["paper", "code"])

@@ -32,7 +32,7 @@ def test_finished_stopped_and_failed(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert printed[0].split()[:3] == ["trial", "status", "epochs"] and len(printed) == 5
     assert printed[1].split()[:4] == ["0", "finished", "3/3", "0.3000"]
     assert "NaN" in printed[3]
-    assert "4 of 4 trials ended, best ndcg@10 0.3000 (trial 0)" in sweep.ledger.summary()
+    assert "4 of 4 trials ended, best ndcg@10 0.3000 (trial 0)" in sweep.ledger.summarise()
 
 
 def test_weights_are_kept_beside_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_what_the_time_cuts_is_known_and_starts_again(tmp_path: Path, monkeypatc
     assert late.ledger.late and late.ledger.end("a").status == "finished"
     cut = late.ledger.end("b")
     assert (cut.status, cut.reason, cut.quality) == ("cut", "the sweep's time was up", 0.9)
-    assert "1 of 4 trials ended, best ndcg@10 0.9000 (trial 1)" in late.ledger.summary()
+    assert "1 of 4 trials ended, best ndcg@10 0.9000 (trial 1)" in late.ledger.summarise()
 
     assert [name for name, _ in logged] == ["run-0"], "the curve of what starts again would be twice in its run"
     sweep = Sweep(tmp_path)

@@ -88,13 +88,13 @@ def test_the_page_stands_alone(about: dict[str, Any], records: list[Record], tmp
 
 
 def test_lines_run_where_the_values_lie(records: list[Record]) -> None:
-    axes = plots.parallel_coordinates(records, CONFIG.parameters).axes[0]
+    axes = plots.draw_parallel_coordinates(records, CONFIG.parameters).axes[0]
     drawn = [[round(float(y), 6) for y in line.get_ydata()] for line in axes.lines]
     # From the worst to the best: dropout 0..1, rate 0.01..1 (log), blocks 1..3, one of two kinds, quality 0.1..0.3.
     assert drawn == [[0, 0, 0, 1, 0], [0.2, 0.5, 0.5, 0, 0.5], [1, 1, 1, 0, 1]]
 
 
 def test_the_best_so_far_never_falls(records: list[Record]) -> None:
-    line = plots.best_so_far(records).axes[0].lines[0]
+    line = plots.draw_best_so_far(records).axes[0].lines[0]
     assert list(line.get_ydata()) == [0.2, 0.2, 0.3]
     assert [round(60 * x) for x in line.get_xdata()] == [10, 20, 30]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import ray
 
-from ray_jobs.sweeps.room import room, share
+from ray_jobs.sweeps.room import count_places, share
 from recsys.config import from_dict
 from recsys.errors import UserError
 from recsys.tuning.config import SweepConfig
@@ -54,10 +54,10 @@ def test_as_many_as_the_cluster_has_room_for(
     monkeypatch: pytest.MonkeyPatch, cluster: Any, nodes: list[Node], asked: dict[str, Any], expected: int
 ) -> None:
     cluster(*nodes)
-    assert room(config(**asked)) == expected
+    assert count_places(config(**asked)) == expected
     monkeypatch.delenv("RAY_ADDRESS")
     cores = len(os.sched_getaffinity(0))
-    at_home = room(config(**asked))
+    at_home = count_places(config(**asked))
     assert at_home == min(expected, max(1, int(cores / (asked.get("cpus", 1) * asked.get("workers", 1))))), (
         "one a core on a Ray of its own"
     )
@@ -66,18 +66,18 @@ def test_as_many_as_the_cluster_has_room_for(
 def test_no_room_is_said(monkeypatch: pytest.MonkeyPatch, cluster: Any) -> None:
     cluster({"CPU": 4.0})
     with pytest.raises(UserError, match=r"asks for 1 CPU and 1 GPU on one node, but .*: 4 CPU and 0 GPU; lower cpus"):
-        room(config(gpus=1))
+        count_places(config(gpus=1))
     with pytest.raises(UserError, match=r"has 6 workers that each ask for 1 CPU and 0 GPU .*; lower workers, cpus"):
-        room(config(workers=6))
+        count_places(config(workers=6))
     cluster({"CPU": 2.0}, {"CPU": 2.0})
     with pytest.raises(UserError, match=r"4 CPU .* on one node, but .* have: 2 CPU and 0 GPU; lower"):
-        room(config(cpus=4))
+        count_places(config(cpus=4))
 
 
 def test_a_cluster_that_grows_has_room(monkeypatch: pytest.MonkeyPatch, cluster: Any) -> None:
     cluster({"CPU": 2.0})
     monkeypatch.setenv("RECSYS_AUTOSCALING", "1")
-    assert [room(config(**asked)) for asked in ({}, {"gpus": 1}, {"gpus": 1, "concurrent": 16})] == [2, 1, 16]
+    assert [count_places(config(**asked)) for asked in ({}, {"gpus": 1}, {"gpus": 1, "concurrent": 16})] == [2, 1, 16]
 
 
 @pytest.mark.parametrize(

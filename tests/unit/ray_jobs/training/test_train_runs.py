@@ -10,12 +10,12 @@ KEY = "k" * 64
 
 
 def test_deepspeed_begins_afresh_with_another_number_of_workers() -> None:
-    plain, parted = TrainingConfig(), TrainingConfig(deepspeed=DeepSpeedConfig())
+    plain, split = TrainingConfig(), TrainingConfig(deepspeed=DeepSpeedConfig())
 
     def folders(training: TrainingConfig) -> list[str]:
         return [train_runs.run_folder("teacher", KEY, training, WorkersConfig(workers=n)) for n in (1, 2)]
 
-    assert len(set(folders(parted))) == 2
+    assert len(set(folders(split))) == 2
     assert len(set(folders(plain))) == 1, "what one worker wrote, two can read"
 
 

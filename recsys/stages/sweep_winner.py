@@ -7,8 +7,6 @@ from typing import Any
 
 import yaml
 
-from ray_jobs.on_ray import OnRay
-from ray_jobs.sweeps.sweep import Sweep
 from recsys import environment, storage
 from recsys.config import to_dict
 from recsys.errors import UserError
@@ -18,11 +16,13 @@ from recsys.settings import Settings
 from recsys.stages import evaluation
 from recsys.stages import student as student_stage
 from recsys.stages.artefacts import require
+from recsys.stages.executor import Executor
+from recsys.stages.sweep import Sweep
 from recsys.tuning.config import candidate, defaults
 from recsys.tuning.records import Record, best
 
 
-def conclude(sweep: Sweep, records: list[Record]) -> None:
+def conclude(sweep: Sweep, records: list[Record], executor: Executor) -> None:
     """Write the winner's configuration, train it anew where that is wanted, and draw the report."""
     from recsys.tuning.report import describe_spending
 
@@ -38,7 +38,7 @@ def conclude(sweep: Sweep, records: list[Record]) -> None:
     print(f"winner: trial {found.number}, {found.metric} {found.quality:.4f} on validation", flush=True)
     tested = None
     if sweep.config.retrain and sweep.is_through():
-        tested = _retrain(sweep, settings, found)
+        tested = _retrain(sweep, settings, found, executor)
     elif sweep.config.retrain:  # the next part of the sweep may find another winner, and test rows are ranked for one
         left = sweep.trials - len(sweep.store.list_ended())
         print(f"not tested: {left} of {sweep.trials} trials are left; continue with --resume", flush=True)
@@ -64,18 +64,17 @@ def draw(sweep: Sweep, records: list[Record], directory: Path, tested: dict[str,
         "importances": importances(sweep.config, records),
         "dataset": {name: described[name] for name in ("name", "fingerprint")},
         "concurrent": plan.get("concurrent", 1),
-        "versions": environment.versions(),
-        "hardware": environment.hardware(),
+        **environment.conditions(),
         "test": tested,
     }
     write_report(directory, about, sweep.config, records)
 
 
-def _retrain(sweep: Sweep, settings: Settings, winner: Record) -> dict[str, Any]:
+def _retrain(sweep: Sweep, settings: Settings, winner: Record, executor: Executor) -> dict[str, Any]:
     """Train the winner with every seed as `distill` does, and rank the test rows once."""
     names = _tuned_names(sweep)
     for name in names:
-        student_stage.make(settings, name, OnRay())
+        student_stage.make(settings, name, executor)
     before = storage.read_json_if_whole(storage.join(sweep.uri, "tested.json"))
     winners = before["winners"] if isinstance(before, dict) else []
     if winner.digest not in winners:  # written first: whatever is killed after may have seen test
@@ -83,11 +82,11 @@ def _retrain(sweep: Sweep, settings: Settings, winner: Record) -> dict[str, Any]
         storage.write_json(storage.join(sweep.uri, "tested.json"), {"winners": winners})
     missing = [
         s
-        for s in evaluation.subjects(settings, names)
+        for s in evaluation.list_subjects(settings, names)
         if not results.is_current(settings.layout.results, s.name, s.key)
     ]
     if missing:
-        evaluation.evaluate_all(missing, settings.layout, settings.evaluation, OnRay())
+        evaluation.evaluate_all(missing, settings.layout, settings.evaluation, executor)
     rule = "masked" if settings.evaluation.mask_seen else "unmasked"
     read = [results.read_result(settings.layout.results, name) for name in names]
     metrics = [result.metrics[rule] for result in read if result is not None]

@@ -8,16 +8,15 @@ from typing import Any
 import pytest
 
 from ray_jobs.sweeps import search as sweeps
-from ray_jobs.sweeps import sweep_winner
-from ray_jobs.sweeps.sweep import Sweep
 from recsys import storage
 from recsys.config import from_dict, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation import results
 from recsys.settings import Settings
-from recsys.stages import evaluation
+from recsys.stages import evaluation, sweep_winner
 from recsys.stages import student as student_stage
+from recsys.stages.sweep import Sweep
 from recsys.tuning.config import SweepConfig
 from recsys.tuning.records import Record, Started
 
@@ -35,7 +34,7 @@ def sweep(
     metrics = {"masked": {"ndcg@10": 0.1, "hr@10": 0.2}}
     monkeypatch.setattr(sweep_winner, "draw", lambda *_: None)
     monkeypatch.setattr(student_stage, "make", lambda *_: {})
-    monkeypatch.setattr(evaluation, "subjects", lambda *_: [])
+    monkeypatch.setattr(evaluation, "list_subjects", lambda *_: [])
     monkeypatch.setattr(results, "read_result", lambda *_: SimpleNamespace(metrics=metrics))
 
     def build(trials: int, **values: Any) -> Sweep:
