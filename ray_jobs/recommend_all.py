@@ -8,7 +8,7 @@
 
 The table lies at `<storage>/<name>/recommendations/<model>`: user, items (ids, best first), scores, whether the items
 are popular ones because nothing of the history was known (fallback), and the checkpoint's hash. A user of the dataset
-is recommended what follows everything that he met. `--users` names a CSV, TSV or Parquet file with the columns `user`
+is recommended what follows everything that they met. `--users` names a CSV, TSV or Parquet file with the columns `user`
 and `history`, a list of ids or text with blanks between them, oldest first; its table is `<model>-for-<file>`.
 
 A Ray Data pipeline carries shard numbers to a pool of actors; each loads users and model once, recommends for the users
