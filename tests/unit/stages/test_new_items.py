@@ -1,16 +1,21 @@
 """From the log to a recommended new item: teacher, signals, student and the next version of it, in this process."""
 
+import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from recsys import storage
+from recsys.checkpoint import load_checkpoint
 from recsys.config import load_config
+from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.serving.recommender import Recommender
-from recsys.settings import Settings
+from recsys.settings import Layout, Settings
 from recsys.stages import new_items, prepare, rules, signals, student, teacher
 from recsys.stages.executor import InProcess
+from recsys.stages.title_side import read_title_side
 
 STUDENTS = {
     "hllm": "distillation: {ranking: null, embedding: {hidden: 4, mix: 0.5}}",
@@ -112,3 +117,31 @@ def test_files_that_say_something_else_are_refused(
     (tmp_path / "new.csv").write_text(content)
     with pytest.raises(UserError, match=sentence):
         new_items.make(settings, "hllm", str(tmp_path / "new.csv"), "refused")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"item_training": "lora"}, "the teacher has trained its item language model"),
+        ({"item": {"prompt": "A film: "}}, "the text embeddings of the catalogue are not in"),
+        (None, "made from other text embeddings"),
+        ({}, "is not there any more"),
+    ],
+)
+def test_a_teacher_whose_reading_of_titles_is_lost_is_told(
+    settings: Settings, tmp_path: Path, change: dict | None, reason: str
+) -> None:
+    """A copy of the teacher that says something else of itself, and signals that name it."""
+    layout, dataset = Layout(str(tmp_path), "p"), PreparedDataset.load(settings.layout.dataset)
+    (tmp_path / "text-embeddings").symlink_to(Path(settings.layout.storage_root, "text-embeddings"))
+    loaded = load_checkpoint(settings.layout.teacher)
+    if change is None:
+        loaded.model.text[1:] = loaded.model.text[1:].flip(0)
+    with storage.new_artifact(layout.teacher) as folder:
+        told = {**loaded.info, "model": {**loaded.info["model"], **(change or {})}}
+        (folder / "config.json").write_text(json.dumps(told))
+        save_file(loaded.model.state_dict(), folder / "model.safetensors")
+    made_by = storage.read_manifest(layout.teacher).content_hash if change != {} else "another"
+    storage.write_json(f"{tmp_path}/signals/signals.json", {"checkpoint_hash": made_by})
+    with pytest.raises(UserError, match=reason):
+        read_title_side(f"{tmp_path}/signals", "item_embeddings", layout, dataset)

@@ -96,6 +96,16 @@ def test_a_shard_that_is_cut_short_is_done_again(settings: Settings) -> None:
     assert len(table(settings)) == 12
 
 
+def test_a_checkpoint_that_is_replaced_meanwhile_is_told(settings: Settings, dataset: PreparedDataset) -> None:
+    class Slow(InProcess):
+        def rank(self, work, plan, missing) -> None:
+            save(settings, dataset, seed=1)
+            super().rank(work, plan, missing)
+
+    with pytest.raises(UserError, match="was replaced meanwhile; run recommend_all again"):
+        recommendations.make(settings, Slow(), "s")
+
+
 def test_users_of_a_file_have_a_table_of_their_own(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "new users.csv"
     file.write_text("user,history\n" + "".join(f"x{n},i{n + 1} i2\n" for n in range(11)))
