@@ -18,7 +18,7 @@ from recsys.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from recsys.signals.writer import ShardPlan
-    from recsys.stages.shards import ShardedPass
+    from recsys.stages.shards import ShardedWork
 
 T = TypeVar("T")
 
@@ -93,13 +93,12 @@ class OnRay:
 
         runs.discard(name, train_runs=train_runs, key=key)
 
-    def rank(self, work: "ShardedPass", plan: "ShardPlan", missing: Sequence[int]) -> None:
-        from ray_jobs.cluster import runtime
-        from ray_jobs.teacher_pass import pool
+    def rank(self, work: "ShardedWork", plan: "ShardPlan", missing: Sequence[int]) -> None:
+        from ray_jobs.cluster import runtime, shard_pool
 
         runtime.connect()
-        pool.check_room(work.config)
-        pool.rank_until_whole(work, plan, missing)
+        shard_pool.check_room(work)
+        shard_pool.rank_until_whole(work, plan, missing)
 
     def read(self, log: InteractionLog) -> Partitions:
         from ray_jobs.cluster import runtime

@@ -77,8 +77,6 @@ def save_checkpoint(
     Raises:
         UserError: weights are not finite, or the disk is full.
     """
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in (state or model.state_dict()).items()}
-    _check_finite(state, f"{uri} is not written: the model")
     config = {
         "kind": model.kind,
         "model": to_dict(model.config),
@@ -94,10 +92,34 @@ def save_checkpoint(
         **(info or {}),
         **model.layout(),
     }
+    _write(uri, model, dataset.catalogue, config, state or model.state_dict(), key)
+
+
+def save_again(uri: str, checkpoint: Checkpoint, *, key: str = "") -> None:
+    """Write what was loaded and changed, whole or not at all; what `info` says of its making stays.
+
+    Raises:
+        UserError: weights are not finite, or the disk is full.
+    """
+    model, catalogue = checkpoint.model, checkpoint.catalogue
+    config = {**checkpoint.info, "num_items": model.num_items, "items_hash": catalogue.hash}
+    _write(uri, model, catalogue, config, model.state_dict(), key)
+
+
+def _write(
+    uri: str,
+    model: SequentialRecommender,
+    catalogue: Catalogue,
+    config: dict[str, Any],
+    state: dict[str, Tensor],
+    key: str,
+) -> None:
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    _check_finite(state, f"{uri} is not written: the model")
     with storage.new_artifact(uri, key=key, attributes={"kind": model.kind}) as directory:
         (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         save_file(state, directory / "model.safetensors")
-        dataset.catalogue.write(directory / "items.parquet")
+        catalogue.write(directory / "items.parquet")
         model.save_files(directory)
 
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from recsys.errors import UserError
+
 # What lies beside the students' results, and the folder of the recorded runs that lies beside the projects.
 RESERVED_FOR_STUDENTS = (
     "recent-popularity", "co-occurrence", "sequential-rules", "sequential-rules-titles", "teacher", "ladder", "ab",
@@ -25,6 +27,18 @@ def check_name(name: str) -> str:
             "the first a letter or digit, at most 100 in all"
         )
     return name
+
+
+def require_name(name: str, what: str) -> str:
+    """The name itself.
+
+    Raises:
+        UserError: it is none, in the words of `what` it is.
+    """
+    try:
+        return check_name(name)
+    except ValueError as error:
+        raise UserError(f"{what} {error}") from None
 
 
 Name = Annotated[str, AfterValidator(check_name)]

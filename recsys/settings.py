@@ -10,7 +10,7 @@ from recsys.decoders.config import CompressionConfig, ItemEncoderConfig, LowRank
 from recsys.evaluation.config import EvaluationConfig
 from recsys.losses.config import AlignmentConfig, DistillationConfig, RecommendationLossConfig
 from recsys.names import RESERVED_FOR_PROJECTS, RESERVED_FOR_STUDENTS, Name
-from recsys.rules.config import RulesConfig, RulesTuningConfig
+from recsys.rules.config import RULES, RULES_WITH_TITLES, RulesConfig, RulesTuningConfig
 from recsys.serving.assignment import ARMS, Arm, check_split
 from recsys.signals.config import SignalsConfig
 from recsys.students.config import StudentModelConfig
@@ -247,6 +247,39 @@ class ServingConfig:
 
 
 @configuration
+class RecommendationsConfig:
+    """Recommendations for every user (`recommend_all`).
+
+    Attributes:
+        k: items for each.
+        mask_seen: never recommend an item of the history.
+        users_per_shard: users a finished file holds; an interrupted run repeats at most the shards in work, and there
+            is work for at most as many actors as shards.
+        batch_size: users in one pass of the model.
+        actors, max_actors: the actor pool; with `max_actors` it grows to that many where the cluster has room.
+        cpus, gpus: what an actor asks for.
+    """
+
+    k: int = Field(default=10, ge=1)
+    mask_seen: bool = True
+    users_per_shard: int = Field(default=8192, ge=1)
+    batch_size: NotInKey[int] = Field(default=128, ge=1)
+    actors: NotInKey[int] = Field(default=1, ge=1)
+    max_actors: NotInKey[int | None] = Field(default=None, ge=1)
+    cpus: NotInKey[float] = Field(default=0.9, gt=0)
+    gpus: NotInKey[float] = Field(default=0, ge=0)
+
+    def __post_init__(self) -> None:
+        if self.max_actors is not None and self.max_actors < self.actors:
+            raise ValueError(f"max_actors is {self.max_actors}, less than actors ({self.actors}); raise it")
+
+    @property
+    def resources(self) -> tuple[float, float]:
+        """Cores and GPUs of an actor."""
+        return self.cpus, self.gpus
+
+
+@configuration
 class Settings:
     """Everything.
 
@@ -265,6 +298,7 @@ class Settings:
     depth: DepthConfig = DepthConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     serving: ServingConfig = ServingConfig()
+    recommendations: RecommendationsConfig = RecommendationsConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     def __post_init__(self) -> None:
@@ -299,6 +333,7 @@ class Layout:
         self.results = storage.join(self.root, "results")
         self.report = storage.join(self.root, "report")
         self.events = storage.join(self.root, "events")
+        self.recommendations = storage.join(self.root, "recommendations")
         self.train_runs = storage.join(self.root, "train")
 
     def sweep(self, name: str) -> str:
@@ -312,6 +347,15 @@ class Layout:
 
     def student(self, name: str) -> str:
         return storage.join(self.root, "students", name)
+
+    def model(self, name: str) -> str:
+        """The checkpoint of a student, of the teacher (`teacher`), or of rules by their kind."""
+        if name == "teacher":
+            return self.teacher
+        return self.rules(name) if name in (RULES, RULES_WITH_TITLES) else self.student(name)
+
+    def export(self, name: str) -> str:
+        return storage.join(self.root, "exports", name)
 
     def signals_of(self, name: str | None) -> str:
         """The set of teacher signals that a student names; None is the one that the configuration makes."""

@@ -31,6 +31,7 @@ from recsys.evaluation.latency import time_single_requests
 from recsys.evaluation.ranking import model_scorer
 from recsys.settings import Layout, StudentSettings, WorkersConfig
 from recsys.stages.student import assemble
+from recsys.students.items import PROJECTOR
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import Epoch, train
 from recsys.training.objective import Objective
@@ -131,7 +132,8 @@ def run_with_workers(
 def describe(objective: Objective, dataset: PreparedDataset, device: str) -> dict[str, Any]:
     """What is known of a trial before it trains: numbers that the served model keeps, its latency, where it runs."""
     model: Any = objective.model
-    size = sum(tensor.numel() for tensor in model.export_state().values())
+    exported = model.export_state().items()
+    size = sum(tensor.numel() for name, tensor in exported if not name.startswith(PROJECTOR))
     model.to(device).eval()
     with torch.inference_mode():
         timed = time_single_requests(

@@ -74,6 +74,10 @@ class Catalogue:
         found = self.index.get(item_id)
         return self.index.get(normal_id(item_id)) if found is None else found
 
+    def title(self, item_id: str) -> str:
+        """The title of an item, "" of one that the catalogue does not hold."""
+        return self.titles[self.index.get(item_id, 0)]
+
     def known(self, history: Iterable[str]) -> tuple[list[int], list[str]]:
         """The items (1..N) of a history of ids, and the ids that mean none."""
         ids = list(history)

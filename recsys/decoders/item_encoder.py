@@ -92,15 +92,30 @@ def embed_titles(
     Raises:
         UserError: the model is not there, needs code of its own, or is neither encoder nor decoder.
     """
-    settings = {name: value for name, value in to_dict(config).items() if name != "batch_tokens"}
-    key = digest({**settings, "model": identity(config.model), "titles": titles_hash})
-    uri = storage.join(cache, key[:32])
+    uri, key = _place(config, titles_hash, cache)
     if not storage.is_current(uri, key):
         embeddings = encode(titles, config, progress=progress)
         with storage.new_artifact(uri, key=key, attributes={"model": config.model}) as directory:
             tensors = {"vectors": embeddings.vectors, "missing": embeddings.missing}
             save_file(tensors, directory / "text.safetensors")
     return uri
+
+
+def find_embeddings(config: ItemEncoderConfig, *, titles_hash: str, cache: str) -> TextEmbeddings | None:
+    """What `embed_titles` left for these titles, None where there is nothing.
+
+    Raises:
+        UserError: the model is not there.
+    """
+    uri, key = _place(config, titles_hash, cache)
+    return TextEmbeddings.load(uri) if storage.is_current(uri, key) else None
+
+
+def _place(config: ItemEncoderConfig, titles_hash: str, cache: str) -> tuple[str, str]:
+    """URI and key of the embeddings of a catalogue."""
+    settings = {name: value for name, value in to_dict(config).items() if name != "batch_tokens"}
+    key = digest({**settings, "model": identity(config.model), "titles": titles_hash})
+    return storage.join(cache, key[:32]), key
 
 
 @torch.inference_mode()

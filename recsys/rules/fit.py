@@ -12,6 +12,7 @@ from torch import Tensor
 from recsys.checkpoint import save_checkpoint
 from recsys.config import to_dict
 from recsys.data.prepared import PreparedDataset
+from recsys.decoders.config import ItemEncoderConfig
 from recsys.decoders.item_encoder import TextEmbeddings
 from recsys.histories import Histories
 from recsys.rules.config import RULES, RULES_WITH_TITLES, RulesConfig, RulesTuningConfig
@@ -34,11 +35,15 @@ class Fitted:
     valid: float | None
     tried: list[dict[str, Any]]
 
-    def save(self, uri: str, dataset: PreparedDataset, *, key: str = "") -> None:
-        """Write its checkpoint; `config.json` keeps the search."""
+    def save(
+        self, uri: str, dataset: PreparedDataset, *, key: str = "", titles: ItemEncoderConfig | None = None
+    ) -> None:
+        """Write its checkpoint; `config.json` keeps the search, and what read the titles."""
         training = {"valid": self.valid, "candidates": len(self.tried)}
         settings = {"model": to_dict(self.model.config)}
         info = {"training": training, "settings": settings, "search": self.tried}
+        if titles is not None and self.model.config.title_width:
+            info["titles"] = to_dict(titles)
         save_checkpoint(uri, self.model, dataset, key=key, info=info)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recsys.checkpoint import Checkpoint, load_checkpoint
+from recsys.checkpoint import Checkpoint, load_checkpoint, save_again
 from recsys.data.prepared import Catalogue
 from recsys.errors import UserError
 from recsys.histories import UNKNOWN_TIME, Histories
@@ -157,6 +157,21 @@ class Recommender:
             else popular(self.catalogue, histories[row], ks[row], candidates[row])
             for row, (_, unknown) in enumerate(read)
         ]
+
+    def add_items(self, items: Mapping[str, str]) -> "Recommender":
+        """One that recommends new items (id → title) as well, and reads them in histories; this one stays as it is.
+
+        Raises:
+            UserError: see `recsys.serving.new_items.add_items`.
+        """
+        from recsys.serving.new_items import add_items
+
+        return Recommender(add_items(self.checkpoint, items))
+
+    def save(self, path: str | Path, *, key: str = "") -> "Recommender":
+        """Write what `add_items` gave as a checkpoint with a hash of its own, and load it."""
+        save_again(str(path), self.checkpoint, key=key)
+        return Recommender.load(path, str(self._device))
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         return [self.catalogue.titles[self.catalogue.index[i]] for i in item_ids]

@@ -235,8 +235,8 @@ class Service:
         known = catalogue.attributes.of(numbers) if task.attributes else [None] * len(numbers)
         return RecommendResponse(
             items=[
-                RecommendedItem(item_id=item_id, title=catalogue.titles[number], score=score, attributes=attributes)
-                for item_id, number, score, attributes in zip(answer.items, numbers, answer.scores, known, strict=True)
+                RecommendedItem(item_id=item_id, title=catalogue.title(item_id), score=score, attributes=attributes)
+                for item_id, score, attributes in zip(answer.items, answer.scores, known, strict=True)
             ],
             fewer=task.k - len(answer.items),
             request_id=task.request_id,

@@ -63,6 +63,11 @@ class SignalsConfig:
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     states: StatesConfig | None = None
 
+    @property
+    def resources(self) -> tuple[float, float]:
+        """Cores and GPUs of an actor."""
+        return self.cpus * self.tensor_parallel, self.gpus * self.tensor_parallel
+
     def __post_init__(self) -> None:
         if self.max_actors is not None and self.max_actors < self.actors:
             raise ValueError(f"max_actors is {self.max_actors}, less than actors ({self.actors}); raise it")

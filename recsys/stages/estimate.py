@@ -46,21 +46,16 @@ class Timing:
 def run(settings: Settings, plan: ShardPlan, executor: Executor) -> list[str]:
     """Time a sample where an actor would run; the lines to print."""
     config = settings.signals
-    cpus, gpus = resources(config)
+    cpus, gpus = config.resources
     sample = partial(time_sample, settings.layout.dataset, settings.layout.teacher, config, plan)
     timing = executor.call(sample, cpus=cpus, gpus=gpus, section="signals")
     return describe(timing, plan, config)
 
 
-def resources(config: SignalsConfig) -> tuple[float, float]:
-    """Cores and GPUs of an actor."""
-    return config.cpus * config.tensor_parallel, config.gpus * config.tensor_parallel
-
-
 def describe(timing: Timing, plan: ShardPlan, config: SignalsConfig) -> list[str]:
     """Hours for some numbers of actors, the configured one among them."""
     device = "GPU" if config.gpus else "core"
-    cpus, gpus = resources(config)
+    cpus, gpus = config.resources
     lines = [
         f"estimate: {timing.rows_per_second:,.1f} rows/s per actor ({timing.rows:,} rows in {timing.seconds:.1f} s "
         f"after {timing.load_seconds:.0f} s of loading), on {timing.hardware}",

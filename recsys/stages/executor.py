@@ -22,7 +22,7 @@ from recsys.training.objective import Objective
 
 if TYPE_CHECKING:
     from recsys.signals.writer import ShardPlan
-    from recsys.stages.shards import ShardedPass
+    from recsys.stages.shards import ShardedWork
 
 T = TypeVar("T")
 
@@ -88,11 +88,11 @@ class Executor(Protocol):
     def discard(self, name: str, *, train_runs: str, key: str) -> None:
         """Remove the resume state of what was trained and exported."""
 
-    def rank(self, work: "ShardedPass", plan: "ShardPlan", missing: Sequence[int]) -> None:
-        """Let the teacher rank the shards that are missing.
+    def rank(self, work: "ShardedWork", plan: "ShardPlan", missing: Sequence[int]) -> None:
+        """Do the shards that are missing.
 
         Raises:
-            UserError: its predictions are not finite, or there will never be room for it.
+            UserError: a worker of it raised one, or there will never be room for one.
         """
 
     @property
@@ -173,7 +173,7 @@ class InProcess:
     def discard(self, name: str, *, train_runs: str, key: str) -> None:
         shutil.rmtree(_state_folder(name, train_runs, key), ignore_errors=True)
 
-    def rank(self, work: "ShardedPass", plan: "ShardPlan", missing: Sequence[int]) -> None:
+    def rank(self, work: "ShardedWork", plan: "ShardPlan", missing: Sequence[int]) -> None:
         ranker = work.open()
         with work.progress(plan, missing) as advance:
             for number in missing:

@@ -72,7 +72,7 @@ def fit(asked: RulesSettings, layout: Layout, work: str) -> dict[str, float | No
     found = fit_rules(dataset, asked.model, text=text, tuning=asked.tuning, report=say)
     for name in reversed(KINDS):  # the one that says that all is there comes last
         if name in found:
-            found[name].save(layout.rules(name), dataset, key=work)
+            found[name].save(layout.rules(name), dataset, key=work, titles=asked.titles)
         else:
             storage.delete(layout.rules(name))
     return {name: each.valid for name, each in found.items()}

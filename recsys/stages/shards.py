@@ -1,11 +1,11 @@
-"""The teacher's pass over the rows, shard by shard: what one worker of it does, and how it is told."""
+"""Work over many rows, shard by shard, and the teacher's pass above all: what one worker does, and how it is told."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
@@ -32,30 +32,46 @@ class Counts:
     seconds: float
 
 
-@dataclass(frozen=True)
-class ShardedPass:
-    """A pass, small enough to travel to every worker, which makes the plan of its rows anew.
-
-    Attributes:
-        teachers: URIs of the teacher, and of those trained without one of the folds.
-        signals: URI of what is made.
-    """
-
-    dataset: str
-    teachers: list[str]
-    signals: str
-    key: str
-    config: SignalsConfig
-    states: StatesMeta | None
-
-    def open(self) -> "ShardRanker":
-        """What ranks shards in this process."""
-        return ShardRanker(self)
+class PoolConfig(Protocol):
+    """How many actors share the shards, and what each asks for."""
 
     @property
-    def writer(self) -> SignalsWriter:
-        """What keeps its shards."""
-        return SignalsWriter(self.signals, key=self.key, k=self.config.k)
+    def actors(self) -> int: ...
+
+    @property
+    def max_actors(self) -> int | None: ...
+
+    @property
+    def resources(self) -> tuple[float, float]:
+        """Cores and GPUs of an actor."""
+
+
+class ShardWorker(Protocol):
+    """What one actor of a pool is."""
+
+    def rank(self, number: int) -> Counts:
+        """Do a shard and write it."""
+
+
+class ShardedWork:
+    """Work in shards, small enough to travel to every worker.
+
+    Attributes:
+        section: of the settings that say how many actors there are; the lines that tell of the work begin with it.
+        asks: settings of that section that say how much an actor asks for.
+    """
+
+    section: ClassVar[str]
+    asks: ClassVar[tuple[str, ...]] = ("cpus", "gpus")
+    config: PoolConfig
+
+    def open(self) -> ShardWorker:
+        """What does shards in this process."""
+        raise NotImplementedError
+
+    def missing(self, plan: ShardPlan) -> list[int]:
+        """Numbers of the shards that are still to be done."""
+        raise NotImplementedError
 
     @contextmanager
     def progress(self, plan: ShardPlan, missing: Sequence[int], workers: int = 1) -> Iterator[Callable[[Counts], None]]:
@@ -69,9 +85,39 @@ class ShardedPass:
         Raises:
             UserError: not one prediction of the first many rows was finite.
         """
-        tally = Tally(plan.count(missing), workers, fresh=len(missing) == len(plan))
+        tally = Tally(self.section, plan.count(missing), workers, fresh=len(missing) == len(plan))
         with tally.tell():
             yield tally.add
+
+
+@dataclass(frozen=True)
+class ShardedPass(ShardedWork):
+    """A teacher's pass, small enough to travel to every worker, which makes the plan of its rows anew.
+
+    Attributes:
+        teachers: URIs of the teacher, and of those trained without one of the folds.
+        signals: URI of what is made.
+    """
+
+    section: ClassVar[str] = "signals"
+    asks: ClassVar[tuple[str, ...]] = ("cpus", "gpus", "tensor_parallel")
+    dataset: str
+    teachers: list[str]
+    signals: str
+    key: str
+    config: SignalsConfig
+    states: StatesMeta | None
+
+    def open(self) -> "ShardRanker":
+        return ShardRanker(self)
+
+    def missing(self, plan: ShardPlan) -> list[int]:
+        return self.writer.missing(plan)
+
+    @property
+    def writer(self) -> SignalsWriter:
+        """What keeps its shards."""
+        return SignalsWriter(self.signals, key=self.key, k=self.config.k)
 
 
 def plan_shards(config: SignalsConfig, dataset: PreparedDataset) -> ShardPlan:
@@ -155,8 +201,8 @@ class Tally:
         fresh: it begins with its first shard, so that a teacher without finite predictions is known for it.
     """
 
-    def __init__(self, total: int, workers: int, *, fresh: bool) -> None:
-        self._total, self._workers, self._fresh = total, workers, fresh
+    def __init__(self, section: str, total: int, workers: int, *, fresh: bool) -> None:
+        self._section, self._total, self._workers, self._fresh = section, total, workers, fresh
         self._begun = time.perf_counter()
         self._rows = self._aside = self._tokens = 0
         self._seconds = 0.0
@@ -190,12 +236,12 @@ class Tally:
     def line(self) -> str:
         """Rates are those of the teacher at work, all workers together: neither starting nor a shard that is half done
         counts, so few shards are told as truly as many."""
-        said = f"signals: {self._rows:,} of {self._total:,} rows"
+        said = f"{self._section}: {self._rows:,} of {self._total:,} rows"
         if not self._seconds:
             return f"{said}, {time.perf_counter() - self._begun:.0f} s"
         rate = self._rows * self._workers / self._seconds
-        tokens = self._tokens * self._workers / self._seconds
-        return f"{said}, {_rate(rate)} rows/s, {_rate(tokens)} tokens/s, {(self._total - self._rows) / rate:.0f} s left"
+        read = f" {_rate(rate * self._tokens / self._rows)} tokens/s," if self._tokens else ""
+        return f"{said}, {_rate(rate)} rows/s,{read} {(self._total - self._rows) / rate:.0f} s left"
 
 
 def _rate(value: float) -> str:

@@ -87,7 +87,7 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> None
             executor.rank(work, plan, missing)
         seconds = time.perf_counter() - started
         ranked = plan.count(missing)
-        cpus, gpus = estimates.resources(config)
+        cpus, gpus = config.resources
         seal = partial(finalise, settings, plan, writer, seconds, ranked, states)
         # Not here: the driver has no room for a teacher.
         meta, aside = executor.call(seal, cpus=cpus, gpus=gpus, section="signals", retry=False)
@@ -185,7 +185,7 @@ def finalise(
     dataset = PreparedDataset.load(settings.layout.dataset)
     checkpoint = load_teacher(settings.layout.teacher, dataset)
     config, teacher = settings.signals, _teacher(checkpoint)
-    cpus, gpus = estimates.resources(config)
+    cpus, gpus = config.resources
     with torch.inference_mode():
         item_embeddings = teacher.item_embeddings()
     meta = SignalsMeta(

@@ -7,6 +7,8 @@ last epoch.
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
@@ -20,8 +22,11 @@ from recsys.signals.states import StoredStates
 from recsys.stages import rules as rules_stage
 from recsys.stages.artefacts import alone, fingerprint, is_current, require, start_run
 from recsys.stages.executor import Executor, Trained
+from recsys.stages.title_side import read_title_side
 from recsys.students.build import build_student
 from recsys.students.config import SLMRecConfig
+from recsys.students.items import PROJECTOR, DistilledItemTable, ItemTable, TableRecommender
+from recsys.students.titles import TitleProjector
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import Progress
 from recsys.training.objective import NextItemObjective, Objective, RankingTeacher
@@ -99,8 +104,26 @@ def finish(student: StudentSettings, layout: Layout, trained: Trained, uri: str,
     info = {"training": result.progress.describe(), "settings": to_dict(student)}
     if isinstance(objective, NextItemObjective) and objective.teacher is not None:
         info["teacher"] = objective.teacher.describe()
-    save_checkpoint(uri, objective.model, dataset, state=result.state, key=work, info=info)
+    state = {name: tensor for name, tensor in result.state.items() if not name.startswith(PROJECTOR)}
+    projector = {name.removeprefix(PROJECTOR): result.state[name] for name in result.state.keys() - state.keys()}
+    if projector and isinstance(objective.model, TableRecommender):
+        objective.model.title_projector = _title_projector(student, layout, dataset, objective.model.items, projector)
+    save_checkpoint(uri, objective.model, dataset, state=state, key=work, info=info)
     return result.progress
+
+
+def _title_projector(
+    student: StudentSettings, layout: Layout, dataset: PreparedDataset, items: ItemTable, projector: dict[str, Tensor]
+) -> TitleProjector | None:
+    """What gives new items their vectors, where the titles are what the teacher's embeddings are made from."""
+    assert student.distillation is not None and student.distillation.embedding is not None
+    assert isinstance(items, DistilledItemTable)
+    try:
+        side = read_title_side(rankings_uri(student, layout), student.distillation.embedding.source, layout, dataset)
+    except UserError as error:
+        print(f"student {student.model.kind}: takes in no new items, because {error}", flush=True)
+        return None
+    return TitleProjector.of(side, projector, items.mean, items.scale, items.mix)
 
 
 def _make_untrained(name: str, settings: Settings, executor: Executor, work: str) -> dict[str, Any]:

@@ -1,12 +1,20 @@
 """The item table of a student, plain or enriched by the teacher's embeddings."""
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recsys.data.prepared import Catalogue
 from recsys.histories import Histories
 from recsys.model import CausalRecommender
 from recsys.students.config import TableConfig
+from recsys.students.titles import TitleProjector
+
+PROJECTOR = "items.projector."
+"""What the names of the projector's weights begin with in an exported state."""
 
 INITIAL_DEVIATION = 0.02
 """Of learned vectors at first, as in BERT: what is rarely seen stays near zero, where at 1/√D it would stay noise."""
@@ -26,6 +34,13 @@ class ItemTable(nn.Module):
 
     def forward(self) -> Tensor:
         return self.weight
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        """An exported state may bring the projector that the table was made with; only new items need it."""
+        if type(self) is ItemTable:
+            for name in [name for name in state_dict if name.startswith(f"{prefix}projector.")]:
+                del state_dict[name]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class DistilledItemTable(ItemTable):
@@ -49,6 +64,7 @@ class DistilledItemTable(ItemTable):
         super().__init__(len(teacher) - 1, width)
         deviation, mean = torch.std_mean(teacher[1:], dim=0)
         z = teacher.shape[1]
+        self.mean, self.scale = mean, deviation.clamp_min(1e-6) * z**0.5  # [Z] each
         scaled = (teacher - mean) / deviation.clamp_min(1e-6) * z**-0.5
         scaled[0] = 0
         self.register_buffer("teacher", scaled, persistent=True)
@@ -70,10 +86,15 @@ class DistilledItemTable(ItemTable):
 
 
 class TableRecommender(CausalRecommender):
-    """A student whose item vectors, shared by input and output, are an item table, compared by `similarity`."""
+    """A student whose item vectors, shared by input and output, are an item table, compared by `similarity`.
+
+    Attributes:
+        title_projector: gives new items their vectors; None where the checkpoint has none.
+    """
 
     config: TableConfig
     items: ItemTable
+    title_projector: TitleProjector | None = None
 
     def __init__(self, config: TableConfig, *, num_items: int) -> None:
         super().__init__(config, num_items=num_items)
@@ -94,8 +115,26 @@ class TableRecommender(CausalRecommender):
         return F.normalize(hidden, dim=-1) / self.config.temperature if cosine else hidden
 
     def export_state(self) -> dict[str, Tensor]:
-        """With everything under `items.` replaced by the one table the items amount to."""
-        kept = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("items.")}
+        """With everything under `items.` replaced by the one table the items amount to, and the projector of a
+        distilled student, which serving does not read."""
+        own = self.state_dict()
+        kept = {name: own[name] for name in own if not name.startswith("items.") or name.startswith(PROJECTOR)}
         table = self.items().detach().clone()
         table[0] = 0
         return {**kept, "items.weight": table}
+
+    def save_files(self, directory: Path) -> None:
+        if self.title_projector is not None:
+            self.title_projector.save(directory)
+
+    def load_files(self, directory: Path, catalogue: Catalogue) -> None:  # noqa: ARG002
+        self.title_projector = TitleProjector.load(directory)
+
+    def with_items(self, vectors: Tensor) -> "TableRecommender":
+        """A copy with further items, after the others, by their vectors [M, D]."""
+        state = self.state_dict()
+        longer = type(self)(self.config, num_items=self.num_items + len(vectors))
+        table = state["items.weight"]
+        longer.load_state_dict({**state, "items.weight": torch.cat([table, vectors.to(table)])})
+        longer.title_projector = self.title_projector
+        return longer.to(table.device).eval()

@@ -117,22 +117,40 @@ def open_table(path: str, config: DataConfig) -> Source:
 
 
 def _read_items(path: str, config: DataConfig) -> Items:
-    item, title = config.columns.item, config.columns.title
-    columns = list(dict.fromkeys([item, title, *config.columns.attributes]))
+    columns = config.columns
+    return read_items(path, columns.item, columns.title, config.encoding, columns.attributes)
+
+
+def read_items(path: str, item: str, title: str, encoding: str = "auto", attributes: Sequence[str] = ()) -> Items:
+    """Columns of a catalogue in any of the formats.
+
+    Raises:
+        UserError: a column is not there or of a type that cannot be meant, or the file cannot be read.
+    """
+    items = read_columns(path, list(dict.fromkeys([item, title, *attributes])), encoding)
+    schema = items.table.schema
+    require_ids(path, item, schema.field(item).type)
+    require_plain(path, title, schema.field(title).type, "titles are text")
+    for name in attributes:
+        kind = schema.field(name).type
+        many = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        require_plain(path, name, kind.value_type if many else kind, "attributes are text, or lists of text")
+    return items
+
+
+def read_columns(path: str, columns: list[str], encoding: str = "auto") -> Items:
+    """Some columns of a whole table in any of the formats: as text, in Parquet as what they are.
+
+    Raises:
+        UserError: a column is not there, or the file cannot be read.
+    """
     if not _is_parquet(path):
-        return read_table(path, _dialect(path), columns, config.encoding)
+        return read_table(path, _dialect(path), columns, encoding)
     with _parquet(path) as file:
-        schema = file.schema_arrow
-        require(path, schema.names, columns)
-        require_ids(path, item, schema.field(item).type)
-        require_plain(path, title, schema.field(title).type, "titles are text")
-        for name in config.columns.attributes:
-            kind = schema.field(name).type
-            many = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-            require_plain(path, name, kind.value_type if many else kind, "attributes are text, or lists of text")
+        require(path, file.schema_arrow.names, columns)
         try:
             table = file.read(columns=columns)
-            table[title].validate(full=True)  # pyarrow reads text that is not UTF-8 without a word
+            table.validate(full=True)  # pyarrow reads text that is not UTF-8 without a word
             return Items(table)
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
@@ -166,5 +184,5 @@ def _is_parquet(path: str) -> bool:
 def _parquet(path: str, content: bytes | None = None) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(open_file(path, content))
-    except pa.ArrowException as error:
+    except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())}") from None

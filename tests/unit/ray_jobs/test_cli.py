@@ -27,6 +27,7 @@ STAGES = (
     "report",
     "serve",
     "depth",
+    "recommend_all",
 )
 
 
@@ -148,6 +149,11 @@ def test_pages_and_files_need_no_cluster(command: Command, tmp_path: Path, monke
     assert "run evaluate first" in command.mistake("report", *storage_)
     assert "nothing was recorded" in command.mistake("ui", *storage_)
     assert "prepared dataset" in command.mistake("exchange", *storage_, "--export", str(tmp_path / "x"))
+    assert "there is no checkpoint of 'teacher'" in command.mistake("export", *storage_, "--model", "teacher")
+    (tmp_path / "new.csv").write_text("id,title\nx,A film\n")
+    new = ("--items", str(tmp_path / "new.csv"))
+    assert "there is no checkpoint of 'sasrec-distilled'" in command.mistake("add_items", *storage_, *new)
+    assert "cannot be read" in command.mistake("add_items", *storage_, "--items", str(tmp_path / "none.csv"))
 
 
 @pytest.mark.parametrize("job", [*STAGES, "pipeline"])
@@ -186,6 +192,9 @@ def test_storage_that_may_not_be_written(tmp_path: Path, command: Command) -> No
         ("prepare_data", ["--config", ""], "nothing stands after --config"),
         ("distill", ["--student", ""], "nothing stands after --student"),
         ("demo", ["--data", ""], "nothing stands after --data"),
+        ("recommend_all", ["--k", "0"], "k: should be greater than or equal to 1"),
+        ("recommend_all", ["--model", "../x"], "the model '../x' cannot be a name"),
+        ("export", ["--model", "../x"], "the model '../x' cannot be a name"),
         ("distill", ["--student", ".."], "the configuration has no student '..'; it has: none"),
         (
             "pipeline",
@@ -277,7 +286,7 @@ def test_a_sweep_tells_mistakes_before_anything_is_started(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("module", [*STAGES, "pipeline", "demo", "ui"])
+@pytest.mark.parametrize("module", [*STAGES, "pipeline", "demo", "ui", "add_items", "export"])
 def test_help_teaches(command: Command, module: str) -> None:
     status, out, _ = command(module, "--help")
     assert status == 0

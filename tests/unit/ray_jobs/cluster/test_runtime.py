@@ -3,12 +3,12 @@
 import pytest
 import ray
 
-from ray_jobs.cluster import runtime
-from ray_jobs.teacher_pass import pool
+from ray_jobs.cluster import runtime, shard_pool
 from ray_jobs.training import train_runs
 from recsys.errors import UserError
 from recsys.settings import WorkersConfig
 from recsys.signals.config import SignalsConfig
+from recsys.stages.shards import ShardedPass
 
 
 @pytest.fixture(autouse=True)
@@ -51,8 +51,12 @@ def test_workers_and_actors_name_their_settings() -> None:
     train_runs.check_room(WorkersConfig(workers=2, gpus=1))
     with pytest.raises(UserError, match=r"each of 3 workers asks for .* and 1 GPU, .* room for 2 .*scaling\.gpus"):
         train_runs.check_room(WorkersConfig(workers=3, gpus=1))
-    pool.check_room(SignalsConfig(actors=100))  # a pool makes do with fewer
+
+    def check(**settings: int) -> None:
+        shard_pool.check_room(ShardedPass("", [], "", "", SignalsConfig(**settings), None))
+
+    check(actors=100)  # a pool makes do with fewer
     with pytest.raises(UserError, match=r"an actor of the pass asks for 7\.2 CPU, .*signals\.tensor_parallel"):
-        pool.check_room(SignalsConfig(tensor_parallel=8))
+        check(tensor_parallel=8)
     with pytest.raises(UserError, match=r"asks for 2\.7 CPU and 3 GPU, but .* room for 0"):
-        pool.check_room(SignalsConfig(tensor_parallel=3, gpus=1))
+        check(tensor_parallel=3, gpus=1)

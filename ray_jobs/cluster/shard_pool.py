@@ -1,4 +1,4 @@
-"""The shards of a teacher pass, ranked by a pool of actors of Ray Data."""
+"""Work in shards, a teacher's pass for one, done by a pool of actors of Ray Data."""
 
 import logging
 from collections.abc import Sequence
@@ -9,36 +9,34 @@ import ray.data
 
 from ray_jobs.cluster import runtime
 from recsys.errors import UserError
-from recsys.signals.config import SignalsConfig
 from recsys.signals.writer import ShardPlan
-from recsys.stages.estimate import resources
-from recsys.stages.shards import Counts, ShardedPass
+from recsys.stages.shards import Counts, ShardedWork
 
 
-def check_room(config: SignalsConfig) -> None:
-    """Raise a `UserError` where not one actor of the pass will ever find a place; a pool makes do with fewer."""
-    cpus, gpus = resources(config)
-    lower = "signals.cpus, signals.gpus or signals.tensor_parallel"
+def check_room(work: ShardedWork) -> None:
+    """Raise a `UserError` where not one actor of the pool will ever find a place; a pool makes do with fewer."""
+    cpus, gpus = work.config.resources
+    lower = " or ".join(f"{work.section}.{name}" for name in work.asks)
     runtime.check_room("an actor of the pass", cpus=cpus, gpus=gpus, lower=lower)
 
 
-def rank_until_whole(work: ShardedPass, plan: ShardPlan, missing: Sequence[int]) -> None:
+def rank_until_whole(work: ShardedWork, plan: ShardPlan, missing: Sequence[int]) -> None:
     """Ray starts a killed actor again by itself; where it cannot, new actors take what is left, as long as each pool
     gets on."""
     while missing:
         try:
             _rank_shards(work, plan, missing)
         except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError) as error:
-            before, missing = missing, work.writer.missing(plan)
+            before, missing = missing, work.missing(plan)
             if len(missing) == len(before):
                 raise
             reason = str(error).splitlines()[0]
-            print(f"signals: {reason} {len(missing)} of {len(plan)} shards are left", flush=True)
+            print(f"{work.section}: {reason} {len(missing)} of {len(plan)} shards are left", flush=True)
         else:
             return
 
 
-def _rank_shards(work: ShardedPass, plan: ShardPlan, missing: Sequence[int]) -> None:
+def _rank_shards(work: ShardedWork, plan: ShardPlan, missing: Sequence[int]) -> None:
     config = work.config
     # Progress is what this job prints; Ray Data's own bars and plans would only hide it.
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -46,9 +44,9 @@ def _rank_shards(work: ShardedPass, plan: ShardPlan, missing: Sequence[int]) -> 
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     actors = min(config.actors, len(missing))
     most = min(config.max_actors or config.actors, len(missing))
-    cpus, gpus = resources(config)
+    cpus, gpus = config.resources
     pool = str(actors) if most == actors else f"{actors} to {most}"
-    print(f"signals: {plan.count(missing):,} rows in {len(missing)} shards on {pool} actors", flush=True)
+    print(f"{work.section}: {plan.count(missing):,} rows in {len(missing)} shards on {pool} actors", flush=True)
     shards = ray.data.from_items([{"shard": n} for n in missing], override_num_blocks=len(missing))
     ranked = shards.map_batches(
         RankShard,
@@ -68,7 +66,7 @@ def _rank_shards(work: ShardedPass, plan: ShardPlan, missing: Sequence[int]) -> 
 class RankShard:
     """One actor of the pool."""
 
-    def __init__(self, work: ShardedPass) -> None:
+    def __init__(self, work: ShardedWork) -> None:
         self._ranker = work.open()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

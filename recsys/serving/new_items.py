@@ -1,0 +1,75 @@
+"""New items for a trained student, without training: each gets the vector that its title projects to.
+
+Nothing else of the model changes, so what it said of the items it knows it says still. What the projection cannot know
+is how often an item will be met: the offsets of the other items have learned that, a new one's is zero.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from recsys.checkpoint import Checkpoint
+from recsys.config import digest
+from recsys.data.ids import normal_id
+from recsys.data.prepared import Catalogue
+from recsys.errors import UserError
+from recsys.students.items import TableRecommender
+
+
+def add_items(checkpoint: Checkpoint, items: Mapping[str, str]) -> Checkpoint:
+    """A copy of a checkpoint that knows further items, after the others; its hash, of what it was made from, begins
+    with `unsaved-` until it is saved (`recsys.checkpoint.save_again`) and loaded.
+
+    Its `info` holds a record under `added_items`: the checkpoint it was made from, and how many items came.
+
+    Args:
+        items: id → title.
+
+    Raises:
+        UserError: the student has no title projector, an id is none or known already, a title is empty, or the item
+            language model is not there.
+    """
+    model, catalogue = checkpoint.model, checkpoint.catalogue
+    if not isinstance(model, TableRecommender) or model.title_projector is None:
+        raise UserError(
+            f"this {model.kind} takes in no new items: it keeps nothing that makes a vector from a title; distil a "
+            "sasrec or gru4rec student with distillation.embedding from a teacher that reads titles (docs/new-items.md)"
+        )
+    ids, titles = [normal_id(item) for item in items], [title.strip() for title in items.values()]
+    check_new(ids, titles, catalogue)
+    grown = model.with_items(model.title_projector.read(titles))
+    made_from = {"checkpoint": checkpoint.hash, "items": len(ids), "digest": digest([ids, titles])}
+    record = [*checkpoint.info.get("added_items", []), made_from]
+    return replace(
+        checkpoint,
+        model=grown,
+        catalogue=Catalogue(
+            [*catalogue.item_ids, *ids],
+            [*catalogue.titles, *titles],
+            np.append(catalogue.train_counts, np.zeros(len(ids), dtype=np.int64)),
+        ),
+        hash=f"unsaved-{digest(made_from)}",
+        info={**checkpoint.info, "added_items": record},
+    )
+
+
+def check_new(ids: list[str], titles: list[str], catalogue: Catalogue) -> None:
+    """Refuse what cannot become an item.
+
+    Raises:
+        UserError: names the first.
+    """
+    if not ids:
+        raise UserError("there are no items to add; give at least one id with its title")
+    seen: set[str] = set()
+    for item, title in zip(ids, titles, strict=True):
+        if not item:
+            raise UserError(f"the item with the title {title!r} has no id; give it one")
+        if catalogue.number(item) is not None:
+            raise UserError(f"item {item!r} is in the catalogue already; leave it out")
+        if item in seen:
+            raise UserError(f"item {item!r} is there twice; leave one out")
+        if not title:
+            raise UserError(f"item {item!r} has no title, which its vector would be made from; give it one")
+        seen.add(item)
