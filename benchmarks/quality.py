@@ -73,7 +73,7 @@ class Cell:
         elif self.column == "baseline":
             parts.append({name: getattr(settings.evaluation, name) for name in ("recent_days", "cooccurrence")})
         if self.column in ("teacher", "distilled"):
-            parts.append([settings.teacher.model.kind, key_values(settings.teacher, defaults=False)])
+            parts.append([settings.teacher.model.kind, key_values(settings.teacher, defaults=False), TRAINING])
         if self.column == "distilled":
             parts.append({name: getattr(settings.signals, name) for name in ("k", "mask_history", "dtype")})
         if self.kind:

@@ -56,9 +56,9 @@ def load_ranker(settings: Settings, arm: Arm, pinned: Pinned) -> Ranker:
     if problem := pinned.describe_change(arm, recommender.checkpoint.hash):
         raise Replaced(problem)
     check_same_dataset(*pinned.dataset, {arm: recommender.checkpoint.info})
-    # The checkpoint may be older than the attributes of its items.
-    attributes = PreparedDataset.load_catalogue(settings.layout.dataset).attributes
-    recommender.catalogue = replace(recommender.catalogue, attributes=attributes)
+    # The checkpoint may be older than the attributes of its items, or know items that came later.
+    ours, theirs = recommender.catalogue, PreparedDataset.load_catalogue(settings.layout.dataset)
+    recommender.catalogue = replace(ours, attributes=theirs.attributes.extend(len(ours) - len(theirs)))
     ranker = Ranker(recommender, replicas.batch)
     for _ in range(3):  # libraries set up much of themselves during the first passes
         ranker.rank_now([Ask([recommender.catalogue.item_ids[1]], 1, True)])

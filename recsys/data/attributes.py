@@ -79,6 +79,11 @@ class Attributes:
                 known = ", ".join(self.columns) or "none; data.columns.attributes names what to keep of the catalogue"
                 raise UserError(f"items have no attribute {name!r}; known: {known}")
 
+    def extend(self, count: int) -> "Attributes":
+        """With as many further items, of which nothing is known."""
+        further = pa.array([[]] * count, _LISTS)
+        return Attributes({name: pa.concat_arrays([column, further]) for name, column in self.columns.items()})
+
     def warm(self) -> None:
         """Build what filters need now instead of at the first of them."""
         for name in self.columns:

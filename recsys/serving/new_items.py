@@ -48,6 +48,7 @@ def add_items(checkpoint: Checkpoint, items: Mapping[str, str]) -> Checkpoint:
             [*catalogue.item_ids, *ids],
             [*catalogue.titles, *titles],
             np.append(catalogue.train_counts, np.zeros(len(ids), dtype=np.int64)),
+            catalogue.attributes.extend(len(ids)),
         ),
         hash=f"unsaved-{digest(made_from)}",
         info={**checkpoint.info, "added_items": record},

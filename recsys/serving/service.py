@@ -231,7 +231,7 @@ class Service:
     def response(self, task: Task, answer: Recommendation) -> RecommendResponse:
         """An answer as HTTP tells it."""
         catalogue = self.dataset.catalogue
-        numbers = [catalogue.index[item_id] for item_id in answer.items]
+        numbers = [catalogue.index.get(item_id, 0) for item_id in answer.items]  # a checkpoint may know further items
         known = catalogue.attributes.of(numbers) if task.attributes else [None] * len(numbers)
         return RecommendResponse(
             items=[

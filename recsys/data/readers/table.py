@@ -1,6 +1,6 @@
 """Generic tables: CSV, TSV (both plain or gzip) and Parquet, with columns named by the user."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np

@@ -49,6 +49,11 @@ def test_values_of_items(attributes: Attributes) -> None:
     assert attributes.of([0]) == [{}] and Attributes().of([1, 2]) == [{}, {}]
 
 
+def test_further_items_have_none(attributes: Attributes) -> None:
+    rows = range(1, len(next(iter(attributes.columns.values()))) + 2)
+    assert attributes.extend(2).of(rows) == [*attributes.of(rows[:-2]), {}, {}]
+
+
 def test_a_catalogue_keeps_them_in_a_file_of_their_own(attributes: Attributes, tmp_path: Path) -> None:
     ids = ["", *"abcde"]
     plain = Catalogue(item_ids=ids, titles=["", *"ABCDE"], train_counts=np.arange(6))

@@ -10,6 +10,7 @@ from recsys.decoders.config import ItemEncoderConfig
 from recsys.decoders.item_encoder import encode
 from recsys.errors import UserError
 from recsys.serving.recommender import Recommender
+from recsys.serving.selection import Selection
 from recsys.students.titles import TitleProjector, TitleSide
 
 NEW = {" new1 ": "Film number 7", "new2": " A sad film about a dog "}
@@ -45,6 +46,8 @@ def test_new_items_are_recommended_and_read(distilled: Recommender, dataset: Pre
     (read,) = grown.rank([["i1", "i2", "new1"]], 62)
     assert not read.unknown and "new1" not in read.items and read.items != answer.items
     assert grown.titles(["new2"]) == ["A sad film about a dog"]
+    (few,) = grown.rank([["i1"]], 5, selection=Selection(only=["new1", "i2"]))
+    assert set(few.items) == {"new1", "i2"}
     assert set(grown.recommend([["unheard of"]], 60)[0]) == set(dataset.catalogue.item_ids[1:]), "not popular yet"
 
 
