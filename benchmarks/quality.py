@@ -122,9 +122,9 @@ def body(options: Options) -> dict[str, Any]:
     return show(tables(STORE, seeds, loaded))
 
 
-def load(storage: str | None = None) -> list[Settings]:
+def load(storage: str | None = None, folder: Path = CONFIGS) -> list[Settings]:
     changes = [f"storage={storage or Settings().layout.storage_root}", "tracking.uri=none"]
-    return [load_config(Settings, file, changes) for file in sorted(CONFIGS.glob("*.yaml"))]
+    return [load_config(Settings, file, changes) for file in sorted(folder.glob("*.yaml"))]
 
 
 def tables(store: Store = STORE, seeds: int = 3, loaded: Sequence[Settings] | None = None) -> list[Table]:

@@ -134,7 +134,11 @@ def load(storage: str | None = None) -> list[Contest]:
         for folder in SPACES.iterdir()
         if folder.is_dir()
     }
-    return [Contest(settings, spaces[settings.name]) for settings in quality.load(storage) if settings.name in spaces]
+    return [
+        Contest(settings, spaces[settings.name])
+        for settings in quality.load(storage, quality.CONFIGS / "tuned")
+        if settings.name in spaces
+    ]
 
 
 def run(contest: Contest, store: Store, seeds: int, options: Options, kinds: Sequence[str] = KINDS) -> None:
