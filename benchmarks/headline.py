@@ -37,6 +37,7 @@ from recsys.evaluation.latency import time_single_requests
 from recsys.evaluation.ranking import model_scorer
 from recsys.histories import Histories
 from recsys.losses.config import AlignmentConfig, RecommendationLossConfig
+from recsys.settings import Settings
 from recsys.signals.config import SignalsConfig
 from recsys.students.config import SASRecConfig
 from recsys.students.sasrec import SASRec
@@ -77,7 +78,7 @@ def bigrec(dataset: PreparedDataset, folder: str, options: Options) -> BIGRec:
     if options.quick:
         return train(dataset, folder, options)[0]
     if options.args.teacher is None:
-        return adapted(dataset, folder, options)
+        return adapted(dataset, options)
     checkpoint = load_checkpoint(options.args.teacher)
     checkpoint.check_dataset(dataset, "--teacher", "train it on this one")
     if not isinstance(checkpoint.model, BIGRec):
@@ -85,14 +86,16 @@ def bigrec(dataset: PreparedDataset, folder: str, options: Options) -> BIGRec:
     return checkpoint.model
 
 
-def adapted(dataset: PreparedDataset, folder: str, options: Options) -> BIGRec:
+def adapted(dataset: PreparedDataset, options: Options) -> BIGRec:
     """BIGRec on the pretrained model, its adapters trained until it writes titles."""
     config = BIGRecConfig(base=SMOLLM2.name, lora=BIGRecLoRAConfig(), beams=BEAMS, max_tokens=256)
-    inputs = BIGRec.prepare(config, dataset, cache=folder, student=str)
+    cache = Settings(storage=options.args.storage).layout.storage_root  # title vectors are kept there
+    inputs = BIGRec.prepare(config, dataset, cache=cache, student=str)
     objective = BIGRec.objective(config, dataset, inputs, seed=0)
     learning = TrainingConfig(batch_size=4, gradient_clipping=1.0, precision="bf16")
     engine = build_engine(objective, learning, torch.device("cpu"))
     until = time.monotonic() + 15 * options.minutes
+    progress("title vectors are there")
     for steps, (batch, total) in enumerate(objective.batches(dataset, learning, rank=0, world=1).epoch(0), start=1):
         loss = engine.step(batch, total, 1e-3)["loss"]
         if time.monotonic() > until:
