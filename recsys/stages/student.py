@@ -115,13 +115,12 @@ def finish(student: StudentSettings, layout: Layout, trained: Trained, uri: str,
 def _title_projector(
     student: StudentSettings, layout: Layout, dataset: PreparedDataset, items: ItemTable, projector: dict[str, Tensor]
 ) -> TitleProjector | None:
-    """What gives new items their vectors, where the titles are what the teacher's embeddings are made from."""
+    """What gives new items their vectors; None where the teacher's embeddings are not made from titles."""
     assert student.distillation is not None and student.distillation.embedding is not None
     assert isinstance(items, DistilledItemTable)
     try:
         side = read_title_side(rankings_uri(student, layout), student.distillation.embedding.source, layout, dataset)
-    except UserError as error:
-        print(f"student {student.model.kind}: takes in no new items, because {error}", flush=True)
+    except UserError:  # not asked for here: `add_items` says what is missing
         return None
     return TitleProjector.of(side, projector, items.mean, items.scale, items.mix)
 
