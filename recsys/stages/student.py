@@ -101,27 +101,33 @@ def finish(student: StudentSettings, layout: Layout, trained: Trained, uri: str,
     """The student's checkpoint at `uri`, of the best weights of its training, the teacher's embeddings folded in."""
     result = trained()
     objective, dataset, _ = build(student, layout)
-    info = {"training": result.progress.describe(), "settings": to_dict(student)}
+    info: dict[str, Any] = {"training": result.progress.describe(), "settings": to_dict(student)}
     if isinstance(objective, NextItemObjective) and objective.teacher is not None:
         info["teacher"] = objective.teacher.describe()
     state = {name: tensor for name, tensor in result.state.items() if not name.startswith(PROJECTOR)}
     projector = {name.removeprefix(PROJECTOR): result.state[name] for name in result.state.keys() - state.keys()}
     if projector and isinstance(objective.model, TableRecommender):
-        objective.model.title_projector = _title_projector(student, layout, dataset, objective.model.items, projector)
+        try:
+            objective.model.title_projector = _title_projector(
+                student, layout, dataset, objective.model.items, projector
+            )
+        except UserError as error:  # told by whoever asks for new items
+            info["no_new_items"] = str(error)
     save_checkpoint(uri, objective.model, dataset, state=state, key=work, info=info)
     return result.progress
 
 
 def _title_projector(
     student: StudentSettings, layout: Layout, dataset: PreparedDataset, items: ItemTable, projector: dict[str, Tensor]
-) -> TitleProjector | None:
-    """What gives new items their vectors; None where the teacher's embeddings are not made from titles."""
+) -> TitleProjector:
+    """What gives new items their vectors.
+
+    Raises:
+        UserError: the teacher's embeddings are not made from titles.
+    """
     assert student.distillation is not None and student.distillation.embedding is not None
     assert isinstance(items, DistilledItemTable)
-    try:
-        side = read_title_side(rankings_uri(student, layout), student.distillation.embedding.source, layout, dataset)
-    except UserError:  # not asked for here: `add_items` says what is missing
-        return None
+    side = read_title_side(rankings_uri(student, layout), student.distillation.embedding.source, layout, dataset)
     return TitleProjector.of(side, projector, items.mean, items.scale, items.mix)
 
 
