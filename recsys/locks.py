@@ -38,6 +38,7 @@ BEAT = 15.0  # seconds between two signs of life
 EXPIRY = 120.0  # seconds without one
 POLL = 1.0  # seconds between two looks of the one who waits
 _TELL = 60.0  # seconds between two lines of it
+_TRIES = 20  # to write a claim into a folder that others may be removing
 _UNKNOWN = "another process"
 
 Say = Callable[[str], None]
@@ -159,11 +160,17 @@ class _Lock:
     def _write(self) -> None:
         self._count += 1
         with storage.explain_unwritable(self._uri):
-            if isinstance(self._system, fs.LocalFileSystem):
-                self._make_folders(Path(self._parent))
-            # In place: a temporary file beside it would be a claim as well. Half of it is no sign of death.
-            with self._system.open_output_stream(self._path, compression=None) as stream:
-                stream.write(json.dumps({**asdict(self._owner), "count": self._count}).encode())
+            for attempt in range(_TRIES):
+                try:
+                    if isinstance(self._system, fs.LocalFileSystem):
+                        self._make_folders(Path(self._parent))
+                    # In place: a temporary file beside it would be a claim as well. Half of it is no sign of death.
+                    with self._system.open_output_stream(self._path, compression=None) as stream:
+                        stream.write(json.dumps({**asdict(self._owner), "count": self._count}).encode())
+                    return
+                except FileNotFoundError:  # the folder was one that another had made, and has just removed
+                    if attempt + 1 == _TRIES:
+                        raise
 
     def _make_folders(self, folder: Path) -> None:
         if not folder.exists():

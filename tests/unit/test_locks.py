@@ -49,6 +49,22 @@ def other(**changes) -> dict:
     return {**known, **changes}
 
 
+def test_a_folder_that_is_removed_before_the_claim_is_written_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, calls = locks._Lock._make_folders, []
+
+    def gone_at_first(self: locks._Lock, folder: Path) -> None:
+        calls.append(folder)
+        if len(calls) > 1:
+            make(self, folder)
+
+    monkeypatch.setattr(locks._Lock, "_make_folders", gone_at_first)
+    with locks.hold(str(tmp_path / "students" / "a"), "student a", say=print):
+        assert len(calls) > 1
+    assert not (tmp_path / "students").exists()
+
+
 def test_never_two_at_once(artefact: str) -> None:
     inside, most, done = [0], [0], [0]
 
