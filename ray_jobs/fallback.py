@@ -3,6 +3,7 @@
 from recsys.decoders.pretrained import SMOLLM2, local_folder
 from recsys.errors import UserError
 from recsys.settings import Settings
+from recsys.teachers.config import E4SRecConfig
 
 FROM_SCRATCH = (
     "teacher.model.llm=from-scratch",
@@ -20,7 +21,8 @@ def replace_language_model(settings: Settings) -> list[str]:
         Nothing where it is there or not needed; otherwise, with a line that says why, the settings of a teacher from
         scratch.
     """
-    if getattr(settings.teacher.model, "llm", None) != SMOLLM2.name or _trained(settings):
+    model = settings.teacher.model
+    if not isinstance(model, E4SRecConfig) or model.llm != SMOLLM2.name or _trained(settings):
         return []
     try:
         local_folder(SMOLLM2.name)

@@ -197,6 +197,15 @@ class PreparedDataset:
         """The user (0..U-1) of each row, [R] int64."""
         return np.searchsorted(self.offsets, rows, side="right") - 1
 
+    def sequence(self, user: int) -> slice:
+        """Where the whole sequence of a user (0..U-1) lies among the interactions, oldest first."""
+        return slice(int(self.offsets[user]), int(self.offsets[user + 1]))
+
+    def sequence_ids(self, user: int) -> list[str]:
+        """The whole sequence of a user (0..U-1) as catalogue ids, oldest first."""
+        ids = self.catalogue.item_ids
+        return [ids[i] for i in self.items[self.sequence(user)].tolist()]
+
     def targets(self, rows: np.ndarray) -> np.ndarray:
         """Target item of each row, [R] int32."""
         return self.items[rows]

@@ -5,7 +5,6 @@ Legend: U users, N items.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -62,10 +61,9 @@ class StoredUsers:
         self._dataset = dataset
 
     def read(self, first: int, last: int) -> Users:
-        data = self._dataset
-        ids, bounds = data.catalogue.item_ids, list(pairwise(data.offsets[first : last + 1].tolist()))
-        histories = [[ids[i] for i in data.items[begin:end].tolist()] for begin, end in bounds]
-        times = [data.timestamps[begin:end].tolist() for begin, end in bounds]
+        data, users = self._dataset, range(first, last)
+        histories = [data.sequence_ids(user) for user in users]
+        times = [data.timestamps[data.sequence(user)].tolist() for user in users]
         return Users(data.user_ids[first:last], histories, times)
 
 

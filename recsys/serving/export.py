@@ -118,7 +118,7 @@ def _queries(
         items = np.zeros((last - first, limit), dtype=np.int64)
         times = np.full_like(items, UNKNOWN_TIME)
         for row, user in enumerate(range(first, last)):
-            own = slice(dataset.offsets[user], dataset.offsets[user + 1])
+            own = dataset.sequence(user)
             known = numbers[dataset.items[own]]
             met = dataset.timestamps[own][known > 0][-limit:]
             known = known[known > 0][-limit:]

@@ -200,7 +200,7 @@ class Service:
         user = self._users.get(normal_id(request.user_id)) if request.user_id is not None else None
         history = request.history
         if history is None:
-            history = [] if user is None else self.stored_history(user)
+            history = [] if user is None else self.dataset.sequence_ids(user)
         arm, assigned_by = self._arm(request)
         return Task(
             history=history,
@@ -214,12 +214,6 @@ class Service:
             attributes=request.attributes,
             request_id=request_id,
         )
-
-    def stored_history(self, user: int) -> list[str]:
-        """The whole sequence of a user (0..U-1) as catalogue ids, oldest first."""
-        dataset = self.dataset
-        ids = dataset.catalogue.item_ids
-        return [ids[i] for i in dataset.items[dataset.offsets[user] : dataset.offsets[user + 1]].tolist()]
 
     def without_model(self, task: Task) -> Recommendation | None:
         """The most popular items at once: the null arm, and the others where nothing of the history is known."""
