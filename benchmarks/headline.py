@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from depth import in_turns
+from depth import time_in_turns
 from harness import Options, PeakMemory, main, progress, scratch
 from teacher_inference import BEAMS, K, agreement, arguments, data, published, train
 
@@ -165,7 +165,7 @@ def layers(student: SASRec, dataset: PreparedDataset, options: Options) -> dict[
     tasks: dict[str, Any] = {f"rank {count}": ranking(model, histories) for count, model in models.items()}
     tasks |= {name: stepping(objective, dataset) for name, objective in objectives.items()}
     progress("30 layers and 4: built")
-    times = {name: statistics.median(taken) for name, taken in in_turns(tasks, options).items()}
+    times = {name: statistics.median(taken) for name, taken in time_in_turns(tasks, options).items()}
     scorers = {str(count): model_scorer(model) for count, model in models.items()} | {"sasrec": model_scorer(student)}
     single = time_single_requests(scorers, dataset, dataset.rows("test"), requests=5 if options.quick else 20)
     p50 = {name: taken["median_ms"] for name, taken in single.items()}
