@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 from depth import time_in_turns
-from harness import Options, PeakMemory, main, progress, scratch
-from teacher_inference import BEAMS, K, agreement, arguments, data, published, train
+from harness import Options, PeakMemory, add_project_arguments, main, progress, scratch
+from teacher_inference import BEAMS, K, compute_agreement, load_data, run_published, train
 
 from recsys.checkpoint import load_checkpoint
 from recsys.data.prepared import PreparedDataset
@@ -57,13 +57,13 @@ BATCH = 16
 def body(options: Options) -> dict[str, Any]:
     load = os.getloadavg()[0]
     with scratch() as folder, PeakMemory() as memory:
-        dataset = data(options)
+        dataset = load_data(options)
         torch.manual_seed(0)
         student = SASRec(SASRecConfig(max_positions=dataset.max_history), num_items=dataset.num_items).eval()
-        model = bigrec(dataset, folder, options)
-        figures = headline(model, student, dataset, options)
+        model = build_bigrec(dataset, folder, options)
+        figures = measure_headline(model, student, dataset, options)
         del model
-        figures |= layers(student, dataset, options)
+        figures |= measure_layers(student, dataset, options)
     return {
         **figures,
         "language_model": "from scratch" if options.quick else f"{SMOLLM2.title}, 4-bit copy",
@@ -74,11 +74,11 @@ def body(options: Options) -> dict[str, Any]:
     }
 
 
-def bigrec(dataset: PreparedDataset, folder: str, options: Options) -> BIGRec:
+def build_bigrec(dataset: PreparedDataset, folder: str, options: Options) -> BIGRec:
     if options.quick:
         return train(dataset, folder, options)[0]
     if options.args.teacher is None:
-        return adapted(dataset, options)
+        return train_adapters(dataset, options)
     checkpoint = load_checkpoint(options.args.teacher)
     checkpoint.check_dataset(dataset, "--teacher", "train it on this one")
     if not isinstance(checkpoint.model, BIGRec):
@@ -86,7 +86,7 @@ def bigrec(dataset: PreparedDataset, folder: str, options: Options) -> BIGRec:
     return checkpoint.model
 
 
-def adapted(dataset: PreparedDataset, options: Options) -> BIGRec:
+def train_adapters(dataset: PreparedDataset, options: Options) -> BIGRec:
     """BIGRec on the pretrained model, its adapters trained until it writes titles."""
     config = BIGRecConfig(base=SMOLLM2.name, lora=BIGRecLoRAConfig(), beams=BEAMS, max_tokens=256)
     cache = Settings(storage=options.args.storage).layout.storage_root  # title vectors are kept there
@@ -105,10 +105,10 @@ def adapted(dataset: PreparedDataset, options: Options) -> BIGRec:
     return model.eval()
 
 
-def headline(model: BIGRec, student: SASRec, dataset: PreparedDataset, options: Options) -> dict[str, Any]:
+def measure_headline(model: BIGRec, student: SASRec, dataset: PreparedDataset, options: Options) -> dict[str, Any]:
     test = dataset.rows("test")
     limit = 0 if options.quick else options.seconds_left * 0.5
-    seconds, texts, nearest = published(model, dataset, test[: 16 if options.quick else len(test)], limit)
+    seconds, texts, nearest = run_published(model, dataset, test[: 16 if options.quick else len(test)], limit)
     rows = test[: len(texts)]
     progress(f"published procedure: {len(rows)} rows in {seconds:.1f} s")
     ready = model.ready(SignalsConfig(k=K, dtype="fp32", mask_history=False), "cpu")
@@ -116,14 +116,14 @@ def headline(model: BIGRec, student: SASRec, dataset: PreparedDataset, options: 
     ranked = ready.rank(dataset, rows)
     ours = time.perf_counter() - began
     progress(f"our pass: {len(rows)} rows in {ours:.1f} s")
-    fast = statistics.median(student_seconds(student, dataset, test) for _ in range(1 if options.quick else 9))
+    fast = statistics.median(time_student(student, dataset, test) for _ in range(1 if options.quick else 9))
     progress(f"student: {len(test)} rows in {fast:.3f} s")
     share = len(test) / len(rows)
     return {
         "student_speedup_over_published": round(seconds * share / fast, 1),
         "student_speedup_over_pass": round(ours * share / fast, 1),
         "pass_speedup_over_published": round(seconds / ours, 2),
-        "same_top1": round(agreement(ranked.items[:, 0].tolist(), nearest), 4),
+        "same_top1": round(compute_agreement(ranked.items[:, 0].tolist(), nearest), 4),
         "published_seconds": round(seconds * share, 1),
         "pass_seconds": round(ours * share, 1),
         "student_seconds": round(fast, 4),
@@ -134,36 +134,36 @@ def headline(model: BIGRec, student: SASRec, dataset: PreparedDataset, options: 
 
 
 @torch.inference_mode()
-def student_seconds(student: SASRec, dataset: PreparedDataset, rows: np.ndarray) -> float:
+def time_student(student: SASRec, dataset: PreparedDataset, rows: np.ndarray) -> float:
     began = time.perf_counter()
     for begin in range(0, len(rows), 256):
         student.scores(Histories.of_rows(dataset, rows[begin : begin + 256]))[:, 1:].topk(K, dim=1)
     return time.perf_counter() - began
 
 
-def layers(student: SASRec, dataset: PreparedDataset, options: Options) -> dict[str, Any]:
+def measure_layers(student: SASRec, dataset: PreparedDataset, options: Options) -> dict[str, Any]:
     """30 layers against 4 of them."""
     torch.manual_seed(0)
     ids = torch.randn(dataset.num_items + 1, 64)
 
-    def made(count: int, **adapters: Any) -> E4SRec:
+    def build(count: int, **adapters: Any) -> E4SRec:
         if options.quick:
             return E4SRec.build(E4SRecConfig(kind="e4srec", width=16, heads=1, layers=count), ids)
         return E4SRec.build(E4SRecConfig(kind="e4srec", llm=SMOLLM2.name, base_layers=count, **adapters), ids)
 
-    models = {count: made(count).eval() for count in (TEACHER_LAYERS, LAYERS)}
+    models = {count: build(count).eval() for count in (TEACHER_LAYERS, LAYERS)}
     histories = Histories.of_rows(dataset, dataset.rows("test")[:BATCH])
     loss = RecommendationLossConfig()
     taught = AlignmentConfig(blocks=BLOCKS, supervision=0.0)
     objectives: dict[str, Objective] = {
-        "train 30": NextItemObjective(made(TEACHER_LAYERS, lora=LoRAConfig()), loss, dataset),
-        "train 4": NextItemObjective(made(LAYERS, lora=LoRAConfig()), loss, dataset),
+        "train 30": NextItemObjective(build(TEACHER_LAYERS, lora=LoRAConfig()), loss, dataset),
+        "train 4": NextItemObjective(build(LAYERS, lora=LoRAConfig()), loss, dataset),
         "train 4 taught": SLMRecObjective(
-            made(LAYERS, lora=LoRAConfig()), loss, dataset, alignment=taught, teacher=models[TEACHER_LAYERS]
+            build(LAYERS, lora=LoRAConfig()), loss, dataset, alignment=taught, teacher=models[TEACHER_LAYERS]
         ),
     }
-    tasks: dict[str, Any] = {f"rank {count}": ranking(model, histories) for count, model in models.items()}
-    tasks |= {name: stepping(objective, dataset) for name, objective in objectives.items()}
+    tasks: dict[str, Any] = {f"rank {count}": prepare_ranking(model, histories) for count, model in models.items()}
+    tasks |= {name: prepare_step(objective, dataset) for name, objective in objectives.items()}
     progress("30 layers and 4: built")
     times = {name: statistics.median(taken) for name, taken in time_in_turns(tasks, options).items()}
     scorers = {str(count): model_scorer(model) for count, model in models.items()} | {"sasrec": model_scorer(student)}
@@ -181,7 +181,7 @@ def layers(student: SASRec, dataset: PreparedDataset, options: Options) -> dict[
     }
 
 
-def ranking(model: E4SRec, histories: Histories) -> Any:
+def prepare_ranking(model: E4SRec, histories: Histories) -> Any:
     scorer = model_scorer(model)
 
     def rank() -> None:
@@ -191,7 +191,7 @@ def ranking(model: E4SRec, histories: Histories) -> Any:
     return rank
 
 
-def stepping(objective: Objective, dataset: PreparedDataset) -> Any:
+def prepare_step(objective: Objective, dataset: PreparedDataset) -> Any:
     """One optimiser step on a batch of the longest windows, the same for all."""
     config = TrainingConfig(batch_size=BATCH, precision="bf16")
     engine = build_engine(objective.train(), config, torch.device("cpu"))
@@ -199,10 +199,10 @@ def stepping(objective: Objective, dataset: PreparedDataset) -> Any:
     return lambda: engine.step(*longest, learning_rate=1e-4)
 
 
-def own_arguments(parser: argparse.ArgumentParser) -> None:
-    arguments(parser)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_project_arguments(parser)
     parser.add_argument("--teacher", metavar="URI", help="a BIGRec teacher's checkpoint, in place of a short training")
 
 
 if __name__ == "__main__":
-    main(__doc__, body, arguments=own_arguments)
+    main(__doc__, body, arguments=add_arguments)
