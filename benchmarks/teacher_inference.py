@@ -47,6 +47,7 @@ from recsys.signals.rankings import Rankings
 from recsys.teacher import Teacher
 from recsys.teachers.bigrec.bigrec import BIGRec, TitlePass
 from recsys.teachers.bigrec.config import BIGRecConfig
+from recsys.teachers.bigrec.language_model import without_adapters
 from recsys.teachers.config import E4SRecConfig, HLLMConfig
 from recsys.teachers.e4srec import E4SRec
 from recsys.teachers.hllm import HLLM
@@ -239,7 +240,8 @@ def run_published(
         )
         for tokens in written[::BEAMS, width:].tolist():
             texts.append(prompts.text(tokens))
-            vector = lm.base_model(torch.tensor([prompts.for_embedding(texts[-1])])).last_hidden_state[:, -1]
+            with without_adapters(lm):  # as the titles of the catalogue were read
+                vector = lm.base_model(torch.tensor([prompts.for_embedding(texts[-1])])).last_hidden_state[:, -1]
             distances = torch.cdist(vector - model.mean, model.items[1:])
             nearest.append(int(distances.argsort(dim=1)[0, 0]) + 1)
         if limit and time.perf_counter() - began > limit:
