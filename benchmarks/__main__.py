@@ -16,13 +16,13 @@ from harness import ROOT
 
 from recsys import environment
 
-NAMES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("__main__", "cells", "harness"))
+NAMES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("__main__", "cells", "harness", "speed"))
 
 
-def run(name: str, passed_on: list[str]) -> dict[str, object] | None:
+def run(name: str, passed_on: list[str], data_dir: str | None) -> dict[str, object] | None:
     """Run one benchmark, its output streamed; its figures, or None where it failed."""
     started = time.monotonic()
-    command = [sys.executable, str(ROOT / f"{name}.py"), *passed_on]
+    command = [sys.executable, str(ROOT / f"{name}.py"), *passed_on, *(["--data-dir", data_dir] if data_dir else [])]
     print(f"== {name}", flush=True)
     last = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -63,10 +63,9 @@ def main() -> None:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
     passed_on = ["--quick"] if args.quick else []
     passed_on += ["--minutes", f"{args.minutes:g}"] if args.minutes else []
-    passed_on += ["--data-dir", args.data_dir] if args.data_dir else []
     failed = []
     for name in args.names or NAMES:
-        figures = run(name, passed_on)
+        figures = run(name, passed_on, args.data_dir)
         if figures is None:
             failed.append(name)
         elif not args.quick:

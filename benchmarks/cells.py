@@ -173,6 +173,16 @@ def _text(value: dict[str, Any] | None, form: str) -> str:
     return f"{value['mean']:{form}}" + (f" ± {value['spread']:{form}}" if value["spread"] else "")
 
 
+class Drawable(Protocol):
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def notes(self) -> Sequence[str]: ...
+
+    def draw(self, pattern: str = "*") -> list[list[str]]: ...
+
+
 def show(tables: Sequence[Table]) -> dict[str, Any]:
     """Draw on the terminal; the figures: "<data set>/<protocol>" → row → column, and the number of missing cells."""
     from rich import box
@@ -193,7 +203,7 @@ def show(tables: Sequence[Table]) -> dict[str, Any]:
     return {**figures, "missing": len(missing)}
 
 
-def markdown(tables: Sequence[Table], pattern: str = "*") -> str:
+def markdown(tables: Sequence[Drawable], pattern: str = "*") -> str:
     """The rows whose id, "<data set>/<protocol>/<name>", matches."""
     blocks = []
     for table in tables:
@@ -204,7 +214,7 @@ def markdown(tables: Sequence[Table], pattern: str = "*") -> str:
     return f"{text}\n\n{_EARLIER}" if "†" in text else text
 
 
-def redraw(page: str, tables: Callable[[str], Sequence[Table]]) -> str:
+def redraw(page: str, tables: Callable[[str], Sequence[Drawable]]) -> str:
     """A page with its marked places drawn anew; the rest stays. `tables` are those of a benchmark."""
     return _MARKED.sub(lambda m: f"{m[1]}\n{markdown(tables(m[2]), m[3])}\n\n{m[4]}", page)
 
