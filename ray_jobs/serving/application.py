@@ -45,6 +45,7 @@ def application(settings: Settings) -> serve.Application:
         UserError: a checkpoint or the dataset is missing or damaged, or they do not belong together; a log is asked for
             where it cannot be.
     """
+    from ray_jobs.serving.experiment import Keeper
     from ray_jobs.serving.replicas import Ingress, Teacher
 
     config = settings.serving
@@ -63,7 +64,8 @@ def application(settings: Settings) -> serve.Application:
         )
     # Far more than the arms take before they refuse, so that there is a place for `/health` whatever they do.
     ingress = serve.deployment(**_options(config.student_replicas, at_once=1024, queued=1024))(Ingress)
-    return ingress.bind(settings, pinned, teacher)
+    keeper = serve.deployment(**_options(ReplicasConfig(cpus=0), at_once=64, queued=64))(Keeper).bind(settings)
+    return ingress.bind(settings, pinned, keeper, teacher)
 
 
 def check(settings: Settings) -> Pinned:
