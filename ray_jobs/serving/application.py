@@ -64,7 +64,8 @@ def application(settings: Settings) -> serve.Application:
         )
     # Far more than the arms take before they refuse, so that there is a place for `/health` whatever they do.
     ingress = serve.deployment(**_options(config.student_replicas, at_once=1024, queued=1024))(Ingress)
-    keeper = serve.deployment(**_options(ReplicasConfig(cpus=0), at_once=64, queued=64))(Keeper).bind(settings)
+    free = {"ray_actor_options": {"num_cpus": 0}}
+    keeper = serve.deployment(**_options(ReplicasConfig(), at_once=64, queued=64) | free)(Keeper).bind(settings)
     return ingress.bind(settings, pinned, keeper, teacher)
 
 
