@@ -218,6 +218,8 @@ class ServingConfig:
         max_requests: requests in a batch; they are scored in one pass, which takes memory for so many catalogues.
         teacher_replicas, student_replicas: the student lives in the replicas that take the HTTP requests; there are two
             of them, so that one may go.
+        surge: when the application is deployed again, new replicas start beside the old ones, which serve until then;
+            that takes room for both. Without, replicas are stopped one by one before their successors start.
         log: keep what was shown to whom and what came of it (`POST /feedback`) under `<storage>/<name>/events`, a
             folder of a disk. It holds user ids, so it is off unless asked for.
         log_megabytes: what the finished files of the log may take; the oldest are removed first.
@@ -243,6 +245,7 @@ class ServingConfig:
     max_requests: NotInKey[int] = Field(default=32, ge=1)
     teacher_replicas: ReplicasConfig = ReplicasConfig()
     student_replicas: ReplicasConfig = ReplicasConfig(count=2, cpus=0.45)
+    surge: NotInKey[bool] = True
     log: NotInKey[bool] = False
     log_megabytes: NotInKey[int] = Field(default=1000, ge=1)
     start_seconds: NotInKey[float] = Field(default=300, gt=0)

@@ -136,3 +136,14 @@ def test_queues_have_an_end(settings: Settings) -> None:
     for deployment in (ingress, *inner):
         assert 0 < deployment.max_queued_requests <= 1024
         assert (deployment.backpressure_config.status_code, deployment.backpressure_config.retry_after_s) == (503, 1)
+
+
+@pytest.mark.parametrize(("surge", "percent"), [(True, 100), (False, 0)])
+def test_models_are_replaced_beside_the_old_ones_where_there_is_room(
+    settings: Settings, surge: bool, percent: int
+) -> None:
+    chosen = replace(settings, serving=replace(settings.serving, surge=surge))
+    ingress = application.application(chosen)._bound_deployment
+    found = [one._bound_deployment for one in ingress.init_args if hasattr(one, "_bound_deployment")] + [ingress]
+    surges = {deployment.name: deployment._deployment_config.max_surge_percent for deployment in found}
+    assert surges == {"Ingress": percent, "Teacher": percent, "Keeper": 0}, "two keepers would be two states"
