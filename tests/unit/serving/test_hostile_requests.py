@@ -73,7 +73,8 @@ class Maker:
                 count = drawn.randint(node.get("minItems", 0), min(node.get("maxItems", 4), 4))
                 return [self.make(node["items"]) for _ in range(count)]
             case "object" if "properties" in node:
-                wanted = set(node.get("required", ())) | {name for name in node["properties"] if drawn.random() < 0.3}
+                form = drawn.choice(node.get("anyOf", [{}])).get("required", ())
+                wanted = {*node.get("required", ()), *form, *(n for n in node["properties"] if drawn.random() < 0.3)}
                 return {name: self.make(node["properties"][name]) for name in sorted(wanted)}
             case "object":
                 names = node.get("propertyNames", {"type": "string"})
