@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recsys import storage
 from recsys.errors import UserError
+from recsys.secrets import mask
 from recsys.serving.assignment import Arm, check_split, position
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -127,11 +128,11 @@ class Kept:
             stored = storage.read_json(self._uri)
             before = Experiment.model_validate(stored["current"])
         except (UserError, ValidationError, KeyError, TypeError):
-            report(f"experiment: {self._uri} is damaged; the settings count")
+            report(f"experiment: {mask(self._uri)} is damaged; the settings count")
             return self._configured
         if stored.get("configured") == self._settings():
             return before
-        report(f"experiment: the settings have changed; they count, not version {before.version} of {self._uri}")
+        report(f"experiment: the settings have changed; they count, not version {before.version} of {mask(self._uri)}")
         after = self._configured.model_copy(update={"version": before.version + 1})
         self._write(after)
         return after

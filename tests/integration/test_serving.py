@@ -432,6 +432,23 @@ def test_another_checkpoint_and_the_way_back_cost_no_request(
     assert not surge or not fell_back
 
 
+@pytest.mark.full
+def test_a_deployment_that_fails_leaves_what_ran_before(
+    url: str, settings: Settings, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = serve.check(settings)
+    monkeypatch.setattr(serve, "check", lambda _: replace(pinned, dataset=("served", "0" * 64)))
+    with pytest.raises(UserError, match=r"the serving replicas did not start .* which is \w{12} now; deploy again"):
+        serve.deploy(settings)
+    monkeypatch.undo()
+    for arm in ("teacher", "student", "null"):
+        for _ in range(8):
+            said = client.post("/recommend", json={"history": ["50"], "arm": arm})
+            assert said.status_code == 200 and said.json()["checkpoint"] == pinned.checkpoints.get(arm)
+    serve.deploy(settings)
+    assert client.get("/health").json()["status"] == "ok"
+
+
 def test_health_and_the_openapi_page(client: httpx.Client, settings: Settings, dataset: PreparedDataset) -> None:
     said = client.get("/health").json()
     checkpoints = {"teacher": settings.layout.teacher, "student": settings.layout.student("small")}

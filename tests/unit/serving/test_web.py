@@ -449,6 +449,7 @@ def test_the_page_loads_nothing_from_elsewhere_and_shows_every_field(api: TestCl
         for field, facts in schema["components"]["schemas"][name]["properties"].items():
             assert f"<code>{field}</code>" in said.text and facts.get("description", "").split("'")[0] in said.text
     assert "integer, from 1, to 20" in said.text
+    assert said.text.count('id="try"') == 1
 
 
 def test_requests_are_answered_side_by_side(service: Service, student: Ranker) -> None:
