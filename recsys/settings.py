@@ -11,7 +11,8 @@ from recsys.evaluation.config import EvaluationConfig
 from recsys.losses.config import AlignmentConfig, DistillationConfig, RecommendationLossConfig
 from recsys.names import RESERVED_FOR_PROJECTS, RESERVED_FOR_STUDENTS, Name
 from recsys.rules.config import RULES, RULES_WITH_TITLES, RulesConfig, RulesTuningConfig
-from recsys.serving.assignment import ARMS, Arm, check_split
+from recsys.serving.assignment import ARMS, Arm
+from recsys.serving.experiment import Experiment, check_experiment
 from recsys.signals.config import SignalsConfig
 from recsys.students.config import StudentModelConfig
 from recsys.teachers.config import HLLMConfig, TeacherModelConfig
@@ -202,13 +203,23 @@ class ServingConfig:
         arms: what is served; `null` answers popular items at once, so that what HTTP costs can be subtracted.
         student: the student that is served, a name of `students`.
         split: share of users an arm gets when a request names none, by salted hash of the user id; they add up to 1.
+        salt: hashed with the user id; another one assigns all users anew.
         default_arm: answers requests that name neither arm nor user.
+        teacher_seconds: how long a request may wait for the teacher, its turn included.
+        fallback: `student` answers for a teacher that is late, busy or away, and the answer says so: users get their
+            recommendations, and the experiment is analysed by the arm they were assigned to. With `none`, where the
+            student is not served, and where the request itself names the teacher, that is 503.
+        shadow: share of the student's answers for which the teacher computes its own, unseen, to compare the two; who
+            is chosen is a salted hash of the user id.
+        shadow_at_once: such computations at the same time in each replica; further ones are dropped and counted.
         host, port: where HTTP listens; the default host is reachable from this machine alone.
         max_k, max_history: what a request may ask for.
         max_ids: ids in each of `exclude` and `only` of a request.
         max_requests: requests in a batch; they are scored in one pass, which takes memory for so many catalogues.
         teacher_replicas, student_replicas: the student lives in the replicas that take the HTTP requests; there are two
             of them, so that one may go.
+        surge: when the application is deployed again, new replicas start beside the old ones, which serve until then;
+            that takes room for both. Without, replicas are stopped one by one before their successors start.
         log: keep what was shown to whom and what came of it (`POST /feedback`) under `<storage>/<name>/events`, a
             folder of a disk. It holds user ids, so it is off unless asked for.
         log_megabytes: what the finished files of the log may take; the oldest are removed first.
@@ -221,7 +232,11 @@ class ServingConfig:
     student: Name = "sasrec-distilled"
     split: NotInKey[dict[Arm, float]] = Field(default_factory=_halves)
     default_arm: NotInKey[Arm] = "student"
-    salt: NotInKey[str] = "ab-1"
+    salt: NotInKey[str] = Field(default="ab-1", min_length=1, max_length=256)
+    teacher_seconds: NotInKey[float] = Field(default=60, gt=0)
+    fallback: NotInKey[Literal["student", "none"]] = "student"
+    shadow: NotInKey[float] = Field(default=0, ge=0, le=1)
+    shadow_at_once: NotInKey[int] = Field(default=4, ge=1)
     host: NotInKey[str] = "127.0.0.1"
     port: NotInKey[int] = Field(default=8000, ge=1, le=65535)
     max_k: int = Field(default=100, ge=1)
@@ -230,6 +245,7 @@ class ServingConfig:
     max_requests: NotInKey[int] = Field(default=32, ge=1)
     teacher_replicas: ReplicasConfig = ReplicasConfig()
     student_replicas: ReplicasConfig = ReplicasConfig(count=2, cpus=0.45)
+    surge: NotInKey[bool] = True
     log: NotInKey[bool] = False
     log_megabytes: NotInKey[int] = Field(default=1000, ge=1)
     start_seconds: NotInKey[float] = Field(default=300, gt=0)
@@ -238,12 +254,14 @@ class ServingConfig:
     measure_concurrency: int = Field(default=1, ge=1)
 
     def __post_init__(self) -> None:
-        check_split(self.split)
-        unserved = sorted({arm for arm, share in self.split.items() if share > 0} - set(self.arms))
-        if unserved:
-            raise ValueError(f"split gives users to {unserved[0]}, which is not one of arms ({', '.join(self.arms)})")
+        check_experiment(self.arms, self.split, self.shadow)
         if self.default_arm not in self.arms:
             raise ValueError(f"default_arm {self.default_arm} is not one of arms ({', '.join(self.arms)})")
+
+    @property
+    def experiment(self) -> Experiment:
+        """How the experiment begins."""
+        return Experiment(arms=self.arms, split=self.split, salt=self.salt, shadow=self.shadow)
 
 
 @configuration
@@ -333,6 +351,7 @@ class Layout:
         self.results = storage.join(self.root, "results")
         self.report = storage.join(self.root, "report")
         self.events = storage.join(self.root, "events")
+        self.experiment = storage.join(self.root, "experiment.json")
         self.recommendations = storage.join(self.root, "recommendations")
         self.train_runs = storage.join(self.root, "train")
 

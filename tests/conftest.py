@@ -17,6 +17,7 @@ import pytest
 
 from ray_jobs.cli import QUIET
 from recsys.environment import start_time
+from recsys.serving.web import TOKEN_VARIABLE
 from tests.integration.commands import free_port
 
 MARKER = "RECSYS_TEST_SESSION"
@@ -77,6 +78,7 @@ def ray_session() -> Iterator[None]:
     """
     import ray
 
+    os.environ[TOKEN_VARIABLE] = "secret"  # its processes inherit what this one has when it starts
     directory = tempfile.mkdtemp(prefix="ray-")
     ray.init(
         num_cpus=4,

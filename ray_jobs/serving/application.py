@@ -45,6 +45,7 @@ def application(settings: Settings) -> serve.Application:
         UserError: a checkpoint or the dataset is missing or damaged, or they do not belong together; a log is asked for
             where it cannot be.
     """
+    from ray_jobs.serving.experiment import Keeper
     from ray_jobs.serving.replicas import Ingress, Teacher
 
     config = settings.serving
@@ -58,12 +59,14 @@ def application(settings: Settings) -> serve.Application:
     settings = dataclasses.replace(settings, storage=settings.layout.storage_root)
     teacher = None
     if "teacher" in config.arms:
-        teacher = serve.deployment(**_options(config.teacher_replicas, at_once=64, queued=64))(Teacher).bind(
-            settings, pinned
-        )
+        options = _options(config.teacher_replicas, at_once=64, queued=64, surge=config.surge)
+        teacher = serve.deployment(**options)(Teacher).bind(settings, pinned)
     # Far more than the arms take before they refuse, so that there is a place for `/health` whatever they do.
-    ingress = serve.deployment(**_options(config.student_replicas, at_once=1024, queued=1024))(Ingress)
-    return ingress.bind(settings, pinned, teacher)
+    options = _options(config.student_replicas, at_once=1024, queued=1024, surge=config.surge)
+    ingress = serve.deployment(**options)(Ingress)
+    free = {"ray_actor_options": {"num_cpus": 0}}
+    keeper = serve.deployment(**_options(ReplicasConfig(), at_once=64, queued=64) | free)(Keeper).bind(settings)
+    return ingress.bind(settings, pinned, keeper, teacher)
 
 
 def check(settings: Settings) -> Pinned:
@@ -112,6 +115,8 @@ def url(settings: Settings) -> str:
 def deploy(settings: Settings) -> str:
     """Start the application on the connected Ray (an embedded one where there is none) and wait until it answers.
 
+    One that runs there is replaced while it serves; where that fails, it stays.
+
     Returns:
         Its URL.
 
@@ -124,7 +129,8 @@ def deploy(settings: Settings) -> str:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells every step; what matters is told here
     _claim_port(settings)
     with contextlib.ExitStack() as on_failure:
-        on_failure.callback(undeploy)
+        if APPLICATION not in serve.status().applications:
+            on_failure.callback(undeploy)
         _start(config.host, config.port, config.start_seconds)
         serve.run_many([serve.RunTarget(built, name=APPLICATION)], wait_for_applications_running=False)
         _wait_until_running(config.start_seconds)
@@ -148,12 +154,13 @@ def undeploy() -> None:
         serve.shutdown()
 
 
-def _options(replicas: ReplicasConfig, *, at_once: int, queued: int) -> dict[str, Any]:
+def _options(replicas: ReplicasConfig, *, at_once: int, queued: int, surge: bool = False) -> dict[str, Any]:
     """Serve's options of a deployment.
 
     Args:
         at_once: requests a replica has at most; below a full batch a batch could never fill.
         queued: requests that wait for a place, in all; further ones are refused at once with 503.
+        surge: when it is deployed again, all new replicas start before an old one stops.
     """
     return {
         "num_replicas": replicas.count,
@@ -162,6 +169,7 @@ def _options(replicas: ReplicasConfig, *, at_once: int, queued: int) -> dict[str
         "max_queued_requests": queued,
         "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=RETRY_SECONDS),
         "max_constructor_retry_count": 2,
+        "max_surge_percent": 100 if surge else 0,
         "logging_config": LoggingConfig(log_level="WARNING", enable_access_log=False),
     }
 

@@ -4,7 +4,8 @@ Apart from it, so that replicas import these classes by name whether the job or 
 """
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +14,9 @@ from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
 
+from ray_jobs.serving.experiment import Followed
 from recsys import storage
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
@@ -22,14 +24,13 @@ from recsys.serving.arms import Absent, Model
 from recsys.serving.assignment import Arm
 from recsys.serving.events import EventLog
 from recsys.serving.metrics import Metrics
-from recsys.serving.ranker import Ask, Away, Busy, Ranker
+from recsys.serving.ranker import Ask, Away, Busy, Late, Ranker
 from recsys.serving.recommender import Recommendation, Recommender
 from recsys.serving.service import Pinned, Service, check_same_dataset
-from recsys.serving.web import create_app
+from recsys.serving.web import TOKEN_VARIABLE, create_app
 from recsys.settings import Settings
 
-ANSWER_SECONDS = 60.0
-"""How long a request may wait for the teacher, its turn included."""
+Response = DeploymentResponse[Any] | DeploymentResponseGenerator[Any]
 HEALTH_SECONDS = 5.0
 METRICS_SECONDS = 2.0
 
@@ -82,18 +83,23 @@ class Teacher:
 
 
 class Remote:
-    """The teacher as the ingress sees it: what Ray says of it becomes what the application says."""
+    """The teacher as the ingress sees it: what Ray says of it becomes what the application says.
 
-    def __init__(self, handle: DeploymentHandle[Any], pinned: Pinned, uri: str) -> None:
+    Args:
+        seconds: how long a request may wait for it, its turn included.
+    """
+
+    def __init__(self, handle: DeploymentHandle[Any], pinned: Pinned, uri: str, seconds: float) -> None:
         self._handle = handle
+        self._seconds = seconds
         self._pinned = pinned
         self._uri = uri
 
     async def rank(self, ask: Ask) -> Recommendation:
-        return await self._within(ANSWER_SECONDS, self._handle.rank.remote(ask))
+        return await self._within(self._seconds, self._handle.rank.remote(ask))
 
     async def rank_together(self, asks: Sequence[Ask]) -> list[Recommendation]:
-        return await self._within(ANSWER_SECONDS, self._handle.rank_together.remote(asks))
+        return await self._within(self._seconds, self._handle.rank_together.remote(asks))
 
     async def facts(self) -> dict[str, Any]:
         try:
@@ -102,13 +108,14 @@ class Remote:
             # A replica that refused to start cannot say so itself.
             raise Away(await asyncio.to_thread(self._describe_change) or str(error)) from None
 
-    async def _within(self, seconds: float, answer: Awaitable[Any]) -> Any:
+    async def _within(self, seconds: float, answer: Response) -> Any:
         try:
             return await asyncio.wait_for(answer, seconds)
         except BackPressureError:
             raise Busy("as many requests wait for the teacher as may") from None
         except TimeoutError:
-            raise Away(f"the teacher did not answer within {seconds:g} s; try again") from None
+            answer.cancel()  # what nobody waits for is not computed
+            raise Late(f"the teacher did not answer within {seconds:g} s; try again") from None
         except (RayError, DeploymentUnavailableError) as error:
             raise Away(f"the teacher does not answer ({type(error).__name__}); try again") from None
 
@@ -137,7 +144,9 @@ def models(settings: Settings, pinned: Pinned, teacher: DeploymentHandle[Any] | 
     """The models of the ingress."""
     found: dict[Arm, Model] = {}
     if teacher is not None:
-        found["teacher"] = Remote(teacher, pinned, checkpoint_uri(settings, "teacher"))
+        found["teacher"] = Remote(
+            teacher, pinned, checkpoint_uri(settings, "teacher"), settings.serving.teacher_seconds
+        )
     if "student" in settings.serving.arms:
         try:
             found["student"] = load_ranker(settings, "student", pinned)
@@ -150,13 +159,14 @@ def models(settings: Settings, pinned: Pinned, teacher: DeploymentHandle[Any] | 
 class Ingress:
     """A replica that takes HTTP requests and holds catalogue, stored histories and the student."""
 
-    def __init__(self, settings: Settings, pinned: Pinned, teacher: DeploymentHandle[Any] | None) -> None:
-        config = settings.serving
+    def __init__(
+        self, settings: Settings, pinned: Pinned, keeper: DeploymentHandle[Any], teacher: DeploymentHandle[Any] | None
+    ) -> None:
+        config = self._config = settings.serving
         self._service = Service(
             load_dataset(settings, pinned),
             arms=config.arms,
-            split=config.split,
-            salt=config.salt,
+            experiment=Followed(keeper, config.experiment),
             default_arm=config.default_arm,
             max_k=config.max_k,
             max_history=config.max_history,
@@ -178,6 +188,9 @@ class Ingress:
             metrics=self._metrics,
             gather=self._gather_metrics,
             log=self._log,
+            fallback=None if self._config.fallback == "none" else self._config.fallback,
+            shadow_at_once=self._config.shadow_at_once,
+            token=os.environ.get(TOKEN_VARIABLE) or None,
         )
 
     def metrics_text(self) -> str:

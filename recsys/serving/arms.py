@@ -15,7 +15,7 @@ class Model(Protocol):
 
         Raises:
             Busy: too many wait already.
-            Away: it cannot answer now.
+            Away: it cannot answer now, or (`Late`) not in time.
         """
 
     async def rank_together(self, asks: Sequence[Ask]) -> list[Recommendation]:

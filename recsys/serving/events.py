@@ -32,18 +32,23 @@ _WAITING = 100_000  # events that may wait for the writer; further ones are drop
 
 SCHEMA = pa.schema(
     [
-        ("kind", pa.string()),  # exposure or feedback
+        ("kind", pa.string()),  # exposure, feedback, or shadow: a list of the teacher that nobody saw
         ("time", pa.float64()),  # seconds since 1970
         ("request_id", pa.string()),
-        # Of exposures:
+        # Of exposures, and of shadows but for `fallback` and `teacher_failed`:
         ("user_id", pa.string()),
         ("arm", pa.string()),
         ("assigned_by", pa.string()),
+        ("experiment", pa.int64()),
+        ("answered_by", pa.string()),
+        ("teacher_failed", pa.string()),
         ("checkpoint", pa.string()),
         ("fallback", pa.bool_()),
         ("items", pa.list_(pa.string())),
         ("model_ms", pa.float64()),
         ("queue_ms", pa.float64()),
+        # Of shadows; the student's list is in the exposure of the same request:
+        ("agreement", pa.float64()),
         # Of feedback:
         ("item_id", pa.string()),
         ("event", pa.string()),

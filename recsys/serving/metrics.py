@@ -17,6 +17,7 @@ BUCKETS = (
     0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
 """Seconds."""
+TENTHS = tuple(n / 10 for n in range(11))
 ARM = "recsys.arm"
 """Where the application writes into an ASGI scope which arm a request has got."""
 NO_ARM = "none"
@@ -50,6 +51,28 @@ class Metrics:
             ["replica", "arm"],
             registry=self._registry,
         )
+        self._teacher_fallbacks = Counter(
+            "recsys_teacher_fallbacks",
+            "Answers of the student in place of a teacher that did not answer, and why it did not.",
+            ["replica", "reason"],
+            registry=self._registry,
+        )
+        self._shadow = Counter(
+            "recsys_shadow",
+            "What the teacher was to compute unseen beside the student's answers, and what came of it.",
+            ["replica", "outcome"],
+            registry=self._registry,
+        )
+        self._agreement = Histogram(
+            "recsys_shadow_agreement",
+            "Share of items that the student's answer and the teacher's unseen one have in common.",
+            ["replica"],
+            buckets=TENTHS,
+            registry=self._registry,
+        )
+        self._shadow_model = self._histogram(
+            "recsys_shadow_model_seconds", "Time of the two passes that were compared.", "arm"
+        )
         self._feedback = Counter("recsys_feedback", "Events of POST /feedback.", ["replica"], registry=self._registry)
 
     def _histogram(self, name: str, said: str, *labels: str) -> Histogram:
@@ -66,6 +89,18 @@ class Metrics:
             self._queue.labels(self._replica, arm).observe(answer.waited / 1000)
         elif arm != "null":
             self._fallbacks.labels(self._replica, arm).inc()
+
+    def count_teacher_fallback(self, reason: str) -> None:
+        self._teacher_fallbacks.labels(self._replica, reason).inc()
+
+    def count_shadow(self, outcome: str) -> None:
+        self._shadow.labels(self._replica, outcome).inc()
+
+    def count_agreement(self, agreement: float, *, student: Recommendation, teacher: Recommendation) -> None:
+        self.count_shadow("compared")
+        self._agreement.labels(self._replica).observe(agreement)
+        for arm, answer in (("student", student), ("teacher", teacher)):
+            self._shadow_model.labels(self._replica, arm).observe(answer.milliseconds / 1000)
 
     def count_feedback(self) -> None:
         self._feedback.labels(self._replica).inc()

@@ -37,7 +37,7 @@ def page(schema: dict[str, Any]) -> str:
             parts.append(f"<p>{escape(operation.get('description', ''))}</p>")
             if "requestBody" in operation:
                 parts += _fields(schema, operation["requestBody"])
-                parts.append(_TRY)
+                parts.append(_TRY if path == "/recommend" else "")
             for status, response in operation["responses"].items():
                 parts.append(f"<h3>{status}</h3><p>{escape(response['description'])}</p>")
                 parts += _fields(schema, response)

@@ -24,6 +24,10 @@ class Away(Exception):
     """The model cannot answer now; the message says why."""
 
 
+class Late(Away):
+    """The model did not answer in time."""
+
+
 @dataclass(frozen=True)
 class Ask:
     """One request: a history of ids (not empty), how many items, whether those seen are left out, and what may be

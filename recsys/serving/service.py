@@ -5,7 +5,7 @@ No HTTP here, that is `recsys.serving.web`, and no Ray: `ray_jobs/serve.py` puts
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +15,7 @@ from recsys.data.ids import normal_id
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.serving.assignment import Arm, assign
+from recsys.serving.experiment import Experiment, State
 from recsys.serving.ranker import Ask
 from recsys.serving.recommender import Recommendation, popular
 from recsys.serving.selection import Selection
@@ -26,6 +27,8 @@ Id = Annotated[str, Field(min_length=1, max_length=256)]
 Values = Annotated[list[Id], Field(min_length=1, max_length=100)]
 Count = Annotated[int, Field(ge=1)]
 AssignedBy = Literal["request", "user", "default"]
+Failure = Literal["timeout", "busy", "away"]
+"""Why an arm did not answer."""
 
 
 class RecommendRequest(BaseModel):
@@ -89,10 +92,13 @@ class RecommendResponse(BaseModel):
     fewer: int = Field(description="how many items fewer than k: no more are left that may be recommended")
     request_id: str = Field(description="of the header X-Request-ID, or made; in a batch with the place behind a dot")
     user_id: str | None = Field(description="as asked")
-    arm: Arm
+    arm: Arm = Field(description="the one that was assigned, whoever answered: compare by this one")
     assigned_by: AssignedBy = Field(
         description="the request named the arm; hash of the user id; or no user id was given: leave those out of an A/B"
     )
+    experiment: int = Field(description="version of the state of the experiment that assigned the arm")
+    answered_by: Arm = Field(description="the arm, or the student in place of a teacher that did not answer")
+    teacher_failed: Failure | None = Field(None, description="why the student answered in place of the teacher")
     checkpoint: str | None = Field(description="hash of the checkpoint that ranked; null where no model was asked")
     model_ms: float = Field(description="time in the model alone, measured in the replica; 0 where none was asked")
     queue_ms: float = Field(description="time the request waited in the replica for its turn in the model")
@@ -118,14 +124,26 @@ class Item(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Ask):
-    """A checked request, and who answers it."""
+    """A checked request, and who answers it.
+
+    Attributes:
+        arm: that was assigned.
+        failed: why another arm answers, which is `answered_by` then.
+    """
 
     arm: Arm
     assigned_by: AssignedBy
+    experiment: int
+    answered_by: Arm
+    failed: Failure | None = None
     user_id: str | None
     unknown_user: bool
     attributes: bool
     request_id: str
+
+    def fall_back(self, arm: Arm, failed: Failure) -> "Task":
+        """The same request, answered by another arm."""
+        return replace(self, answered_by=arm, failed=failed)
 
 
 class Service:
@@ -134,7 +152,7 @@ class Service:
     Args:
         dataset: catalogue and stored histories; takes memory in proportion to its interactions.
         arms: the arms that are served.
-        split, salt: `recsys.serving.assignment`.
+        experiment: decides who gets which arm.
         default_arm: for requests that name neither user nor arm.
         max_k, max_history, max_ids, max_requests: what a request may ask for: items, ids in its history, ids in each of
             `exclude` and `only`, requests in a batch.
@@ -145,8 +163,7 @@ class Service:
         dataset: PreparedDataset,
         *,
         arms: tuple[Arm, ...],
-        split: Mapping[Arm, float],
-        salt: str,
+        experiment: State,
         default_arm: Arm,
         max_k: int,
         max_history: int,
@@ -155,8 +172,8 @@ class Service:
     ) -> None:
         self.dataset = dataset
         self.arms = arms
-        self.split = dict(split)
-        self._salt, self._default_arm = salt, default_arm
+        self.experiment = experiment
+        self._default_arm = default_arm
         self.max_k = min(max_k, dataset.num_items)
         self.max_history = max_history
         self.max_ids, self.max_requests = max_ids, max_requests
@@ -201,7 +218,8 @@ class Service:
         history = request.history
         if history is None:
             history = [] if user is None else self.dataset.sequence_ids(user)
-        arm, assigned_by = self._arm(request)
+        experiment = self.experiment.current
+        arm, assigned_by = self._arm(request, experiment)
         return Task(
             history=history,
             k=request.k,
@@ -209,6 +227,8 @@ class Service:
             candidates=None if selection is None else selection.find(self.dataset.catalogue),
             arm=arm,
             assigned_by=assigned_by,
+            experiment=experiment.version,
+            answered_by=arm,
             user_id=request.user_id,
             unknown_user=request.user_id is not None and user is None,
             attributes=request.attributes,
@@ -237,6 +257,9 @@ class Service:
             user_id=task.user_id,
             arm=task.arm,
             assigned_by=task.assigned_by,
+            experiment=task.experiment,
+            answered_by=task.answered_by,
+            teacher_failed=task.failed,
             checkpoint=answer.checkpoint,
             model_ms=round(answer.milliseconds, 4),
             queue_ms=round(answer.waited, 4),
@@ -255,11 +278,11 @@ class Service:
         (attributes,) = catalogue.attributes.of([number])
         return Item(item_id=catalogue.item_ids[number], title=catalogue.titles[number], attributes=attributes)
 
-    def _arm(self, request: RecommendRequest) -> tuple[Arm, AssignedBy]:
+    def _arm(self, request: RecommendRequest, experiment: Experiment) -> tuple[Arm, AssignedBy]:
         if request.arm is not None:
             return request.arm, "request"
         if request.user_id is not None:
-            return assign(normal_id(request.user_id), self.split, self._salt), "user"
+            return assign(normal_id(request.user_id), experiment.split, experiment.salt), "user"
         return self._default_arm, "default"
 
 

@@ -6,15 +6,18 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Header, Path, Request
+from fastapi import Depends, FastAPI, Header, HTTPException, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
 from recsys.errors import UserError
 from recsys.serving.arms import Model
 from recsys.serving.assignment import Arm
+from recsys.serving.dispatch import Dispatcher
 from recsys.serving.events import EventLog
+from recsys.serving.experiment import Change, Experiment
 from recsys.serving.guard import BODY_SECONDS, Guard
 from recsys.serving.metrics import ARM, CONTENT_TYPE, Counted, Metrics, merge
 from recsys.serving.page import page
@@ -31,6 +34,7 @@ from recsys.serving.service import (
     Task,
     sentence,
 )
+from recsys.serving.shadow import Shadow
 
 State = Literal["ready", "busy", "away"]
 RequestId = Annotated[
@@ -45,6 +49,12 @@ RequestId = Annotated[
 ]
 SEVERAL = "several"
 """The arm of a batch whose requests got different ones, in the metrics."""
+TOKEN_VARIABLE = "RECSYS_EXPERIMENT_TOKEN"
+"""The environment variable of the token that `PUT /experiment` asks for; it stands nowhere else."""
+Bearer = Annotated[
+    HTTPAuthorizationCredentials | None,
+    Depends(HTTPBearer(auto_error=False, description=f"the token of {TOKEN_VARIABLE}")),
+]
 
 
 class Problem(BaseModel):
@@ -108,6 +118,9 @@ def create_app(
     metrics: Metrics | None = None,
     gather: Callable[[], Awaitable[Sequence[str]]] | None = None,
     log: EventLog | None = None,
+    fallback: Arm | None = None,
+    shadow_at_once: int = 4,
+    token: str | None = None,
     body_seconds: float = 3 * BODY_SECONDS,
 ) -> FastAPI:
     """The application.
@@ -117,7 +130,10 @@ def create_app(
         checkpoints: hashes of what was deployed; told even while a model is away.
         metrics: of this replica.
         gather: the texts of the metrics of all replicas, where there are several.
-        log: where exposures and feedback go; None keeps none.
+        log: where exposures, feedback and shadows go; None keeps none.
+        fallback: see `Dispatcher`.
+        shadow_at_once: see `Shadow`.
+        token: of who may change the experiment; None: nobody.
         body_seconds: time a body may take. Behind a proxy that has the guard as well, bodies are whole when they leave
             it, and what takes time here is the way between the two on a busy machine.
     """
@@ -128,6 +144,10 @@ def create_app(
         redoc_url=None,
     )
     counted = metrics or Metrics()
+    dispatcher = Dispatcher(service, models, fallback)
+    shadow = None
+    if {"teacher", "student"} <= models.keys():
+        shadow = Shadow(models["teacher"], service.experiment, at_once=shadow_at_once, metrics=counted, log=log)
     app.add_middleware(Guard, seconds=body_seconds)
     app.add_middleware(Counted, metrics=counted, paths=frozenset({"/recommend", "/recommend/batch"}))
 
@@ -148,14 +168,19 @@ def create_app(
         return _unavailable(str(error))
 
     def tell(task: Task, answer: Recommendation) -> RecommendResponse:
-        counted.count_answer(task.arm, answer)
+        counted.count_answer(task.answered_by, answer)
+        if task.failed is not None:
+            counted.count_teacher_fallback(task.failed)
+        if shadow is not None:
+            shadow.consider(task, answer)
         said = service.response(task, answer)
         if log is not None:
             log.append(
                 "exposure",
                 **said.model_dump(
                     include={
-                        "request_id", "user_id", "arm", "assigned_by", "checkpoint", "fallback", "model_ms", "queue_ms",
+                        "request_id", "user_id", "arm", "assigned_by", "experiment", "answered_by", "teacher_failed",
+                        "checkpoint", "fallback", "model_ms", "queue_ms",
                     }
                 ),
                 items=answer.items,
@@ -167,7 +192,8 @@ def create_app(
         """The k best items for a user, a history, or both."""
         task = service.task(request, request_id or _new_id())
         http.scope[ARM] = task.arm
-        return tell(task, service.without_model(task) or await models[task.arm].rank(task))
+        (answered,) = await dispatcher.answer([task])
+        return tell(*answered)
 
     @app.post("/recommend/batch", responses=_PROBLEMS)
     async def recommend_batch(http: Request, batch: BatchRequest, request_id: RequestId = None) -> BatchResponse:
@@ -175,15 +201,8 @@ def create_app(
         tasks = service.tasks(batch.requests, request_id or _new_id())
         arms = {task.arm for task in tasks}
         http.scope[ARM] = arms.pop() if len(arms) == 1 else SEVERAL
-        answers = {task.request_id: answer for task in tasks if (answer := service.without_model(task)) is not None}
-        left: dict[Arm, list[Task]] = {}
-        for task in tasks:
-            if task.request_id not in answers:
-                left.setdefault(task.arm, []).append(task)
-        ranked = await asyncio.gather(*(models[arm].rank_together(group) for arm, group in left.items()))
-        for group, found in zip(left.values(), ranked, strict=True):
-            answers.update(zip((task.request_id for task in group), found, strict=True))
-        return BatchResponse(answers=[tell(task, answers[task.request_id]) for task in tasks])
+        answered = await dispatcher.answer(tasks)
+        return BatchResponse(answers=[tell(*one) for one in answered])
 
     @app.get(
         "/items/{item_id:path}", responses={404: {"model": Problem, "description": "no such item"}, 422: _IMPOSSIBLE}
@@ -228,10 +247,35 @@ def create_app(
             status="ok" if not away else "degraded" if away < len(states) else "unavailable",
             arms=dict(zip(service.arms, states, strict=True)),
             dataset=DatasetHealth(name=dataset.name, fingerprint=dataset.fingerprint),
-            split=service.split,
+            split=service.experiment.current.split,
         )
         code = 503 if said.status == "unavailable" else 200
         return JSONResponse(said.model_dump(), code)  # type: ignore[return-value]
+
+    @app.get("/experiment")
+    async def experiment() -> Experiment:
+        """Who gets which arm, and how much of the student's work the teacher repeats unseen."""
+        return service.experiment.current
+
+    def check_token(given: Bearer) -> None:
+        if token is None:
+            raise HTTPException(403, f"the experiment cannot be changed here; set {TOKEN_VARIABLE} where this runs")
+        if given is None or not secrets.compare_digest(given.credentials.encode(), token.encode()):
+            detail = "this needs the header `Authorization: Bearer …` with the token of this server"
+            raise HTTPException(401, detail, {"WWW-Authenticate": "Bearer"})
+
+    @app.put(
+        "/experiment",
+        dependencies=[Depends(check_token)],
+        responses={
+            **_PROBLEMS,
+            401: {"model": Problem, "description": "the token is missing or wrong"},
+            403: {"model": Problem, "description": "no token is set, so nobody may"},
+        },
+    )
+    async def change_experiment(change: Change) -> Experiment:
+        """Change it; all replicas follow within a second."""
+        return await service.experiment.change(change)
 
     @app.get("/docs", include_in_schema=False, response_class=HTMLResponse)
     async def docs() -> str:
@@ -241,7 +285,9 @@ def create_app(
     return app
 
 
-_FORMS: dict[str, type[BaseModel]] = {"/recommend/batch": BatchRequest, "/feedback": Feedback}
+_FORMS: dict[str, type[BaseModel]] = {
+    "/recommend/batch": BatchRequest, "/feedback": Feedback, "/experiment": Change,
+}  # fmt: skip
 
 
 def _new_id() -> str:

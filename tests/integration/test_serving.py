@@ -2,13 +2,17 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
+import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -29,7 +33,7 @@ from recsys.serving.client import Client
 from recsys.serving.events import count_clicks, read_events
 from recsys.serving.recommender import Recommender
 from recsys.serving.selection import Selection
-from recsys.serving.service import RecommendRequest
+from recsys.serving.service import RecommendRequest, RecommendResponse
 from recsys.settings import ServingConfig, Settings
 from recsys.students.config import SASRecConfig
 from recsys.students.sasrec import SASRec
@@ -55,7 +59,13 @@ def settings(fixture_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Se
         name="served",
         storage=str(tmp_path_factory.mktemp("serving")),
         serving=ServingConfig(
-            student="small", port=free_port(), max_history=200, measure_requests=12, measure_warmup=3, log=True
+            student="small",
+            port=free_port(),
+            max_history=200,
+            measure_requests=12,
+            measure_warmup=3,
+            log=True,
+            teacher_seconds=8,
         ),
         tracking=TrackingConfig(uri="none"),
     )
@@ -223,13 +233,19 @@ def test_slow_bodies_and_headers_that_are_no_text_harm_nobody(client: httpx.Clie
             assert b" 400 " in connection.recv(100), name
 
 
+def users_of(arm: str, settings: Settings) -> list[str]:
+    """Users that get an arm as it was deployed."""
+    config = settings.serving
+    return [user for user in map(str, range(100)) if assign(user, config.split, config.salt) == arm]
+
+
 def actors(name: str) -> list[int]:
     """The processes of this session's actors of that name."""
     found = processes(f"{MARKER}={os.environ[MARKER]}")
     return [int(pid) for pid in found if name.encode() in Path("/proc", pid, "cmdline").read_bytes()]
 
 
-def test_a_teacher_that_hangs_refuses_who_finds_no_room_and_harms_no_other_arm(url: str) -> None:
+def test_a_teacher_that_hangs_refuses_who_finds_no_room_and_harms_no_other_arm(url: str, settings: Settings) -> None:
     def ask(arm: str, count: int, seconds: float) -> list[httpx.Response | httpx.TimeoutException]:
         async def one(client: httpx.AsyncClient) -> httpx.Response | httpx.TimeoutException:
             try:
@@ -251,6 +267,9 @@ def test_a_teacher_that_hangs_refuses_who_finds_no_room_and_harms_no_other_arm(u
         assert answers and {said.status_code for said in answers} == {503}
         assert {(said.headers["retry-after"], "busy" in said.json()["detail"]) for said in answers} == {("1", True)}
         assert all(isinstance(said, httpx.Response) and said.status_code == 200 for said in ask("student", 3, 6))
+        with Client(url) as client:
+            said = client.recommend(user_id=users_of("teacher", settings)[0], history=["50"])
+        assert (said.arm, said.answered_by) == ("teacher", "student") and said.teacher_failed in ("busy", "timeout")
     finally:
         os.kill(pid, signal.SIGCONT)
     with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
@@ -269,6 +288,165 @@ def test_a_lost_replica_is_not_noticed_and_a_lost_proxy_comes_back(url: str, los
             assert client.recommend(history=["50"], arm="student").items
     while len(actors(lost)) < number:
         time.sleep(0.1)
+
+
+def change(url: str, **given: object) -> dict[str, Any]:
+    """Change the experiment, and wait until all replicas tell of it."""
+    headers = {"Authorization": "Bearer secret"}
+    deadline, seen = time.monotonic() + 60, 0
+    while (said := httpx.put(f"{url}/experiment", json=given, headers=headers, trust_env=False)).status_code == 503:
+        assert time.monotonic() < deadline, said.text
+        time.sleep(0.2)
+    said.raise_for_status()
+    while seen < 20:  # in a row, each over a connection of its own
+        same = httpx.get(f"{url}/experiment", trust_env=False).json() == said.json()
+        seen = seen + 1 if same else 0
+        assert time.monotonic() < deadline
+    return said.json()
+
+
+@pytest.fixture
+def experiment(url: str, settings: Settings) -> Iterator[str]:
+    """The URL of an application whose experiment is put back afterwards."""
+    yield url
+    config = settings.serving
+    change(url, split=config.split, salt=config.salt, shadow=config.shadow)
+
+
+def test_a_change_of_the_experiment_reaches_all_replicas_and_moves_who_must(
+    experiment: str, client: httpx.Client, settings: Settings
+) -> None:
+    assert client.put("/experiment", json={"salt": "x"}).status_code == 401
+    before, after = {"teacher": 0.5, "student": 0.5}, {"teacher": 0.2, "student": 0.8}
+    said = change(experiment, split=after)
+    assert client.get("/health").json()["split"] == after
+    assert storage.read_json(settings.layout.experiment)["current"] == said
+    moved = [user for user in users_of("teacher", settings) if assign(user, after, settings.serving.salt) == "student"]
+    for user, arm in (*((user, "student") for user in moved[:3]), (users_of("student", settings)[0], "student")):
+        answer = client.post("/recommend", json={"user_id": user, "history": ["50"]}).json()
+        assert (answer["arm"], answer["experiment"]) == (arm, said["version"])
+    assert set(before) == set(after) and moved
+
+
+def test_the_teacher_repeats_unseen_what_the_student_answers(
+    experiment: str, client: httpx.Client, settings: Settings
+) -> None:
+    change(experiment, shadow=1)
+    request = {"history": ["50", "172"], "k": 7, "arm": "student"}
+    shown = client.post("/recommend", json=request, headers={"X-Request-ID": "shadowed"}).json()
+    assert shown["answered_by"] == "student"
+    deadline, found = time.monotonic() + 30, []
+    while not found:
+        assert time.monotonic() < deadline
+        events = read_events(settings.layout.events).to_pylist()
+        found = [one for one in events if (one["kind"], one["request_id"]) == ("shadow", "shadowed")]
+        time.sleep(0.1)
+    (expected,) = Recommender.load(settings.layout.teacher).recommend([request["history"]], k=7)
+    assert found[0]["items"] == expected and found[0]["model_ms"] > 0
+    common = set(expected) & {item["item_id"] for item in shown["items"]}
+    assert found[0]["agreement"] == pytest.approx(len(common) / 7)
+    assert 'recsys_shadow_total{outcome="compared"' in client.get("/metrics").text
+
+
+@pytest.mark.full
+@pytest.mark.faults
+def test_the_experiment_outlives_the_actor_that_keeps_it(experiment: str) -> None:
+    said = change(experiment, salt="another")
+    (pid,) = actors("ServeReplica:recsys:Keeper")
+    os.kill(pid, signal.SIGKILL)
+    assert httpx.get(f"{experiment}/experiment", trust_env=False).json() == said
+    again = change(experiment, shadow=0.5)
+    assert (again["salt"], again["version"]) == ("another", said["version"] + 1)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("surge", [True, False])
+def test_another_checkpoint_and_the_way_back_cost_no_request(
+    url: str, settings: Settings, dataset: PreparedDataset, tmp_path: Path, surge: bool
+) -> None:
+    """Deployed again twice under load: from one client that asks again and one that does not, nothing fails."""
+    uris = {"teacher": settings.layout.teacher, "student": settings.layout.student("small")}
+    chosen = replace(settings, serving=replace(settings.serving, surge=surge))
+    stop, failures, answers = threading.Event(), [], []
+
+    def ask_again() -> None:
+        with Client(url) as client:
+            for user in itertools.cycle(dataset.user_ids):
+                if stop.is_set():
+                    return
+                try:
+                    answers.append(client.recommend(user_id=user))
+                except UserError as error:
+                    failures.append(f"client: {error}")
+
+    def ask_once() -> None:
+        with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
+            for user in itertools.cycle(dataset.user_ids):
+                if stop.is_set():
+                    return
+                try:
+                    said = client.post("/recommend", json={"user_id": user})
+                    if said.status_code != 200:
+                        failures.append(f"{said.status_code} {said.text}")
+                    else:
+                        answers.append(RecommendResponse.model_validate(said.json()))
+                except httpx.HTTPError as error:
+                    failures.append(repr(error))
+
+    def hashes() -> dict[str, str]:
+        return {arm: storage.read_manifest(uri).content_hash for arm, uri in uris.items()}  # type: ignore[union-attr]
+
+    def wait_for_answers(expected: dict[str, str]) -> None:
+        begun, deadline = len(answers), time.monotonic() + 60
+        while len(answers) < begun + 20:
+            assert time.monotonic() < deadline, failures
+            time.sleep(0.05)
+        late = [answer for answer in answers[begun + 4 :] if answer.checkpoint]  # two may have been on their way
+        assert {answer.checkpoint for answer in late} <= set(expected.values())
+
+    first = hashes()
+    threads = [threading.Thread(target=asking) for asking in (ask_again, ask_once)]
+    for thread in threads:
+        thread.start()
+    try:
+        wait_for_answers(first)
+        for arm, uri in uris.items():
+            shutil.copytree(uri, tmp_path / arm)
+            save_checkpoint(uri, SASRec(SASRecConfig(width=24), num_items=dataset.num_items), dataset)
+        second = hashes()
+        assert not set(second.values()) & set(first.values())
+        serve.deploy(chosen)
+        wait_for_answers(second)
+        for arm, uri in uris.items():
+            shutil.rmtree(uri)
+            shutil.copytree(tmp_path / arm, uri)
+        serve.deploy(chosen)
+        wait_for_answers(first)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+    assert not failures
+    fell_back = sum(answer.teacher_failed is not None for answer in answers)
+    print(f"surge {surge}: {len(answers)} answers, {fell_back} by the student in place of the teacher")
+    assert not surge or not fell_back
+
+
+@pytest.mark.full
+def test_a_deployment_that_fails_leaves_what_ran_before(
+    url: str, settings: Settings, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = serve.check(settings)
+    monkeypatch.setattr(serve, "check", lambda _: replace(pinned, dataset=("served", "0" * 64)))
+    with pytest.raises(UserError, match=r"the serving replicas did not start .* which is \w{12} now; deploy again"):
+        serve.deploy(settings)
+    monkeypatch.undo()
+    for arm in ("teacher", "student", "null"):
+        for _ in range(8):
+            said = client.post("/recommend", json={"history": ["50"], "arm": arm})
+            assert said.status_code == 200 and said.json()["checkpoint"] == pinned.checkpoints.get(arm)
+    serve.deploy(settings)
+    assert client.get("/health").json()["status"] == "ok"
 
 
 def test_health_and_the_openapi_page(client: httpx.Client, settings: Settings, dataset: PreparedDataset) -> None:

@@ -16,6 +16,7 @@ ACROSS = {
     "data/test_fixture.py": "the data set that all tests share",
     "data/test_foreign_data.py": "data as other people write it, from the file to the prepared dataset",
     "data/test_odd_files.py": "files that are damaged or unusual, from the file to the prepared dataset",
+    "serving/test_hostile_requests.py": "what the application makes of requests that are wrong in every way",
     "teachers/bigrec/test_partial_signals.py": "from a teacher that ranked some rows to a student",
     "training/test_zero.py": "weights split by DeepSpeed, from the engine to the checkpoint",
 }

@@ -16,6 +16,8 @@ from starlette.types import ASGIApp
 from recsys.checkpoint import save_checkpoint
 from recsys.data.attributes import Attributes
 from recsys.data.prepared import PreparedDataset
+from recsys.serving.assignment import Arm
+from recsys.serving.experiment import Experiment, Kept
 from recsys.serving.recommender import Recommender
 from recsys.serving.service import Service
 from recsys.students.config import SASRecConfig
@@ -51,12 +53,17 @@ def recommender(random_initialised: Path) -> Recommender:
 
 
 @pytest.fixture
-def service(dataset: PreparedDataset) -> Service:
+def experiment() -> Kept:
+    halves: dict[Arm, float] = {"teacher": 0.5, "student": 0.5}
+    return Kept(Experiment(arms=("teacher", "student", "null"), split=halves, salt="s", shadow=0))
+
+
+@pytest.fixture
+def service(dataset: PreparedDataset, experiment: Kept) -> Service:
     return Service(
         dataset,
         arms=("teacher", "student", "null"),
-        split={"teacher": 0.5, "student": 0.5},
-        salt="s",
+        experiment=experiment,
         default_arm="student",
         max_k=20,
         max_history=30,

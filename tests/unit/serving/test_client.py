@@ -20,6 +20,7 @@ from tests.unit.serving.conftest import listening
 
 ANSWER = {
     "items": [{"item_id": "i9", "title": "Film number 9", "score": 2.5}], "arm": "student", "assigned_by": "default",
+    "experiment": 1, "answered_by": "student",
     "checkpoint": "abc", "model_ms": 0.5, "unknown": [], "unknown_user": False, "fallback": False, "fewer": 0,
     "request_id": "r1", "user_id": None, "queue_ms": 0.0, "not_found": {},
 }  # fmt: skip

@@ -8,6 +8,7 @@ from recsys import storage
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.serving.assignment import assign
+from recsys.serving.experiment import Experiment, Kept
 from recsys.serving.recommender import Recommendation
 from recsys.serving.service import (
     EMPTY_HISTORY,
@@ -44,12 +45,11 @@ def test_requests_that_are_refused(service: Service, request_: RecommendRequest,
 
 
 def test_no_more_items_than_there_are_can_be_asked_for(dataset: PreparedDataset) -> None:
-    arms, split = ("null",), {"null": 1.0}
+    experiment = Kept(Experiment(arms=("null",), split={"null": 1.0}, salt="s", shadow=0))
     large = Service(
         dataset,
-        arms=arms,
-        split=split,
-        salt="",
+        arms=("null",),
+        experiment=experiment,
         default_arm="null",
         max_k=1000,
         max_history=9,

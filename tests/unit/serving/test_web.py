@@ -15,8 +15,9 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from recsys.serving.arms import Absent, Model
-from recsys.serving.assignment import Arm
+from recsys.serving.assignment import Arm, assign
 from recsys.serving.events import EventLog, count_clicks, read_events
+from recsys.serving.experiment import Kept
 from recsys.serving.guard import MAX_BODY
 from recsys.serving.ranker import Ask, Busy, Ranker
 from recsys.serving.recommender import Recommendation, Recommender
@@ -263,11 +264,127 @@ def test_exposures_and_feedback_are_logged(service: Service, student: Ranker, tm
     events = read_events(tmp_path).to_pylist()
     assert [event["kind"] for event in events] == ["exposure", "exposure", "feedback"]
     assert events[0]["items"] == [item["item_id"] for item in shown["items"]]
-    for field in ("request_id", "user_id", "arm", "assigned_by", "checkpoint", "fallback", "model_ms", "queue_ms"):
+    for field in (
+        "request_id", "user_id", "arm", "assigned_by", "experiment", "answered_by", "teacher_failed", "checkpoint",
+        "fallback", "model_ms", "queue_ms",
+    ):  # fmt: skip
         assert events[0][field] == shown[field], field
     assert events[2]["event"] == "click"
     rates = count_clicks(read_events(tmp_path))
     assert rates == {"null": {"shown": 1, "clicked": 0, "rate": 0}, "student": {"shown": 1, "clicked": 1, "rate": 1}}
+
+
+def samples(asked: TestClient) -> dict[tuple[str, str], float]:
+    """By name and by the labels, in their order, beside the replica."""
+    return {
+        (sample.name, label): sample.value
+        for family in text_string_to_metric_families(asked.get("/metrics").text)
+        for sample in family.samples
+        for label in (" ".join(value for name, value in sorted(sample.labels.items()) if name != "replica"),)
+    }
+
+
+def test_the_student_answers_for_a_busy_teacher_and_it_is_told_counted_and_logged(
+    service: Service, student: Ranker, tmp_path: Path
+) -> None:
+    log = EventLog(tmp_path, flush_seconds=0.01)
+    models: dict[Arm, Model] = {"teacher": Full(), "student": student}
+    user = next(f"u{n}" for n in range(9) if assign(f"u{n}", service.experiment.current.split, "s") == "teacher")
+    with TestClient(create_app(service, models, checkpoints={}, log=log, fallback="student")) as asked:
+        said = asked.post("/recommend", json={"user_id": user})
+        assert said.status_code == 200
+        shown = said.json()
+        assert (shown["arm"], shown["answered_by"], shown["teacher_failed"]) == ("teacher", "student", "busy")
+        assert shown["checkpoint"] == student.recommender.checkpoint.hash
+        assert asked.post("/recommend", json={"user_id": user, "arm": "teacher"}).status_code == 503
+        found = samples(asked)
+    log.close()
+    assert found["recsys_teacher_fallbacks_total", "busy"] == 1
+    assert found["recsys_model_seconds_count", "student"] == 1
+    for status in (200, 503):
+        assert found["recsys_requests_total", f"teacher /recommend {status}"] == 1
+    (event,) = read_events(tmp_path).to_pylist()
+    assert (event["arm"], event["answered_by"], event["teacher_failed"], event["experiment"]) == (
+        "teacher", "student", "busy", 1,
+    )  # fmt: skip
+    assert count_clicks(read_events(tmp_path))["teacher"]["shown"] == 1, "by the arm that was assigned"
+    without = TestClient(create_app(service, models, checkpoints={}))
+    assert without.post("/recommend", json={"user_id": user}).status_code == 503
+
+
+class Hanging(Full):
+    """A model that never answers."""
+
+    async def rank(self, _: Ask) -> Recommendation:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+def change(asked: TestClient, token: str = "secret", **given: Any) -> httpx.Response:
+    return asked.put("/experiment", json=given, headers={"Authorization": f"Bearer {token}"})
+
+
+def test_a_shadow_that_hangs_neither_slows_nor_fails_an_answer(service: Service, student: Ranker) -> None:
+    models: dict[Arm, Model] = {"teacher": Hanging(), "student": student}
+    app = create_app(service, models, checkpoints={}, token="secret", shadow_at_once=3)
+    with TestClient(app) as asked:
+        assert change(asked, shadow=1).status_code == 200
+        for _ in range(2):
+            assert asked.post("/recommend", json=PLAIN).json()["answered_by"] == "student"
+        assert asked.post("/recommend/batch", json={"requests": [PLAIN] * 4}).status_code == 200
+        assert samples(asked)["recsys_shadow_total", "dropped"] == 3
+
+
+def test_the_experiment_is_changed_by_who_has_the_token(service: Service, student: Ranker, experiment: Kept) -> None:
+    asked = TestClient(create_app(service, {"student": student}, checkpoints={}, token="secret"))
+    before = asked.get("/experiment").json()
+    assert before | {"changed": None} == {
+        "arms": ["teacher", "student", "null"], "split": {"teacher": 0.5, "student": 0.5}, "salt": "s", "shadow": 0,
+        "version": 1, "changed": None,
+    }  # fmt: skip
+    for token in ("", "secre", "secret2", "sécret".encode().decode("latin-1")):
+        refused = asked.put(
+            "/experiment", json={"salt": "t"}, headers={"Authorization": f"Bearer {token}".encode("latin-1")}
+        )
+        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer"), token
+    for headers in ({}, {"Authorization": "Basic secret"}, {"Authorization": "secret"}):
+        refused = asked.put("/experiment", json={"salt": "t"}, headers=headers)
+        assert refused.status_code == 401 and "Authorization: Bearer" in refused.json()["detail"]
+    assert asked.get("/experiment").json() == before
+    said = change(asked, split={"student": 1}, shadow=0.25)
+    assert said.status_code == 200 and said.json() == asked.get("/experiment").json()
+    assert (said.json()["split"], said.json()["salt"], said.json()["shadow"]) == ({"student": 1}, "s", 0.25)
+    for n in range(9):
+        shown = asked.post("/recommend", json={"user_id": f"u{n}"}).json()
+        assert (shown["arm"], shown["experiment"]) == ("student", 2)
+    assert asked.get("/health").json()["split"] == {"student": 1}
+
+
+def test_without_a_token_nobody_may_change_the_experiment(api: TestClient) -> None:
+    for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer None"}):
+        refused = api.put("/experiment", json={"salt": "t"}, headers=headers)
+        assert refused.status_code == 403
+        assert refused.json() == {
+            "detail": "the experiment cannot be changed here; set RECSYS_EXPERIMENT_TOKEN where this runs"
+        }
+
+
+@pytest.mark.parametrize(
+    ("given", "detail"),
+    [
+        (
+            {"split": {"teacher": 0.5}},
+            "the shares of the split must add up to 1 (got teacher 0.5); name every arm that gets users",
+        ),
+        ({"shadow": 2}, "shadow: should be less than or equal to 1 (got 2)"),
+        ({"seed": 1}, "seed: no such field; known: split, salt, shadow"),
+        ({"split": {"techer": 1}}, "split.techer.[key]: should be 'teacher', 'student' or 'null' (got 'techer')"),
+    ],
+)
+def test_changes_that_are_refused(service: Service, given: dict[str, Any], detail: str) -> None:
+    asked = TestClient(create_app(service, {}, checkpoints={}, token="secret"))
+    said = change(asked, **given)
+    assert (said.status_code, said.json()) == (422, {"detail": detail})
 
 
 def test_metrics_count_every_outcome_of_every_arm(service: Service, student: Ranker) -> None:
@@ -332,6 +449,7 @@ def test_the_page_loads_nothing_from_elsewhere_and_shows_every_field(api: TestCl
         for field, facts in schema["components"]["schemas"][name]["properties"].items():
             assert f"<code>{field}</code>" in said.text and facts.get("description", "").split("'")[0] in said.text
     assert "integer, from 1, to 20" in said.text
+    assert said.text.count('id="try"') == 1
 
 
 def test_requests_are_answered_side_by_side(service: Service, student: Ranker) -> None:

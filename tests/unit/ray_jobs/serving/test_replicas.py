@@ -1,6 +1,7 @@
 """What the ingress makes of what Ray says of the teacher, and what replicas do whose files were replaced. No Ray."""
 
 import asyncio
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from recsys.checkpoint import save_checkpoint
 from recsys.data.attributes import Attributes
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.serving.ranker import Ask, Away, Busy
+from recsys.serving.ranker import Ask, Away, Busy, Late
 from recsys.serving.selection import Selection
 from recsys.serving.service import Pinned
 from recsys.settings import ServingConfig, Settings
@@ -26,25 +27,42 @@ from recsys.students.sasrec import SASRec
 ASK = Ask(["i1"], 3, True)
 
 
-def remote(outcome: Exception | None, uri: str = "/nowhere") -> replicas.Remote:
-    async def answer(*_: Any) -> Any:
-        if outcome is None:
-            await asyncio.sleep(60)
-        raise outcome or AssertionError
+class Answer:
+    """What a handle gives: it hangs where the outcome is None."""
 
-    method = SimpleNamespace(remote=answer)
+    cancelled = 0
+
+    def __init__(self, outcome: Exception | None) -> None:
+        self._outcome = outcome
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if self._outcome is None:
+            yield from asyncio.sleep(60).__await__()
+        raise self._outcome or AssertionError
+
+    def cancel(self) -> None:
+        Answer.cancelled += 1
+
+
+def remote(outcome: Exception | None, uri: str = "/nowhere", seconds: float = 60) -> replicas.Remote:
+    method = SimpleNamespace(remote=lambda *_: Answer(outcome))
     handle: Any = SimpleNamespace(rank=method, rank_together=method, facts=method)
-    return replicas.Remote(handle, Pinned(("random", "f"), {"teacher": "0" * 64}), uri)
+    return replicas.Remote(handle, Pinned(("random", "f"), {"teacher": "0" * 64}), uri, seconds)
 
 
-def test_a_full_queue_is_busy_and_a_lost_replica_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_queue_is_busy_and_a_lost_replica_away() -> None:
     with pytest.raises(Busy, match="as many requests wait for the teacher as may"):
         asyncio.run(remote(BackPressureError(64, 64)).rank(ASK))
     with pytest.raises(Away, match=r"the teacher does not answer \(RayActorError\); try again"):
         asyncio.run(remote(RayActorError()).rank(ASK))
-    monkeypatch.setattr(replicas, "ANSWER_SECONDS", 0.05)
-    with pytest.raises(Away, match=r"the teacher did not answer within 0\.05 s"):
-        asyncio.run(remote(None).rank(ASK))
+
+
+@pytest.mark.parametrize("method", ["rank", "rank_together"])
+def test_who_waited_as_long_as_may_be_is_told_and_the_teacher_let_off(method: str) -> None:
+    before = Answer.cancelled
+    with pytest.raises(Late, match=r"the teacher did not answer within 0\.05 s"):
+        asyncio.run(getattr(remote(None, seconds=0.05), method)(ASK))
+    assert Answer.cancelled == before + 1
 
 
 @pytest.fixture
@@ -111,15 +129,21 @@ def test_a_log_in_a_bucket_is_refused(settings: Settings) -> None:
         application.application(logged)
 
 
-def test_a_hanging_batch_ends_as_a_request_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicas, "ANSWER_SECONDS", 0.05)
-    with pytest.raises(Away, match=r"the teacher did not answer within 0\.05 s"):
-        asyncio.run(remote(None).rank_together([ASK, ASK]))
-
-
 def test_queues_have_an_end(settings: Settings) -> None:
     ingress = application.application(settings)._bound_deployment
-    (teacher,) = [one._bound_deployment for one in ingress.init_args if hasattr(one, "_bound_deployment")]
-    for deployment in (ingress, teacher):
+    inner = [one._bound_deployment for one in ingress.init_args if hasattr(one, "_bound_deployment")]
+    assert [deployment.name for deployment in inner] == ["Keeper", "Teacher"]
+    for deployment in (ingress, *inner):
         assert 0 < deployment.max_queued_requests <= 1024
         assert (deployment.backpressure_config.status_code, deployment.backpressure_config.retry_after_s) == (503, 1)
+
+
+@pytest.mark.parametrize(("surge", "percent"), [(True, 100), (False, 0)])
+def test_models_are_replaced_beside_the_old_ones_where_there_is_room(
+    settings: Settings, surge: bool, percent: int
+) -> None:
+    chosen = replace(settings, serving=replace(settings.serving, surge=surge))
+    ingress = application.application(chosen)._bound_deployment
+    found = [one._bound_deployment for one in ingress.init_args if hasattr(one, "_bound_deployment")] + [ingress]
+    surges = {deployment.name: deployment._deployment_config.max_surge_percent for deployment in found}
+    assert surges == {"Ingress": percent, "Teacher": percent, "Keeper": 0}, "two keepers would be two states"
