@@ -79,7 +79,7 @@ def analyse(events: pa.Table, config: ExperimentConfig, split: Mapping[Any, floa
                 "requests": len(requests),
                 "answers": int(requests["answered"].sum()),
                 "clicked": int((requests["clicked"] & requests["answered"]).sum()),
-                **{name: _tell(_confide(mean, name, config)) for name, mean in known[arm].items()},
+                **{name: _tell(_confide(mean, name, config), shares=True) for name, mean in known[arm].items()},
                 "milliseconds": None if (time := times[arm]) is None else _tell_percentiles(time),
             }
             for arm in compared
@@ -128,8 +128,11 @@ def _time(requests: pd.DataFrame, seed: int) -> Percentiles | None:
     return bootstrap_percentiles(answered["milliseconds"].to_numpy(), users, LEVELS, seed=seed)
 
 
-def _tell(interval: Interval) -> dict[str, float | None]:
-    return {name: _finite(getattr(interval, name)) for name in ("value", "low", "high")}
+def _tell(interval: Interval, *, shares: bool = False) -> dict[str, float | None]:
+    told = {name: _finite(getattr(interval, name)) for name in ("value", "low", "high")}
+    if shares:  # of what is between 0 and 1
+        told = {name: None if value is None else min(max(value, 0.0), 1.0) for name, value in told.items()}
+    return told
 
 
 def _tell_percentiles(percentiles: Percentiles) -> dict[str, dict[str, float]]:

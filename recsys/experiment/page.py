@@ -19,6 +19,7 @@ NAMES = {
     "coverage": "Coverage",
 }
 _HIGHER = {"click_through", "coverage"}
+_WIDEST = 5  # margins that the picture shows to either side
 _STATES = {"holds": "within the margin", "broken": "beyond the margin", "open": "not yet known"}
 
 
@@ -56,7 +57,8 @@ def draw_differences(report: Mapping[str, Any], form: str = "wide") -> "Figure":
         axes.plot(row["value"] * unit, y, "o", color=colour, markersize=8)
     axes.axvline(0, color=plots.INK, linewidth=0.8)
     axes.axvline(1, color=plots.INK, linewidth=1.2, linestyle="--")
-    axes.set_xscale("symlog", linthresh=2)
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, -_WIDEST), min(max(high, 1.5), _WIDEST))
     axes.set_yticks(range(len(rows)), [NAMES[name] for name, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)

@@ -32,10 +32,10 @@ _WAITING = 100_000  # events that may wait for the writer; further ones are drop
 
 SCHEMA = pa.schema(
     [
-        ("kind", pa.string()),  # exposure or feedback
+        ("kind", pa.string()),  # exposure, failure (no answer) or feedback
         ("time", pa.float64()),  # seconds since 1970
         ("request_id", pa.string()),
-        # Of exposures:
+        # Of exposures, and the first three of failures:
         ("user_id", pa.string()),
         ("arm", pa.string()),
         ("assigned_by", pa.string()),
