@@ -115,7 +115,8 @@ def _loads(directory: Path, load: Mapping[str, Any], name: str, core_hour: float
             human_ms(row.get("max_ms")),
             _number(row.get("cpu_seconds_per_million"), 1.0),
             *([_number(row.get("cpu_seconds_per_million"), core_hour / 3600)] if core_hour else []),
-            f"{row['client']['late_p99_ms']:.1f} ms" + (" (saturated)" if row["client"]["saturated"] else ""),
+            f"{max(row['client']['late_p99_ms'], row['client']['lag_p99_ms']):.1f} ms"
+            + (" (saturated)" if row["client"]["saturated"] else ""),
             f"{100 * row['client']['busy']:.0f} %",
         ]
         for arm, rows in arms.items()

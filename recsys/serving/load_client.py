@@ -20,17 +20,23 @@ from typing import Any
 
 import httpx
 
+TICK = 0.02
+"""Seconds between two looks at how late this process itself comes to run."""
 CONNECTIONS = 900
 """Most that a process keeps open, below the usual limit of 1024 files."""
 OK, SHED, TIMEOUT = "ok", "shed", "timeout"
 
 
 async def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Do a job; `samples` are [scheduled, sent, done, model_ms, outcome] in seconds since the beginning.
+    """Do a job.
 
-    An outcome is `ok`, `shed` (503), `timeout`, or what else went wrong.
+    Returns:
+        `samples`: [scheduled, sent, done, model_ms, outcome] in seconds since the beginning; an outcome is `ok`, `shed`
+        (503), `timeout`, or what else went wrong. `lags`: seconds by which this process came late to a tick. `cpu`,
+        `seconds`: what it computed, and how long it took.
     """
     samples: list[tuple[float, float, float, float, str]] = []
+    lags = [0.0]
     limits = httpx.Limits(max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS)
     async with httpx.AsyncClient(base_url=job["url"], trust_env=False, timeout=None, limits=limits) as client:
         begin = job["begin"]
@@ -53,7 +59,14 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
                 outcome = type(error).__name__
             samples.append((scheduled, sent, time.perf_counter() - begin, model_ms, outcome))
 
+        async def tick() -> None:
+            while True:
+                due = time.perf_counter() + TICK
+                await asyncio.sleep(TICK)
+                lags.append(time.perf_counter() - due)
+
         await asyncio.sleep(begin - time.perf_counter())
+        ticking = asyncio.create_task(tick())
         before = time.process_time()
         if "at" in job:
             tasks = []
@@ -70,7 +83,9 @@ async def run(job: dict[str, Any]) -> dict[str, Any]:
                     await ask(next(histories), now)
 
             await asyncio.gather(*(connection() for _ in range(job["connections"])))
-        return {"samples": samples, "cpu": time.process_time() - before, "seconds": time.perf_counter() - begin}
+        ticking.cancel()
+        cpu, seconds = time.process_time() - before, time.perf_counter() - begin
+    return {"samples": samples, "lags": lags, "cpu": cpu, "seconds": seconds}
 
 
 def main() -> None:

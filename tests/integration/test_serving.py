@@ -298,6 +298,22 @@ def test_the_arms_are_measured_against_each_other(url: str, settings: Settings, 
     assert measure_ab.run(several, address=url)["arms"]["null"]["errors"] == 0
 
 
+def test_the_arms_are_measured_under_load(url: str, settings: Settings, capsys) -> None:
+    under = replace(
+        settings.serving, measure_rates=(20.0,), measure_connections=(2,), measure_seconds=1, measure_settle=0.2
+    )
+    figures = measure_ab.run(replace(settings, serving=under), address=url)
+    for name in ("open_loop", "closed_loop"):
+        rows = figures["load"][name]["arms"]
+        assert rows.keys() == {"teacher", "student", "null"}
+        for (row,) in rows.values():
+            assert row["requests"] > 0 and not row["errors"] and row["cpu_seconds_per_million"] > 0
+    assert "requests a second with p99 ≤ 100 ms and < 1 % unanswered: teacher" in capsys.readouterr().out
+    page = storage.read_bytes(storage.join(settings.layout.results, "ab_report.html")).decode()
+    assert "At a rate" in page and "At a number of connections" in page
+    assert storage.read_json(storage.join(settings.layout.results, "ab.json")) == figures
+
+
 def test_a_server_of_something_else_is_not_measured_by_mistake(url: str, settings: Settings) -> None:
     other = replace(settings, serving=replace(settings.serving, arms=("student", "null"), split={"student": 1.0}))
     with pytest.raises(UserError, match=r"serves something else; stop it, choose another serving\.port"):

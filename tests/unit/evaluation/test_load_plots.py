@@ -15,7 +15,8 @@ def load_row(
     return {
         "requests": 200, "answered": 200 - shed, "shed": shed, "timeouts": 0, "errors": {}, "rps": 10.0, **times,
         **intervals, "max_ms": 2 * p99, "keeps_objective": keeps,
-        "client": {"busy": 0.1, "late_p50_ms": 0.1, "late_p99_ms": late, "saturated": late > 5}, **facts,
+        "client": {"busy": 0.1, "late_p50_ms": 0.1, "late_p99_ms": late, "lag_p99_ms": 0.2, "saturated": late > 5},
+        **facts,
     }  # fmt: skip
 
 
