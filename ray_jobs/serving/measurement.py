@@ -92,7 +92,7 @@ def run(settings: Settings, *, force: bool = False, address: str | None = None) 
     return figures
 
 
-def _read_quality(settings: Settings) -> dict[Arm, float]:
+def _read_quality(settings: Settings) -> dict[str, float]:
     """NDCG@10 of the arms, where they were evaluated."""
     ladder = storage.read_json_if_whole(storage.join(settings.layout.results, f"{LADDER}.json"))
     if not isinstance(ladder, dict):
