@@ -16,6 +16,7 @@ from recsys.serving.load import (
     Clients,
     Load,
     Objective,
+    Trace,
     draw_trace,
     find_highest,
     measure_load,
@@ -80,7 +81,7 @@ def test_a_stall_shows_in_the_open_loop_and_hides_in_the_closed_one(clients: Cli
 
     def stall_once() -> Server:
         async def stall(server: Server, arm: str) -> int:
-            if len(server.asked) == 150:
+            if len(server.asked) == 60:
                 time.sleep(0.3)
             return 200
 
@@ -88,17 +89,17 @@ def test_a_stall_shows_in_the_open_loop_and_hides_in_the_closed_one(clients: Cli
 
     for _ in range(3):
         with listening(stall_once()) as url:
-            opened = clients.send(url, "student", draw_trace(120, 3, HISTORIES))
+            opened = clients.send(url, "student", draw_trace(40, 4, HISTORIES))
         with listening(stall_once()) as url:
-            closed = clients.keep_busy(url, "student", HISTORIES, connections=1, seconds=3)
-        seen, hidden = (summarise(load, settle=0.2, seconds=2.8, objective=PROMISE) for load in (opened, closed))
-        if not (seen["client"]["saturated"] or hidden["client"]["saturated"] or hidden["requests"] < 300):
+            closed = clients.keep_busy(url, "student", HISTORIES, connections=1, seconds=4)
+        seen, hidden = (summarise(load, settle=0.2, seconds=3.8, objective=PROMISE) for load in (opened, closed))
+        late = (seen["client"]["late_p99_ms"], seen["client"]["lag_p99_ms"], hidden["client"]["lag_p99_ms"])
+        if max(late) < 100 < hidden["requests"]:
             break
     else:
-        pytest.skip("this machine is too busy to measure: the clients say that they were late themselves")
+        pytest.skip(f"this machine is too busy to measure: its clients were {max(late):.0f} ms late themselves")
     assert seen["p99_ms"] > 200 and not seen["keeps_objective"]
     assert hidden["max_ms"] > 290 and hidden["p99_ms"] < 200, "one request alone tells of it"
-    assert (opened.seconds > 0.1).sum() > 10 * (closed.seconds > 0.1).sum()
 
 
 def test_every_request_is_sent_when_it_is_due_by_several_processes(clients: Clients) -> None:
@@ -109,6 +110,12 @@ def test_every_request_is_sent_when_it_is_due_by_several_processes(clients: Clie
     assert np.allclose(load.at, trace.at) and (load.late >= 0).all()
     assert sorted(server.asked) == sorted(history[0] for history in trace.histories)
     assert set(load.outcome) == {"ok"} and (load.model_ms == 1.5).all() and load.busy > 0
+
+
+def test_latency_counts_from_when_a_request_was_due(clients: Clients) -> None:
+    with listening(Server()) as url:
+        load = clients.send(url, "student", Trace(np.array([-0.5, 0.0]), HISTORIES[:2]))  # half a second ago
+    assert load.late[0] >= 0.5 and load.seconds[0] > load.late[0]
 
 
 def test_what_is_refused_given_up_or_wrong_is_counted_apart(clients: Clients) -> None:
