@@ -279,6 +279,8 @@ def test_health_and_the_openapi_page(client: httpx.Client, settings: Settings, d
     assert {arm: facts.get("checkpoint") for arm, facts in said["arms"].items()} == {**hashes, "null": None}
     assert said["dataset"] == {"name": "served", "fingerprint": dataset.fingerprint}
     assert client.get("/docs").status_code == 200
+    assert "default-src 'none'" in client.get("/").headers["content-security-policy"]
+    assert len(client.get("/items", params={"search": "comedy", "limit": 3}).json()["items"]) == 3
     assert "RecommendRequest" in client.get("/openapi.json").text
 
 
