@@ -45,7 +45,7 @@ def serve_until_stopped(settings: Settings) -> None:
     address = deploy(settings)
     for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, and `ray job stop`
         signal.signal(number, lambda *_: stopped.set())
-    print(f"serving {', '.join(settings.serving.arms)} at {address} (page: {address}/docs); Ctrl-C stops", flush=True)
+    print(f"serving {', '.join(settings.serving.arms)} at {address} (page: {address}/); Ctrl-C stops", flush=True)
     stopped.wait()
     print("stopping", flush=True)
     undeploy()

@@ -1,13 +1,14 @@
 """The one configuration file of a project: every job reads it whole and uses the sections it needs."""
 
 import os
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from recsys import storage
 from recsys.config import Field, NotInKey, configuration
 from recsys.data.config import DataConfig
 from recsys.decoders.config import CompressionConfig, ItemEncoderConfig, LowRankConfig
 from recsys.evaluation.config import EvaluationConfig
+from recsys.experiment.config import ExperimentConfig
 from recsys.losses.config import AlignmentConfig, DistillationConfig, RecommendationLossConfig
 from recsys.names import RESERVED_FOR_PROJECTS, RESERVED_FOR_STUDENTS, Name
 from recsys.rules.config import RULES, RULES_WITH_TITLES, RulesConfig, RulesTuningConfig
@@ -226,6 +227,14 @@ class ServingConfig:
         start_seconds: how long replicas may take to load their models.
         measure_requests, measure_warmup: requests per arm, and before them some that do not count.
         measure_concurrency: kept-alive connections.
+        measure_rates: requests a second, each of which is put on every arm in turn, in open loops
+            (`recsys.serving.load`).
+        measure_connections: numbers of connections, likewise, in closed loops.
+        measure_seconds, measure_settle: how long each such load counts, and how long before it does.
+        measure_timeout: seconds after which a request under load is given up.
+        measure_clients: processes that send it.
+        measure_p99_ms: the objective: 99 % of the answers within it, and less than 1 % of the requests without one.
+        measure_core_hour: price of a core for an hour, in any currency; tells what a million answers cost.
     """
 
     arms: tuple[Arm, ...] = ARMS
@@ -252,6 +261,14 @@ class ServingConfig:
     measure_requests: int = Field(default=300, ge=1)
     measure_warmup: int = Field(default=30, ge=0)
     measure_concurrency: int = Field(default=1, ge=1)
+    measure_rates: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    measure_connections: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    measure_seconds: float = Field(default=20, gt=0)
+    measure_settle: float = Field(default=3, ge=0)
+    measure_timeout: float = Field(default=5, gt=0)
+    measure_clients: int = Field(default=2, ge=1)
+    measure_p99_ms: float = Field(default=100, gt=0)
+    measure_core_hour: float | None = Field(default=None, gt=0)
 
     def __post_init__(self) -> None:
         check_experiment(self.arms, self.split, self.shadow)
@@ -316,6 +333,7 @@ class Settings:
     depth: DepthConfig = DepthConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     serving: ServingConfig = ServingConfig()
+    experiment: ExperimentConfig = ExperimentConfig()
     recommendations: RecommendationsConfig = RecommendationsConfig()
     tracking: TrackingConfig = TrackingConfig()
 

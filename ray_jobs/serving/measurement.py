@@ -1,11 +1,13 @@
 """The measurement of the arms against each other: real test histories replayed over HTTP.
 
 Every history goes to every arm over kept-alive connections; the arms take short turns in random order, so that drift
-of the machine hits all alike. The figures go to `<storage>/<name>/results/ab.json`.
+of the machine hits all alike. Then, where the settings name rates or numbers of connections, each is put on every arm
+(`recsys.serving.load`). The figures go to `<storage>/<name>/results/ab.json`, a page of them beside it.
 """
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -20,12 +22,17 @@ from recsys import environment, storage, tracking
 from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.evaluation.ab_report import quality_of_arms, write_ab_report
+from recsys.evaluation.ladder import LADDER
 from recsys.serving.assignment import ARMS, Arm
+from recsys.serving.load import GRID, Objective, describe_distribution, measure_load, start_clients
 from recsys.serving.measure import ratios, replay, sample_histories, summary, wait_until_ready
 from recsys.serving.service import dataset_identity
 from recsys.settings import Settings
 
 K = 10
+_SERVERS = (b"ray::ServeReplica:" + application.APPLICATION.encode(), b"ray::ProxyActor", b"haproxy")
+"""How the command lines of the processes begin that answer requests."""
 
 
 def key(settings: Settings) -> str:
@@ -73,10 +80,25 @@ def run(settings: Settings, *, force: bool = False, address: str | None = None) 
         record.set_tags({"dataset": dataset.fingerprint})
         with TemporaryDirectory() as folder:
             storage.write_json(f"{folder}/ab.json", figures)
-            record.log_artifact(Path(folder) / "ab.json")
+            write_ab_report(
+                Path(folder), figures, _read_quality(settings), settings.name, settings.serving.measure_core_hour
+            )
+            for path in sorted(Path(folder).iterdir()):
+                record.log_artifact(path)
+                if path.suffix == ".html":
+                    storage.write_bytes(storage.join(settings.layout.results, path.name), path.read_bytes())
     print_figures(figures)
-    print(f"a/b: {uri}", flush=True)
+    print(f"a/b: {uri}, {storage.join(settings.layout.results, 'ab_report.html')}", flush=True)
     return figures
+
+
+def _read_quality(settings: Settings) -> dict[str, float]:
+    """NDCG@10 of the arms, where they were evaluated."""
+    ladder = storage.read_json_if_whole(storage.join(settings.layout.results, f"{LADDER}.json"))
+    if not isinstance(ladder, dict):
+        return {}
+    rule = "masked" if ladder["mask_seen"] else "unmasked"
+    return quality_of_arms(ladder["rows"], rule, settings.serving.student)
 
 
 def print_figures(figures: dict[str, Any]) -> None:
@@ -98,6 +120,10 @@ def print_figures(figures: dict[str, Any]) -> None:
         "student_minus_null_ms": "student − null {:.2f} ms",
     }
     print("; ".join(text.format(figures["ratios"][name]) for name, text in said.items() if name in figures["ratios"]))
+    for name, text in (("open_loop", "requests a second"), ("closed_loop", "connections")):
+        if name in (load := figures.get("load", {})):
+            kept = ", ".join(f"{arm} {'none' if n is None else f'{n:g}'}" for arm, n in load[name]["highest"].items())
+            print(f"most {text} with p99 ≤ {load['objective']['p99_ms']:g} ms and < 1 % unanswered: {kept}")
     conditions = figures["conditions"]
     print(
         f"medians over {conditions['requests']} test histories, {conditions['concurrency']} connection(s), "
@@ -113,15 +139,23 @@ def _measure(settings: Settings, dataset: PreparedDataset, url: str, health: dic
         warmup = sample_histories(dataset, config.measure_warmup, seed=1)
         replay(url, warmup, arms, k=K, concurrency=config.measure_concurrency)
     histories = sample_histories(dataset, config.measure_requests)
-    measured = summary([replay(url, histories, arms, k=K, concurrency=config.measure_concurrency, report=_progress())])
+    replayed = replay(url, histories, arms, k=K, concurrency=config.measure_concurrency, report=_progress())
+    measured = summary([replayed])
     for arm, row in measured.items():
         if row["errors"] == row["requests"]:
             kinds = ", ".join(f"{kind}: {count}" for kind, count in row["error_kinds"].items())
             raise UserError(f"the {arm} arm at {url} answered none of {row['requests']} requests ({kinds})")
         assert all(math.isfinite(value) for value in row.values() if isinstance(value, float))
+    answered = {arm: [s.seconds * 1000 for s in replayed.samples if s.arm == arm and s.error is None] for arm in arms}
+    loaded = _put_load(settings, dataset, url, arms) if config.measure_rates or config.measure_connections else None
     return {
         "arms": measured,
         "ratios": ratios(measured),
+        "distribution": {
+            "levels": GRID.tolist(),
+            "arms": {arm: describe_distribution(milliseconds) for arm, milliseconds in answered.items()},
+        },
+        **({"load": loaded} if loaded else {}),
         "served": health["arms"],
         "dataset": health["dataset"],
         "conditions": {
@@ -138,6 +172,44 @@ def _measure(settings: Settings, dataset: PreparedDataset, url: str, health: dic
             "hardware": environment.hardware(),
         },
     }
+
+
+def _put_load(settings: Settings, dataset: PreparedDataset, url: str, arms: list[Arm]) -> dict[str, Any]:
+    config = settings.serving
+    objective = Objective(p99_ms=config.measure_p99_ms)
+    with start_clients(config.measure_clients, k=K, timeout=config.measure_timeout) as clients:
+        measured = measure_load(
+            clients,
+            url,
+            arms,
+            sample_histories(dataset, 1000, seed=2),
+            rates=config.measure_rates,
+            connections=config.measure_connections,
+            settle=config.measure_settle,
+            seconds=config.measure_seconds,
+            objective=objective,
+            cpu=count_cpu_seconds,
+            report=lambda text: print(f"a/b: {text}", flush=True),
+        )
+    return {
+        **measured,
+        "objective": {"p99_ms": objective.p99_ms, "failed": objective.failed},
+        "seconds": config.measure_seconds,
+        "settle": config.measure_settle,
+        "timeout": config.measure_timeout,
+        "clients": config.measure_clients,
+    }
+
+
+def count_cpu_seconds() -> float | None:
+    """What the replicas and proxies on this machine have computed since they began; None where there are none."""
+    ticks = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if (process / "cmdline").read_bytes().startswith(_SERVERS):
+                fields = (process / "stat").read_text().rpartition(")")[2].split()
+                ticks.append(int(fields[11]) + int(fields[12]))
+    return sum(ticks) / os.sysconf("SC_CLK_TCK") if ticks else None
 
 
 @contextlib.contextmanager

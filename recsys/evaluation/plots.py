@@ -71,7 +71,7 @@ def draw_quality_latency(rows: Sequence[Mapping[str, Any]], rule: str, form: str
     xs, ys = zip(*points.values(), strict=True)
     axes.set_xlim(min(xs) / 2, max(xs) * 2)
     axes.set_ylim(0, 1.25 * max(ys) or 1)
-    _plain_log_axis(axes)
+    set_plain_log_axis(axes)
     axes.set_xlabel("milliseconds for one history" + (", one thread (median, log)" if form == "wide" else " (log)"))
     axes.set_ylabel("NDCG@10 on test")
     axes.legend(
@@ -166,7 +166,7 @@ def draw_arm_latency(arms: Mapping[str, Mapping[str, float]], form: str = "wide"
         if name != "null":  # it has no model, and its nothing would stretch the axis
             axes.plot(arm["model_p50_ms"], y, marker="o", markersize=9, markerfacecolor="none", color=colour)
     axes.set_xscale("log")
-    _plain_log_axis(axes)
+    set_plain_log_axis(axes)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
@@ -288,14 +288,15 @@ def _panels(form: str, count: int, height: float | None = None) -> tuple["Figure
     return figure, several
 
 
-def _plain_log_axis(axes: "Axes") -> None:
-    """0.5, 1, 2, 5, 10 … instead of powers."""
+def set_plain_log_axis(axes: "Axes", name: str = "x") -> None:
+    """0.5, 1, 2, 5, 10 … instead of powers, on the axis x or y."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    low, high = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 2000 else (1,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    low, high = axes.get_xlim() if name == "x" else axes.get_ylim()
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 2000 else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _overlap(a: Any, b: Any) -> float:

@@ -32,10 +32,10 @@ _WAITING = 100_000  # events that may wait for the writer; further ones are drop
 
 SCHEMA = pa.schema(
     [
-        ("kind", pa.string()),  # exposure, feedback, or shadow: a list of the teacher that nobody saw
+        ("kind", pa.string()),  # exposure, failure (no answer), feedback, or shadow: a list that nobody saw
         ("time", pa.float64()),  # seconds since 1970
         ("request_id", pa.string()),
-        # Of exposures, and of shadows but for `fallback` and `teacher_failed`:
+        # Of exposures, of shadows but for `fallback` and `teacher_failed`, and the first three of failures:
         ("user_id", pa.string()),
         ("arm", pa.string()),
         ("assigned_by", pa.string()),

@@ -37,7 +37,8 @@ def page(schema: dict[str, Any]) -> str:
             parts.append(f"<p>{escape(operation.get('description', ''))}</p>")
             if "requestBody" in operation:
                 parts += _fields(schema, operation["requestBody"])
-                parts.append(_TRY if path == "/recommend" else "")
+                if path == "/recommend":
+                    parts.append(_TRY)
             for status, response in operation["responses"].items():
                 parts.append(f"<h3>{status}</h3><p>{escape(response['description'])}</p>")
                 parts += _fields(schema, response)

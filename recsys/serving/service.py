@@ -4,6 +4,7 @@ No HTTP here, that is `recsys.serving.web`, and no Ray: `ray_jobs/serve.py` puts
 """
 
 import reprlib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -122,6 +123,11 @@ class Item(BaseModel):
     attributes: dict[str, list[str]] = Field(description="name → values")
 
 
+class ItemList(BaseModel):
+    items: list[Item] = Field(description="best first")
+    more: bool = Field(description="there are further ones")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task(Ask):
     """A checked request, and who answers it.
@@ -178,6 +184,9 @@ class Service:
         self.max_history = max_history
         self.max_ids, self.max_requests = max_ids, max_requests
         dataset.catalogue.attributes.warm()
+        # By popularity; an item without a title is found by its id.
+        names = (dataset.catalogue.titles, dataset.catalogue.item_ids)
+        self._searched = [(int(n), _to_searched(names[0][n] or names[1][n])) for n in dataset.catalogue.popular()]
         self._users = {user_id: user for user, user_id in enumerate(dataset.user_ids)}
 
     def tasks(self, requests: Sequence[RecommendRequest], request_id: str) -> list[Task]:
@@ -271,12 +280,28 @@ class Service:
 
     def item(self, item_id: str) -> Item | None:
         """An item of the catalogue by its id; None where there is none."""
+        number = self.dataset.catalogue.number(item_id)
+        return None if number is None else self._items([number])[0]
+
+    def search(self, text: str, limit: int) -> ItemList:
+        """Items whose title begins with a text, then those whose title holds it, most popular first in each."""
+        wanted = _to_searched(text)
+        first: list[int] = []
+        later: list[int] = []
+        for number, title in self._searched:
+            if wanted in title:
+                (first if title.startswith(wanted) else later).append(number)
+                if len(first) > limit:
+                    break
+        found = first + later
+        return ItemList(items=self._items(found[:limit]), more=len(found) > limit)
+
+    def _items(self, numbers: Sequence[int]) -> list[Item]:
         catalogue = self.dataset.catalogue
-        number = catalogue.number(item_id)
-        if number is None:
-            return None
-        (attributes,) = catalogue.attributes.of([number])
-        return Item(item_id=catalogue.item_ids[number], title=catalogue.titles[number], attributes=attributes)
+        return [
+            Item(item_id=catalogue.item_ids[n], title=catalogue.titles[n], attributes=attributes)
+            for n, attributes in zip(numbers, catalogue.attributes.of(numbers), strict=True)
+        ]
 
     def _arm(self, request: RecommendRequest, experiment: Experiment) -> tuple[Arm, AssignedBy]:
         if request.arm is not None:
@@ -284,6 +309,10 @@ class Service:
         if request.user_id is not None:
             return assign(normal_id(request.user_id), experiment.split, experiment.salt), "user"
         return self._default_arm, "default"
+
+
+def _to_searched(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold().strip()
 
 
 def checkpoint_facts(uri: str) -> dict[str, Any]:
@@ -355,7 +384,7 @@ def sentence(errors: Sequence[Any], form: type[BaseModel] = RecommendRequest) ->
     """
     parts = []
     for error in errors[:3]:
-        where = ".".join(str(part) for part in error["loc"] if part != "body") or "body"
+        where = ".".join(str(part) for part in error["loc"] if part not in ("body", "query")) or "body"
         if error["type"] == "json_invalid":
             return "the body is not valid JSON"
         if error["type"] == "too_short" and error["loc"][-1] == "history":

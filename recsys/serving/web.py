@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, FastAPI, Header, HTTPException, Path, Request
+from fastapi import Depends, FastAPI, Header, HTTPException, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -28,6 +28,7 @@ from recsys.serving.service import (
     BatchResponse,
     Id,
     Item,
+    ItemList,
     RecommendRequest,
     RecommendResponse,
     Service,
@@ -35,6 +36,7 @@ from recsys.serving.service import (
     sentence,
 )
 from recsys.serving.shadow import Shadow
+from recsys.serving.start import read_start_page, respond_with
 
 State = Literal["ready", "busy", "away"]
 RequestId = Annotated[
@@ -55,6 +57,8 @@ Bearer = Annotated[
     HTTPAuthorizationCredentials | None,
     Depends(HTTPBearer(auto_error=False, description=f"the token of {TOKEN_VARIABLE}")),
 ]
+TASKS = "recsys.tasks"
+"""Where an ASGI scope holds what was asked, for the log of what got no answer."""
 
 
 class Problem(BaseModel):
@@ -160,12 +164,20 @@ def create_app(
         return JSONResponse({"detail": sentence(error.errors(), _FORMS.get(request.url.path, RecommendRequest))}, 422)
 
     @app.exception_handler(Busy)
-    async def no_room(_: Request, error: Busy) -> JSONResponse:
+    async def no_room(request: Request, error: Busy) -> JSONResponse:
+        note_failure(request)
         return _unavailable(f"the arm is busy ({error})")
 
     @app.exception_handler(Away)
-    async def away(_: Request, error: Away) -> JSONResponse:
+    async def away(request: Request, error: Away) -> JSONResponse:
+        note_failure(request)
         return _unavailable(str(error))
+
+    def note_failure(request: Request) -> None:
+        if log is not None:
+            for task in request.scope.get(TASKS, ()):
+                told = ("request_id", "user_id", "arm", "assigned_by")
+                log.append("failure", **{name: getattr(task, name) for name in told})
 
     def tell(task: Task, answer: Recommendation) -> RecommendResponse:
         counted.count_answer(task.answered_by, answer)
@@ -191,7 +203,7 @@ def create_app(
     async def recommend(http: Request, request: RecommendRequest, request_id: RequestId = None) -> RecommendResponse:
         """The k best items for a user, a history, or both."""
         task = service.task(request, request_id or _new_id())
-        http.scope[ARM] = task.arm
+        http.scope[ARM], http.scope[TASKS] = task.arm, [task]
         (answered,) = await dispatcher.answer([task])
         return tell(*answered)
 
@@ -199,10 +211,19 @@ def create_app(
     async def recommend_batch(http: Request, batch: BatchRequest, request_id: RequestId = None) -> BatchResponse:
         """Several requests: all are answered, or the batch is refused."""
         tasks = service.tasks(batch.requests, request_id or _new_id())
+        http.scope[TASKS] = tasks
         arms = {task.arm for task in tasks}
         http.scope[ARM] = arms.pop() if len(arms) == 1 else SEVERAL
         answered = await dispatcher.answer(tasks)
         return BatchResponse(answers=[tell(*one) for one in answered])
+
+    @app.get("/items", responses={422: _IMPOSSIBLE})
+    async def items(
+        search: Annotated[str, Query(max_length=100, description="part of a title, in any case; empty: all")] = "",
+        limit: Annotated[int, Query(ge=1, le=50, description="how many at most")] = 10,
+    ) -> ItemList:
+        """Items by title: those that begin with the text come first, then those that hold it, popular ones first."""
+        return service.search(search, limit)
 
     @app.get(
         "/items/{item_id:path}", responses={404: {"model": Problem, "description": "no such item"}, 422: _IMPOSSIBLE}
@@ -277,9 +298,13 @@ def create_app(
         """Change it; all replicas follow within a second."""
         return await service.experiment.change(change)
 
-    @app.get("/docs", include_in_schema=False, response_class=HTMLResponse)
-    async def docs() -> str:
-        return page(app.openapi())
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return respond_with(page(app.openapi()))
+
+    @app.get("/", include_in_schema=False)
+    async def start() -> HTMLResponse:
+        return respond_with(read_start_page())
 
     _tell_limits(app, service)
     return app

@@ -457,6 +457,8 @@ def test_health_and_the_openapi_page(client: httpx.Client, settings: Settings, d
     assert {arm: facts.get("checkpoint") for arm, facts in said["arms"].items()} == {**hashes, "null": None}
     assert said["dataset"] == {"name": "served", "fingerprint": dataset.fingerprint}
     assert client.get("/docs").status_code == 200
+    assert "default-src 'none'" in client.get("/").headers["content-security-policy"]
+    assert len(client.get("/items", params={"search": "comedy", "limit": 3}).json()["items"]) == 3
     assert "RecommendRequest" in client.get("/openapi.json").text
 
 
@@ -474,6 +476,22 @@ def test_the_arms_are_measured_against_each_other(url: str, settings: Settings, 
     assert "unchanged, kept" in capsys.readouterr().out
     several = replace(settings, serving=replace(settings.serving, measure_concurrency=3))
     assert measure_ab.run(several, address=url)["arms"]["null"]["errors"] == 0
+
+
+def test_the_arms_are_measured_under_load(url: str, settings: Settings, capsys) -> None:
+    under = replace(
+        settings.serving, measure_rates=(20.0,), measure_connections=(2,), measure_seconds=1, measure_settle=0.2
+    )
+    figures = measure_ab.run(replace(settings, serving=under), address=url)
+    for name in ("open_loop", "closed_loop"):
+        rows = figures["load"][name]["arms"]
+        assert rows.keys() == {"teacher", "student", "null"}
+        for (row,) in rows.values():
+            assert row["requests"] > 0 and not row["errors"] and row["cpu_seconds_per_million"] > 0
+    assert "requests a second with p99 ≤ 100 ms and < 1 % unanswered: teacher" in capsys.readouterr().out
+    page = storage.read_bytes(storage.join(settings.layout.results, "ab_report.html")).decode()
+    assert "At a rate" in page and "At a number of connections" in page
+    assert storage.read_json(storage.join(settings.layout.results, "ab.json")) == figures
 
 
 def test_a_server_of_something_else_is_not_measured_by_mistake(url: str, settings: Settings) -> None:

@@ -5,15 +5,18 @@ import itertools
 import random
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import jsonschema
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.serving.arms import Absent, Model
 from recsys.serving.assignment import Arm, assign
 from recsys.serving.events import EventLog, count_clicks, read_events
@@ -460,3 +463,69 @@ def test_requests_are_answered_side_by_side(service: Service, student: Ranker) -
             return await asyncio.gather(*(asked.post("/recommend", json={"history": ["i1"]}) for _ in range(20)))
 
     assert {said.status_code for said in asyncio.run(ask_many())} == {200}
+
+
+TITLED = {"Star Wars": 5, "The Last Starfighter": 9, "STAR Trek": 7, "Émile <b>": 3, "": 1}
+
+
+@pytest.fixture
+def titled(dataset: PreparedDataset) -> TestClient:
+    """A catalogue with titles, more popular ones with larger counts."""
+    catalogue = Catalogue(
+        item_ids=["", *[f"i{n}" for n in range(1, 6)]],
+        titles=["", *TITLED],
+        train_counts=np.array([0, *TITLED.values()]),
+    )
+    service = Service(
+        replace(dataset, catalogue=catalogue), arms=("null",), split={"null": 1.0}, salt="s", default_arm="null",
+        max_k=5, max_history=5, max_ids=5, max_requests=1,
+    )  # fmt: skip
+    return TestClient(create_app(service, {}, checkpoints={}))
+
+
+@pytest.mark.parametrize(
+    ("search", "found"),
+    [
+        ("star", ["STAR Trek", "Star Wars", "The Last Starfighter"]),
+        ("STAR W", ["Star Wars"]),
+        ("e\u0301MILE", ["Émile <b>"]),  # decomposed
+        ("last", ["The Last Starfighter"]),
+        ("I5", [""]),  # without a title, by its id
+        ("i1", []),
+        ("", ["The Last Starfighter", "STAR Trek", "Star Wars", "Émile <b>", ""]),
+    ],
+)
+def test_items_are_found_by_title(titled: TestClient, search: str, found: list[str]) -> None:
+    said = titled.get("/items", params={"search": search})
+    assert said.status_code == 200
+    assert ([item["title"] for item in said.json()["items"]], said.json()["more"]) == (found, False)
+
+
+def test_a_search_is_limited(titled: TestClient) -> None:
+    said = titled.get("/items", params={"search": "star", "limit": 2}).json()
+    assert ([item["item_id"] for item in said["items"]], said["more"]) == (["i3", "i1"], True)
+    for bad, sentence in (
+        ({"limit": 0}, "limit: should be greater than or equal to 1"),
+        ({"limit": 51}, "limit: should be less than or equal to 50"),
+        ({"search": "x" * 101}, "search: String should have at most 100"),
+    ):
+        refused = titled.get("/items", params=bad)
+        assert refused.status_code == 422 and refused.json()["detail"].startswith(sentence)
+
+
+def test_requests_without_an_answer_are_logged_for_their_arm(service: Service, tmp_path: Path) -> None:
+    log = EventLog(tmp_path)
+    asked = TestClient(create_app(service, {"teacher": Full(), "student": Absent("gone")}, checkpoints={}, log=log))
+    users = {assign(f"u{n}", service.split, "s"): f"u{n}" for n in range(9)}
+    for arm, user_id in users.items():
+        body = {"user_id": user_id, "history": ["i1"]}
+        assert asked.post("/recommend", json=body, headers={"x-request-id": arm}).status_code == 503
+        assert asked.post("/recommend/batch", json={"requests": [body]}).status_code == 503
+    assert asked.post("/recommend", json={"user_id": "u1", "k": 0}).status_code == 422, "asks for what cannot be"
+    log.close()
+    rows = read_events(tmp_path).to_pylist()
+    assert {(row["kind"], row["arm"], row["user_id"], row["assigned_by"]) for row in rows} == {
+        ("failure", arm, user_id, "user") for arm, user_id in users.items()
+    }
+    assert len(rows) == 4 and {"teacher", "student"} < {row["request_id"] for row in rows}
+    assert count_clicks(read_events(tmp_path)) == {}

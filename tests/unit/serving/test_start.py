@@ -1,0 +1,57 @@
+"""The start page: one file that asks its own server alone. It was never seen in a browser by these tests."""
+
+import base64
+import hashlib
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from recsys.serving.service import Service
+from recsys.serving.start import make_policy, read_start_page
+from recsys.serving.web import create_app
+
+
+@pytest.fixture
+def api(service: Service) -> TestClient:
+    return TestClient(create_app(service, {}, checkpoints={}))
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_pages_may_do_what_they_need_and_no_more(api: TestClient, path: str) -> None:
+    said = api.get(path)
+    assert said.status_code == 200 and said.headers["content-type"] == "text/html; charset=utf-8"
+    policy = dict(part.split(" ", 1) for part in said.headers["content-security-policy"].split("; "))
+    assert (policy["default-src"], policy["connect-src"]) == ("'none'", "'self'")
+    assert (policy["base-uri"], policy["form-action"], policy["frame-ancestors"]) == ("'none'",) * 3
+    for name in ("script", "style"):
+        (inside,) = re.findall(rf"<{name}[^>]*>(.*?)</{name}>", said.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert policy[f"{name}-src"] == f"'sha256-{digest}'", "none but its own, and nothing unsafe"
+    assert not re.search(r"""\s(?:on\w+|style)=["']""", said.text), "what the policy would not let run or show"
+
+
+def test_the_start_page_names_no_other_host_and_makes_no_html_of_titles() -> None:
+    text = read_start_page()
+    assert set(re.findall(r"""https?://[^"'\s]+""", text)) == {"http://www.w3.org/2000/svg"}, "a name, never fetched"
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", text)
+    ids = set(re.findall(r'\bid="([\w-]+)"', text))
+    assert set(re.findall(r'byId\("([\w-]+)"\)', text)) <= ids
+    assert set(re.findall(r'(?:for|aria-labelledby|aria-describedby)="([\w-]+)"', text)) <= ids
+    assert {"docs", "metrics"} == set(re.findall(r'href="([^"]+)"', text)), "relative, for servers below a path"
+
+
+def test_a_page_without_a_script_may_run_none() -> None:
+    assert "script-src 'none'" in make_policy("<style>p {}</style>")
+
+
+def test_its_script_can_be_read(tmp_path: Path) -> None:
+    if (node := shutil.which("node")) is None:
+        pytest.skip("there is no node here to read it")
+    (script,) = re.findall(r'<script type="module">(.*?)</script>', read_start_page(), re.DOTALL)
+    (tmp_path / "start.mjs").write_text(script)
+    done = subprocess.run([node, "--check", tmp_path / "start.mjs"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
