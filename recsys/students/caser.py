@@ -42,8 +42,10 @@ class Caser(TableRecommender):
         found = []
         for height, convolution in enumerate(self.horizontal, start=1):
             answers = F.relu(convolution(x_BDT))
-            found.append(F.max_pool1d(answers, window - height + 1, stride=1))  # [B, F, L]
+            # Of two dimensions: torch.export fixes the length of a max_pool1d.
+            best = F.max_pool2d(answers[:, :, None], (1, window - height + 1), stride=1)
+            found.append(best.squeeze(2))  # [B, F, L]
         vertical_BDLF = self.vertical(x_BDT.unfold(2, window, 1))
-        found.append(vertical_BDLF.transpose(2, 3).flatten(1, 2))
+        found.append(vertical_BDLF.permute(0, 3, 1, 2).flatten(1, 2))
         features = torch.cat(found, dim=1).transpose(1, 2)
         return self.apply_similarity(self.out(F.dropout(features, self.config.dropout, self.training)))

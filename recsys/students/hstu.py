@@ -1,11 +1,11 @@
 """HSTU: hierarchical sequential transduction units (Zhai et al., "Actions speak louder than words", ICML 2024, arXiv
 2402.17152, eq. 1-3).
 
-Attention weights are SiLU(q · k + bias) instead of a softmax, so that what is there twice counts twice; a gate takes the
-place of the feed-forward net. The bias is learned per block: a number for how many items lie between two, and one for
-the order of magnitude of the time between them. As in the authors' code the weights are divided by a constant, here the
-longest history. Theirs measures the time to the *next* item, which a request does not tell; here it is to the item at
-which the state is.
+Attention weights are SiLU(q · k + bias) instead of a softmax, so that what is there twice counts twice; a gate takes
+the place of the feed-forward net. The bias is learned per block: a number for how many items lie between two, and one
+for the order of magnitude of the time between them. As in the authors' code the weights are divided by a constant, here
+the longest history. Theirs measures the time to the *next* item, which a request does not tell; here it is to the item
+at which the state is. Nor is there a vector for each place beside the bias.
 
 Time and memory of the attention: B × H × L × L scores a block, which no fused kernel spares.
 

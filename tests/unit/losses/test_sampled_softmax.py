@@ -91,7 +91,9 @@ def test_memory_grows_with_what_is_drawn_and_not_with_the_catalogue() -> None:
 
     def kept(items: int) -> int:
         hidden, vectors = torch.randn(100, 8, requires_grad=True), torch.randn(items + 1, 8, requires_grad=True)
-        module = RecommendationLoss(RecommendationLossConfig(kind="sampled-softmax", negatives=30), torch.ones(items + 1))
+        module = RecommendationLoss(
+            RecommendationLossConfig(kind="sampled-softmax", negatives=30), torch.ones(items + 1)
+        )
         seen: dict[int, int] = {}
 
         def keep(tensor: Tensor) -> Tensor:

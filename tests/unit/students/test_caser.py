@@ -35,7 +35,6 @@ def test_every_position_equals_loops_over_the_windows_of_the_paper() -> None:
                     features.append(max(answers))
             for weight_L, bias in zip(model.vertical.weight, model.vertical.bias, strict=True):
                 features += [sum(w * x for w, x in zip(weight_L, image[:, d], strict=True)) + bias for d in range(6)]
-            # The read-out takes a vertical filter after the other, as they are concatenated here.
             expected = F.linear(torch.stack(features), model.out.weight, model.out.bias)
             torch.testing.assert_close(found[row, place], expected)
 

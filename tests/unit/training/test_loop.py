@@ -29,7 +29,7 @@ LOSSES = {
     "softmax": RecommendationLossConfig(),
     "sampled-softmax": RecommendationLossConfig(kind="sampled-softmax", negatives=20, popularity=0.5),
     "bce": RecommendationLossConfig(kind="bce"),
-    "gbce": RecommendationLossConfig(kind="gbce", negatives=4),
+    "gbce": RecommendationLossConfig(kind="gbce"),
     "dros": RecommendationLossConfig(kind="dros"),
 }
 
