@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recsys.losses import sampled_softmax
 from recsys.losses.config import RecommendationLossConfig
 from recsys.losses.recommendation import RecommendationLoss, softmax_loss
 from recsys.losses.sampled_softmax import Proposal, sampled_softmax_loss
@@ -68,6 +69,20 @@ def test_items_are_drawn_as_often_as_is_said(popularity: float) -> None:
         said = log_expected[items == item]
         assert said.exp().tolist() == pytest.approx([100_000 * share] * len(said), rel=1e-5)
         assert abs(int(found[item]) - 100_000 * share) < 5 * math.sqrt(100_000 * share), "within five deviations"
+
+
+def test_every_item_has_a_ticket_and_the_one_that_holds_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampled_softmax, "_TICKETS", 20)  # too few for all shares: each draw is next to an item's end
+    torch.manual_seed(0)
+    proposal = Proposal(COUNTS, 1.0)
+    held = proposal.end.diff().tolist()
+    assert min(held) == 1 and held[0] == 8
+    items, log_expected = proposal.draw(20_000)
+    found = torch.bincount(items, minlength=ITEMS + 1).tolist()
+    assert found[0] == 0
+    for item, tickets in enumerate(held, start=1):
+        assert found[item] == pytest.approx(20_000 * tickets / sum(held), rel=0.15)
+        assert log_expected[items == item][0].exp() == pytest.approx(20_000 * tickets / sum(held), rel=1e-5)
 
 
 def test_a_target_does_not_count_against_itself() -> None:
