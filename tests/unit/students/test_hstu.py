@@ -1,12 +1,21 @@
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from recsys.checkpoint import save_checkpoint
+from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.histories import UNKNOWN_TIME, Histories
+from recsys.losses.config import RecommendationLossConfig
+from recsys.serving.recommender import Recommender
+from recsys.students.build import build_student
 from recsys.students.config import HSTUConfig
 from recsys.students.hstu import HSTU, seconds_between
+from recsys.training.config import TrainingConfig
+from recsys.training.loop import train_local
 
 ITEMS, WIDTH, LENGTH = 30, 8, 6
 TIMES = torch.tensor([[0, 0, 5, 100, 10_000, 10_000_000], [7, 7, UNKNOWN_TIME, 9, 10, 10]])
@@ -106,3 +115,52 @@ def test_some_histories_are_learned_from_without_times() -> None:
 
 def test_seconds_between_two_items() -> None:
     assert seconds_between(torch.tensor([[3, 10, UNKNOWN_TIME]])).tolist() == [[[0, 0, -1], [7, 0, -1], [-1, -1, -1]]]
+
+
+@pytest.fixture
+def paced() -> PreparedDataset:
+    """Users who go on by one item after a second, and by seven after twelve days."""
+    generator = np.random.default_rng(0)
+    users, length, items = 100, 15, 20
+    late = generator.random((users, length)) < 0.5
+    steps = np.where(late[:, :-1], 7, 1)  # what follows an item depends on the gap before it
+    first = generator.integers(items, size=(users, 1))
+    sequences = np.concatenate([first, steps], axis=1).cumsum(axis=1) % items + 1
+    offsets = np.arange(users + 1, dtype=np.int64) * length
+    last = offsets[1:] - 1
+    return PreparedDataset(
+        name="paced",
+        source={},
+        protocol="leave_one_out",
+        max_history=8,
+        catalogue=Catalogue(
+            item_ids=["", *[f"i{n}" for n in range(1, items + 1)]],
+            titles=[""] * (items + 1),
+            train_counts=np.bincount(sequences[:, :-2].ravel(), minlength=items + 1),
+        ),
+        user_ids=[f"u{n}" for n in range(users)],
+        offsets=offsets,
+        items=sequences.ravel().astype(np.int32),
+        timestamps=np.where(late, 10**6, 1).cumsum(axis=1).ravel(),
+        split_rows={
+            "train": np.setdiff1d(np.arange(users * length), np.concatenate([offsets[:-1], last, last - 1])),
+            "valid": last - 1,
+            "test": last,
+        },
+    )
+
+
+@pytest.mark.parametrize("time_bias", [True, False])
+def test_what_only_times_tell_is_learned_and_served(paced: PreparedDataset, tmp_path: Path, time_bias: bool) -> None:
+    model = HSTUConfig(width=16, heads=1, blocks=1, max_positions=8, dropout=0, time_bias=time_bias)
+    objective = build_student(model, paced, loss=RecommendationLossConfig(), seed=0)
+    config = TrainingConfig(epochs=25, batch_size=16, learning_rate=0.01, patience=0, mask_seen=False)
+    state = train_local(objective, paced, config, tmp_path / "train").state
+    save_checkpoint(str(tmp_path / "model"), objective.model, paced, state=state)
+    rows = paced.rows("test")
+    seen = [slice(row - 14, row) for row in rows]
+    histories = [[f"i{item}" for item in paced.items[own]] for own in seen]
+    times = [paced.timestamps[own].tolist() for own in seen]
+    answers = Recommender.load(tmp_path / "model").recommend(histories, 1, mask_seen=False, times=times)
+    right = np.mean([best == f"i{paced.items[row]}" for (best,), row in zip(answers, rows, strict=True)])
+    assert right > 0.7 if time_bias else right < 0.65
