@@ -18,6 +18,8 @@ from recsys.errors import UserError
 STUDENTS = {
     "sasrec": "recsys.students.config:SASRecConfig",
     "gru4rec": "recsys.students.config:GRU4RecConfig",
+    "caser": "recsys.students.config:CaserConfig",
+    "hstu": "recsys.students.config:HSTUConfig",
     "slmrec": "recsys.students.config:SLMRecConfig",
     "compressed": "recsys.students.config:CompressedConfig",
     "hybrid": "recsys.rules.config:HybridConfig",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from recsys.histories import UNKNOWN_TIME
 
-_BUCKETS = 36  # the last one is 2³⁴ seconds, some centuries
+MAGNITUDES = 36  # the last one is 2³⁴ seconds, some centuries
 _HIDDEN = 0.1  # of the histories in training
 
 
@@ -20,16 +20,25 @@ def seconds_since_the_one_before(times: Tensor) -> Tensor:
     return torch.cat([torch.full_like(times[:, :1], -1), gaps], dim=1)
 
 
-class TimeGaps(nn.Module):
-    """A vector for each gap, by its order of magnitude: 1 + ⌊log2(1 + seconds)⌋, 0 where it is not known.
+def to_magnitudes(gaps: Tensor) -> Tensor:
+    """The order of magnitude of some seconds, 1 + ⌊log2(1 + seconds)⌋, below `MAGNITUDES`; 0 for −1, not known."""
+    magnitude = (gaps.clamp_min(0) + 1).double().log2().floor().long() + 1
+    return torch.where(gaps < 0, 0, magnitude.clamp_max(MAGNITUDES - 1))
 
-    What is not known is the zero vector. One in ten histories is learned from without its times, so that a request
-    that has none is answered by what was learned, not by chance.
-    """
+
+def forget_some(gaps: Tensor) -> Tensor:
+    """[B, …] with those of one history in ten not known, so that a request that has no times is answered by what was
+    learned, not by chance."""
+    drawn = torch.rand(len(gaps), *[1] * (gaps.dim() - 1), device=gaps.device)
+    return torch.where(drawn < _HIDDEN, -1, gaps)
+
+
+class TimeGaps(nn.Module):
+    """A vector for each gap, by its order of magnitude. What is not known is the zero vector."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.vectors = nn.Embedding(_BUCKETS, width, padding_idx=0)
+        self.vectors = nn.Embedding(MAGNITUDES, width, padding_idx=0)
         nn.init.normal_(self.vectors.weight, std=0.02)
         with torch.no_grad():
             self.vectors.weight[0] = 0
@@ -37,7 +46,4 @@ class TimeGaps(nn.Module):
     def forward(self, times: Tensor) -> Tensor:
         """[B, L] int64 seconds → [B, L, H]."""
         gaps = seconds_since_the_one_before(times)
-        if self.training:
-            gaps = torch.where(torch.rand(len(times), 1, device=times.device) < _HIDDEN, -1, gaps)
-        magnitude = (gaps.clamp_min(0) + 1).double().log2().floor().long() + 1
-        return self.vectors(torch.where(gaps < 0, 0, magnitude.clamp_max(_BUCKETS - 1)))
+        return self.vectors(to_magnitudes(forget_some(gaps) if self.training else gaps))

@@ -15,15 +15,22 @@ class RecommendationLossConfig:
     """The loss on the true next item.
 
     Attributes:
-        kind: `softmax` over the whole catalogue; `bce` with uniform negatives, as the paper trains its students;
-            `dros` is `bce` plus alpha times the distributionally robust term.
-        negatives: negatives per position (bce, dros).
+        kind: `softmax` over the whole catalogue; `sampled-softmax` over the target and some items that the batch shares
+            (`recsys.losses.sampled_softmax`); `bce` with uniform negatives, as the paper trains its students; `gbce` is
+            `bce` whose positive probability is calibrated for them (gSASRec); `dros` is `bce` plus alpha times the
+            distributionally robust term.
+        negatives: negatives per position (bce, gbce, dros), or per batch (sampled-softmax, which wants hundreds).
+        label_smoothing: share of the target's probability that is spread evenly over all items (softmax).
+        calibration: t of gbce: 0 is bce, 1 undoes what sampling does to the probabilities that are learned.
+        popularity: exponent of an item's training count in the chance to be drawn; 0 draws uniformly (sampled-softmax).
         alpha, beta: weight and radius of the DROS term in the form that DLLM2Rec uses.
     """
 
-    kind: Literal["softmax", "bce", "dros"] = "softmax"
+    kind: Literal["softmax", "sampled-softmax", "bce", "gbce", "dros"] = "softmax"
     negatives: int = Field(default=1, ge=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    calibration: float = Field(default=0.75, ge=0, le=1)
+    popularity: float = Field(default=0.0, ge=0)
     alpha: float = Field(default=0.5, ge=0)
     beta: float = Field(default=1.0, gt=0)
 

@@ -34,8 +34,9 @@ def add_items(checkpoint: Checkpoint, items: Mapping[str, str]) -> Checkpoint:
     if not isinstance(model, TableRecommender) or model.title_projector is None:
         reason = checkpoint.info.get("no_new_items", "it keeps nothing that makes a vector from a title")
         raise UserError(
-            f"this {model.kind} takes in no new items: {reason}; distil a "
-            "sasrec or gru4rec student with distillation.embedding from a teacher that reads titles (docs/new-items.md)"
+            f"this {model.kind} takes in no new items: {reason}; distil a student "
+            "that has a vector for each item with distillation.embedding from a teacher that reads titles "
+            "(docs/new-items.md)"
         )
     ids, titles = [normal_id(item) for item in items], [title.strip() for title in items.values()]
     check_new(ids, titles, catalogue)

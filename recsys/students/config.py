@@ -26,11 +26,13 @@ class TableConfig(StudentConfig):
 
 
 @configuration
-class SASRecConfig(TableConfig):
-    """Self-attentive sequential recommendation (Kang and McAuley, ICDM 2018), pre-norm."""
+class AttentionConfig(TableConfig):
+    """A student whose blocks attend to the items of a history.
 
-    recommender: ClassVar[str] = "recsys.students.sasrec:SASRec"
-    kind: Literal["sasrec"] = "sasrec"
+    Attributes:
+        max_positions: the longest history that it can read.
+    """
+
     blocks: int = Field(default=2, ge=1)
     heads: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -49,12 +51,53 @@ class SASRecConfig(TableConfig):
 
 
 @configuration
+class SASRecConfig(AttentionConfig):
+    """Self-attentive sequential recommendation (Kang and McAuley, ICDM 2018), pre-norm."""
+
+    recommender: ClassVar[str] = "recsys.students.sasrec:SASRec"
+    kind: Literal["sasrec"] = "sasrec"
+
+
+@configuration
+class HSTUConfig(AttentionConfig):
+    """Hierarchical sequential transduction units (Zhai et al., ICML 2024).
+
+    Attributes:
+        position_bias: attention looks at how many items lie between two.
+        time_bias: attention looks at how long after one item another was met.
+    """
+
+    recommender: ClassVar[str] = "recsys.students.hstu:HSTU"
+    kind: Literal["hstu"] = "hstu"
+    position_bias: bool = True
+    time_bias: bool = True
+
+
+@configuration
 class GRU4RecConfig(TableConfig):
     """Gated recurrent units (Hidasi et al., ICLR 2016)."""
 
     recommender: ClassVar[str] = "recsys.students.gru4rec:GRU4Rec"
     kind: Literal["gru4rec"] = "gru4rec"
     layers: int = Field(default=1, ge=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+
+
+@configuration
+class CaserConfig(TableConfig):
+    """Convolutional sequence embedding (Tang and Wang, WSDM 2018).
+
+    Attributes:
+        window: L, how many of the latest items it looks at.
+        horizontal_filters: of each height from 1 to `window`.
+        vertical_filters: weighted sums of the items in the window.
+    """
+
+    recommender: ClassVar[str] = "recsys.students.caser:Caser"
+    kind: Literal["caser"] = "caser"
+    window: int = Field(default=5, ge=1)
+    horizontal_filters: int = Field(default=16, ge=1)
+    vertical_filters: int = Field(default=4, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.losses.catalogue_cross_entropy import catalogue_cross_entropy
 from recsys.losses.config import RankingDistillationConfig, RecommendationLossConfig
 from recsys.losses.ranking_distillation import (
     code_distillation_loss,
@@ -263,15 +262,8 @@ class NextItemObjective(Objective):
     def _cross_entropy(
         self, teacher: RankingTeacher, hidden_PD: Tensor, vectors_ND: Tensor, targets: Tensor, rows: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        smoothing, weight = self.loss.config.label_smoothing, teacher.config.weight
+        weight = teacher.config.weight
         teacher_PK, weights = teacher.lists(rows)
-        own = torch.full_like(targets, 1 - smoothing, dtype=weights.dtype)[:, None]
-        items, mass = torch.cat([targets[:, None], teacher_PK], dim=1), torch.cat([own, weight * weights], dim=1)
-        loss, normaliser_P = catalogue_cross_entropy(
-            hidden_PD, vectors_ND[1:], (items - 1).clamp_min(0), mass, uniform=smoothing
-        )
-        with torch.no_grad():
-            named = (1 - smoothing) * vectors_ND[targets] + smoothing * vectors_ND[1:].mean(dim=0)
-            recommendation = (normaliser_P - (hidden_PD * named).sum(dim=1)).sum()
+        loss, recommendation = self.loss.cross_entropy(hidden_PD, vectors_ND, targets, teacher_PK, weight * weights)
         distillation = (loss.detach() - recommendation) / weight
         return loss, {"recommendation_loss": recommendation, "ranking_distillation_loss": distillation}

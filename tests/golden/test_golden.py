@@ -36,7 +36,7 @@ from recsys.model import SequentialRecommender
 from recsys.signals.config import SignalsConfig
 from recsys.signals.signals import SignalsMeta, TeacherSignals
 from recsys.students.build import build_student
-from recsys.students.config import GRU4RecConfig, SASRecConfig, SLMRecConfig
+from recsys.students.config import CaserConfig, GRU4RecConfig, HSTUConfig, SASRecConfig, SLMRecConfig
 from recsys.students.slmrec import build_slmrec
 from recsys.teacher import Teacher
 from recsys.teachers.bigrec.bigrec import BIGRec
@@ -134,6 +134,12 @@ class Zoo:
         loss = RecommendationLossConfig(kind=kind, negatives=2)
         return self.learn(f"gru4rec-{kind}", build_student(GRU4RecConfig(width=16), self.dataset, loss=loss))
 
+    def caser(self) -> dict[str, Any]:
+        return self.learn("caser", build_student(CaserConfig(width=16), self.dataset, loss=SOFTMAX))
+
+    def hstu(self) -> dict[str, Any]:
+        return self.learn("hstu", build_student(HSTUConfig(width=16), self.dataset, loss=SOFTMAX))
+
     def distilled(self) -> dict[str, Any]:
         self.hllm()
         teacher = self.model("hllm")
@@ -207,6 +213,10 @@ MODELS: dict[str, Callable[[Zoo], dict[str, Any]]] = {
     "gru4rec-softmax": lambda zoo: zoo.gru4rec("softmax"),
     "gru4rec-bce": lambda zoo: zoo.gru4rec("bce"),
     "gru4rec-dros": lambda zoo: zoo.gru4rec("dros"),
+    "gru4rec-gbce": lambda zoo: zoo.gru4rec("gbce"),
+    "gru4rec-sampled-softmax": lambda zoo: zoo.gru4rec("sampled-softmax"),
+    "caser": Zoo.caser,
+    "hstu": Zoo.hstu,
     "distilled": Zoo.distilled,
     "hllm": Zoo.hllm,
     "e4srec": Zoo.e4srec,

@@ -133,7 +133,7 @@ def test_its_settings_are_read_as_those_of_any_other() -> None:
 
 @pytest.mark.parametrize("model", [{"kind": "none"}, {"kind": ["mean"]}, {}, 3, MeanConfig()])
 def test_what_is_not_registered_is_refused(model: Any) -> None:
-    with pytest.raises(UserError, match="kind should be one of sasrec, gru4rec, slmrec, compressed, hybrid"):
+    with pytest.raises(UserError, match=f"kind should be one of {', '.join(kinds.STUDENTS)}"):
         from_dict(Settings, {"students": {"a": {"model": model}}})
 
 

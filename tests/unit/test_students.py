@@ -1,5 +1,6 @@
 """Students with random initial weights: what holds before any training."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,26 +10,36 @@ import torch
 from recsys.checkpoint import save_checkpoint
 from recsys.data.prepared import PreparedDataset
 from recsys.histories import Histories
+from recsys.model import model_class
 from recsys.serving.recommender import Recommender
-from recsys.students.config import GRU4RecConfig, SASRecConfig, Similarity
+from recsys.students.config import CaserConfig, GRU4RecConfig, HSTUConfig, SASRecConfig, TableConfig
 from recsys.students.gru4rec import GRU4Rec
-from recsys.students.items import DistilledItemTable
+from recsys.students.items import DistilledItemTable, TableRecommender
 from recsys.students.sasrec import SASRec
 
 ITEMS = 30
+CONFIGS: dict[str, TableConfig] = {
+    "sasrec": SASRecConfig(width=16, max_positions=12),
+    "gru4rec": GRU4RecConfig(width=16),
+    "caser": CaserConfig(width=16),
+    "hstu": HSTUConfig(width=16, max_positions=12),
+}
 
 
-@pytest.fixture(params=["sasrec", "gru4rec", "sasrec-cosine", "gru4rec-cosine"])
-def student(request: pytest.FixtureRequest) -> SASRec | GRU4Rec:
+def build(config: TableConfig) -> TableRecommender:
+    made = model_class(config.kind)(config, num_items=ITEMS)
+    assert isinstance(made, TableRecommender)
+    return made.eval()
+
+
+@pytest.fixture(params=[f"{kind}{form}" for kind in CONFIGS for form in ("", "-cosine")])
+def student(request: pytest.FixtureRequest) -> TableRecommender:
     torch.manual_seed(0)
     kind, _, cosine = request.param.partition("-")
-    similarity: Similarity = "cosine" if cosine else "dot"
-    if kind == "sasrec":
-        return SASRec(SASRecConfig(width=16, max_positions=12, similarity=similarity), num_items=ITEMS).eval()
-    return GRU4Rec(GRU4RecConfig(width=16, similarity=similarity), num_items=ITEMS).eval()
+    return build(dataclasses.replace(CONFIGS[kind], similarity="cosine" if cosine else "dot"))
 
 
-def test_later_items_do_not_change_earlier_positions(student: SASRec | GRU4Rec) -> None:
+def test_later_items_do_not_change_earlier_positions(student: TableRecommender) -> None:
     items = torch.randint(1, ITEMS + 1, (3, 10))
     changed = items.clone()
     changed[:, 6:] = 1
@@ -36,7 +47,7 @@ def test_later_items_do_not_change_earlier_positions(student: SASRec | GRU4Rec) 
     assert not torch.allclose(student.hidden(Histories.of(items))[:, 7:], student.hidden(Histories.of(changed))[:, 7:])
 
 
-def test_padding_changes_nothing(student: SASRec | GRU4Rec) -> None:
+def test_padding_changes_nothing(student: TableRecommender) -> None:
     items = torch.randint(1, ITEMS + 1, (2, 5))
     padded = torch.nn.functional.pad(items, (0, 7))
     lengths = torch.tensor([5, 5])
@@ -58,17 +69,27 @@ def test_gru4rec_has_the_layers_that_are_asked_for() -> None:
     assert GRU4Rec(GRU4RecConfig(width=4, layers=3), num_items=ITEMS).gru.num_layers == 3
 
 
-def test_given_vectors_are_those_computed(student: SASRec | GRU4Rec) -> None:
+def test_a_history_alone_is_read_as_among_longer_ones(student: TableRecommender) -> None:
+    items = torch.randint(1, ITEMS + 1, (3, 9))
+    lengths = torch.tensor([9, 1, 4])
+    items[torch.arange(9) >= lengths[:, None]] = 0
+    together = student.query(Histories(items, lengths))
+    for row, length in enumerate(lengths.tolist()):
+        alone = student.query(Histories.of(items[row : row + 1, :length]))
+        torch.testing.assert_close(alone[0], together[row])
+
+
+def test_given_vectors_are_those_computed(student: TableRecommender) -> None:
     shown = Histories.of(torch.randint(1, ITEMS + 1, (2, 5)))
     torch.testing.assert_close(student.hidden(shown), student.hidden(shown, student.item_vectors()))
 
 
 @pytest.mark.parametrize("hidden", [0, 8])
-def test_folding_the_teacher_embeddings_keeps_every_score(student: SASRec | GRU4Rec, hidden: int) -> None:
+def test_folding_the_teacher_embeddings_keeps_every_score(student: TableRecommender, hidden: int) -> None:
     torch.manual_seed(1)
     teacher = torch.randn(ITEMS + 1, 24) * 3 + 5
     student.items = DistilledItemTable(teacher, 16, hidden=hidden, mix=0.7)
-    plain = type(student)(student.config, num_items=ITEMS)
+    plain = build(student.config)
     state = student.export_state()
     assert not any("teacher" in name for name in state)
     assert not state["items.weight"][0].any(), "padding has no vector"
@@ -93,23 +114,18 @@ def test_teacher_embeddings_are_standardised_scaled_and_frozen(hidden: int) -> N
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
-@pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("kind", CONFIGS)
 def test_cosine_scores_are_served_as_they_were_learned(
     kind: str, temperature: float, random_dataset: Callable[..., PreparedDataset], tmp_path: Path
 ) -> None:
     """Distilled, folded and loaded by a recommender: the scores are cosines divided by the temperature all the way."""
     torch.manual_seed(0)
     dataset = random_dataset(items=ITEMS)
-    options: dict = {"width": 16, "similarity": "cosine", "temperature": temperature}
-    model: SASRec | GRU4Rec = (
-        SASRec(SASRecConfig(**options), num_items=ITEMS)
-        if kind == "sasrec"
-        else GRU4Rec(GRU4RecConfig(**options), num_items=ITEMS)
-    )
+    model = build(dataclasses.replace(CONFIGS[kind], similarity="cosine", temperature=temperature))
     model.items = DistilledItemTable(torch.randn(ITEMS + 1, 24), 16, hidden=8, mix=1.3)
     with torch.no_grad():
         model.items.weight.normal_()
-    plain = type(model)(model.config, num_items=ITEMS)
+    plain = build(model.config)
     save_checkpoint(str(tmp_path / "checkpoint"), plain, dataset, state=model.export_state())
     (answer,) = Recommender.load(tmp_path / "checkpoint").rank([["i3", "i7", "i3"]], k=ITEMS, mask_seen=False)
     with torch.no_grad():

@@ -19,8 +19,9 @@ from recsys.rules.fit import fit_rules
 from recsys.rules.hybrid import Hybrid, make_hybrid
 from recsys.rules.weights import weighted_gains
 from recsys.serving.recommender import Recommender
-from recsys.students.config import GRU4RecConfig, SASRecConfig
+from recsys.students.config import GRU4RecConfig, HSTUConfig, SASRecConfig
 from recsys.students.gru4rec import GRU4Rec
+from recsys.students.hstu import HSTU
 from recsys.students.sasrec import SASRec
 from tests.unit.rules.test_model import text_of
 
@@ -33,12 +34,13 @@ def dataset(random_dataset) -> PreparedDataset:
     return random_dataset(users=30, items=60, longest=12)
 
 
-@pytest.fixture(params=["sasrec", "gru4rec"])
+@pytest.fixture(params=["sasrec", "gru4rec", "hstu"])
 def student(request, dataset: PreparedDataset, tmp_path: Path) -> Checkpoint:
     torch.manual_seed(0)
     model = {
         "sasrec": lambda: SASRec(SASRecConfig(width=8, blocks=1, heads=1), num_items=dataset.num_items),
         "gru4rec": lambda: GRU4Rec(GRU4RecConfig(width=8), num_items=dataset.num_items),
+        "hstu": lambda: HSTU(HSTUConfig(width=8, blocks=1), num_items=dataset.num_items),
     }[request.param]()
     save_checkpoint(str(tmp_path / "student"), model, dataset)
     return load_checkpoint(tmp_path / "student")

@@ -14,8 +14,10 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.serving import export
 from recsys.serving.recommender import Recommender
-from recsys.students.config import GRU4RecConfig
+from recsys.students.caser import Caser
+from recsys.students.config import CaserConfig, GRU4RecConfig, HSTUConfig
 from recsys.students.gru4rec import GRU4Rec
+from recsys.students.hstu import HSTU
 
 WITHOUT_THE_PROJECT = """
 import json, sys
@@ -45,6 +47,20 @@ def gru(dataset: PreparedDataset, tmp_path: Path) -> Checkpoint:
     model = GRU4Rec(GRU4RecConfig(width=16, similarity="cosine"), num_items=dataset.num_items)
     save_checkpoint(str(tmp_path / "gru"), model, dataset)
     return load_checkpoint(tmp_path / "gru")
+
+
+@pytest.fixture
+def caser(dataset: PreparedDataset, tmp_path: Path) -> Checkpoint:
+    torch.manual_seed(0)
+    save_checkpoint(str(tmp_path / "caser"), Caser(CaserConfig(width=16), num_items=dataset.num_items), dataset)
+    return load_checkpoint(tmp_path / "caser")
+
+
+@pytest.fixture
+def hstu(dataset: PreparedDataset, tmp_path: Path) -> Checkpoint:
+    torch.manual_seed(0)
+    save_checkpoint(str(tmp_path / "hstu"), HSTU(HSTUConfig(width=16), num_items=dataset.num_items), dataset)
+    return load_checkpoint(tmp_path / "hstu")
 
 
 def vectors(path: Path) -> np.ndarray:
@@ -77,14 +93,14 @@ def test_users_of_other_items_alone_have_no_vector(
     assert export.write_queries(checkpoint, strangers, tmp_path / "q.parquet") == sum(met) >= 1
 
 
-@pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
+@pytest.mark.parametrize("kind", ["checkpoint", "gru", "caser", "hstu"])
 def test_the_file_recommends_the_same_without_this_project(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    made: Checkpoint = request.getfixturevalue("gru" if kind == "gru4rec" else "checkpoint")
+    made: Checkpoint = request.getfixturevalue(kind)
     parity = export.write_model(made, tmp_path / "model.pt2")
     assert parity.difference <= export.TOLERANCE and parity.same_best == 1 and parity.histories > 40
-    assert parity.dynamic_length == (kind == "sasrec")
+    assert parity.dynamic_length == (kind != "gru")
     histories = [["i3"], ["i1", "i2", "i60"], ["i4"] * 8, ["i5", "i6"], ["i7"]]
     command = [sys.executable, "-I", "-W", "ignore", "-c", WITHOUT_THE_PROJECT, str(tmp_path / "model.pt2")]
     asked = [json.dumps(histories), "" if parity.dynamic_length else "fixed"]

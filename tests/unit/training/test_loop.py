@@ -12,13 +12,26 @@ from recsys.evaluation.ranking import model_scorer, rank_targets
 from recsys.losses.config import RecommendationLossConfig
 from recsys.model import model_class
 from recsys.students.build import build_student
-from recsys.students.config import GRU4RecConfig, SASRecConfig
+from recsys.students.config import AttentionConfig, CaserConfig, GRU4RecConfig, HSTUConfig, SASRecConfig, TableConfig
 from recsys.training import loop
 from recsys.training.config import DeepSpeedConfig, TrainingConfig, Windowing
 from recsys.training.loop import Epoch, Steps, TrainingResult, learning_rate, train, train_local
 from recsys.training.windows import Windows, history_starts
 
 MODEL = SASRecConfig(width=16, blocks=1, heads=1, max_positions=8, dropout=0.1)
+MODELS: dict[str, TableConfig] = {
+    "sasrec": MODEL,
+    "gru4rec": GRU4RecConfig(width=16),
+    "caser": CaserConfig(width=16, window=3),
+    "hstu": HSTUConfig(width=16, blocks=1, heads=1, max_positions=8, dropout=0.1),
+}
+LOSSES = {
+    "softmax": RecommendationLossConfig(),
+    "sampled-softmax": RecommendationLossConfig(kind="sampled-softmax", negatives=20, popularity=0.5),
+    "bce": RecommendationLossConfig(kind="bce"),
+    "gbce": RecommendationLossConfig(kind="gbce"),
+    "dros": RecommendationLossConfig(kind="dros"),
+}
 
 
 class Killed(Exception):
@@ -30,11 +43,20 @@ def fit(dataset: PreparedDataset, config: TrainingConfig, directory: Path, **opt
     return train_local(objective, dataset, config, directory, **options)
 
 
-@pytest.mark.parametrize("loss", ["softmax", "bce", "dros"])
-@pytest.mark.parametrize("model", [MODEL, GRU4RecConfig(width=16)], ids=["sasrec", "gru4rec"])
-def test_learns_and_selects_on_validation(walks: PreparedDataset, model: object, loss: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "loss"),
+    [
+        *[(kind, loss) for kind in ("sasrec", "gru4rec") for loss in LOSSES],
+        ("caser", "softmax"),
+        ("caser", "gbce"),
+        ("hstu", "softmax"),
+        ("hstu", "sampled-softmax"),
+    ],
+)
+def test_learns_and_selects_on_validation(walks: PreparedDataset, kind: str, loss: str, tmp_path: Path) -> None:
+    model = MODELS[kind]
     config = TrainingConfig(epochs=10, batch_size=8, learning_rate=0.01, patience=0)
-    objective = build_student(model, walks, loss=RecommendationLossConfig(kind=loss), seed=0)
+    objective = build_student(model, walks, loss=LOSSES[loss], seed=0)
     result = train_local(objective, walks, config, tmp_path)
     curve = [record["valid_ndcg@10"] for record in result.progress.curve]
     assert result.progress.best["ndcg@10"] == max(curve) > 0.35  # a random ranking has 0.13
@@ -135,8 +157,8 @@ def test_same_seed_same_weights_other_seed_other_weights(walks: PreparedDataset,
     assert not torch.equal(states[0], states[2])
 
 
-@pytest.mark.parametrize("model", [MODEL, GRU4RecConfig(width=16)], ids=["sasrec", "gru4rec"])
-def test_the_seed_decides_the_initial_weights(walks: PreparedDataset, model: SASRecConfig | GRU4RecConfig) -> None:
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_the_seed_decides_the_initial_weights(walks: PreparedDataset, model: TableConfig) -> None:
     first, again, other = (
         build_student(model, walks, loss=RecommendationLossConfig(), seed=seed).model.items.weight for seed in (3, 3, 4)
     )
@@ -187,21 +209,29 @@ def test_the_recorded_loss_is_the_mean_over_batches(walks: PreparedDataset, tmp_
     assert len(means) > 3 and record["loss"] == pytest.approx(sum(means) / len(means), rel=1e-5)
 
 
-@pytest.mark.parametrize("histories", ["overlapping", "exact", "prefixes"])
-@pytest.mark.parametrize("kind", ["sasrec", "gru4rec"])
+SMOOTHED = RecommendationLossConfig(label_smoothing=0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "histories", "loss"),
+    [
+        *[(kind, way, SMOOTHED) for kind in ("sasrec", "gru4rec") for way in ("overlapping", "exact", "prefixes")],
+        ("caser", "exact", SMOOTHED),
+        ("hstu", "windows", SMOOTHED),
+        ("sasrec", "windows", LOSSES["gbce"]),
+        ("sasrec", "windows", LOSSES["sampled-softmax"]),
+    ],
+)
 def test_recipes_are_repeatable_and_resumable(
-    walks: PreparedDataset, tmp_path: Path, kind: str, histories: Windowing
+    walks: PreparedDataset, tmp_path: Path, kind: str, histories: Windowing, loss: RecommendationLossConfig
 ) -> None:
-    """Cosine scores with a temperature, with each choice of histories: bit for bit the same again, and when resumed."""
-    model = (
-        SASRecConfig(width=16, blocks=1, heads=1, max_positions=8, dropout=0.5, similarity="cosine")
-        if kind == "sasrec"
-        else GRU4RecConfig(width=16, dropout=0.5, similarity="cosine")
-    )
+    """Cosine scores with a temperature, with each choice of histories and of what is drawn by chance: bit for bit the
+    same again, and when resumed."""
+    model = dataclasses.replace(MODELS[kind], dropout=0.5, similarity="cosine")
     config = TrainingConfig(epochs=3, batch_size=32, learning_rate=0.01, patience=2, histories=histories)
 
     def fitted(directory: str, **options: object) -> TrainingResult:
-        objective = build_student(model, walks, loss=RecommendationLossConfig(label_smoothing=0.1), seed=config.seed)
+        objective = build_student(model, walks, loss=loss, seed=config.seed)
         return train_local(objective, walks, config, tmp_path / directory, **options)
 
     def stop(epoch: Epoch) -> None:
@@ -280,9 +310,10 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[-1] < 0.001
 
 
-def test_positions_shorter_than_histories_are_refused(walks: PreparedDataset) -> None:
+@pytest.mark.parametrize("config", [SASRecConfig, HSTUConfig])
+def test_positions_shorter_than_histories_are_refused(walks: PreparedDataset, config: type[AttentionConfig]) -> None:
     with pytest.raises(UserError, match=r"max_positions is 4.*set it to 8"):
-        build_student(SASRecConfig(width=8, heads=1, max_positions=4), walks, loss=RecommendationLossConfig())
+        build_student(config(width=8, heads=1, max_positions=4), walks, loss=RecommendationLossConfig())
 
 
 def test_long_epochs_tell_how_far_they_are(
