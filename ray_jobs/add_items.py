@@ -14,7 +14,7 @@ import argparse
 from ray_jobs import cli
 from recsys import storage
 from recsys.settings import Settings
-from recsys.stages import new_items
+from recsys.stages import new_items, promotion
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(settings: Settings, args: argparse.Namespace) -> None:
-    model = args.model or settings.serving.student
+    model = args.model or promotion.find_student(settings)
     new_items.make(settings, model, storage.absolute(args.items), args.name, force=args.force)
 
 

@@ -13,7 +13,7 @@ import argparse
 
 from ray_jobs import cli
 from recsys.settings import Settings
-from recsys.stages import export
+from recsys.stages import export, promotion
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(settings: Settings, args: argparse.Namespace) -> None:
-    name = args.model or settings.serving.student
+    name = args.model or promotion.find_student(settings)
     export.make(settings, name, queries=args.queries, model=not args.vectors_only, force=args.force)
 
 

@@ -24,7 +24,7 @@ from ray_jobs.on_ray import OnRay
 from recsys import storage
 from recsys.config import copy_with
 from recsys.settings import Settings
-from recsys.stages import recommendations
+from recsys.stages import promotion, recommendations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def run(settings: Settings, args: argparse.Namespace) -> None:
     recommendations.make(
         settings,
         OnRay(),
-        args.model or settings.serving.student,
+        args.model or promotion.find_student(settings),
         storage.absolute(args.users) if args.users else None,
         force=args.force,
     )

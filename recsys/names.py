@@ -41,4 +41,15 @@ def require_name(name: str, what: str) -> str:
         raise UserError(f"{what} {error}") from None
 
 
+def check_name_or_alias(name: str) -> str:
+    """The name itself, or `@` and a name.
+
+    Raises:
+        ValueError: see `check_name`.
+    """
+    check_name(name.removeprefix("@"))
+    return name
+
+
 Name = Annotated[str, AfterValidator(check_name)]
+NameOrAlias = Annotated[str, AfterValidator(check_name_or_alias)]

@@ -10,7 +10,7 @@ from recsys.decoders.config import CompressionConfig, ItemEncoderConfig, LowRank
 from recsys.evaluation.config import EvaluationConfig
 from recsys.experiment.config import ExperimentConfig
 from recsys.losses.config import AlignmentConfig, DistillationConfig, RecommendationLossConfig
-from recsys.names import RESERVED_FOR_PROJECTS, RESERVED_FOR_STUDENTS, Name
+from recsys.names import RESERVED_FOR_PROJECTS, RESERVED_FOR_STUDENTS, Name, NameOrAlias
 from recsys.rules.config import RULES, RULES_WITH_TITLES, RulesConfig, RulesTuningConfig
 from recsys.serving.assignment import ARMS, Arm
 from recsys.serving.experiment import Experiment, check_experiment
@@ -202,7 +202,8 @@ class ServingConfig:
 
     Attributes:
         arms: what is served; `null` answers popular items at once, so that what HTTP costs can be subtracted.
-        student: the student that is served, a name of `students`.
+        student: the student that is served, a name of `students`; or `@champion`, the one that was promoted last under
+            that alias (`PromotionConfig`), as it is when the deployment starts.
         split: share of users an arm gets when a request names none, by salted hash of the user id; they add up to 1.
         salt: hashed with the user id; another one assigns all users anew.
         default_arm: answers requests that name neither arm nor user.
@@ -238,7 +239,7 @@ class ServingConfig:
     """
 
     arms: tuple[Arm, ...] = ARMS
-    student: Name = "sasrec-distilled"
+    student: NameOrAlias = "sasrec-distilled"
     split: NotInKey[dict[Arm, float]] = Field(default_factory=_halves)
     default_arm: NotInKey[Arm] = "student"
     salt: NotInKey[str] = Field(default="ab-1", min_length=1, max_length=256)
@@ -279,6 +280,24 @@ class ServingConfig:
     def experiment(self) -> Experiment:
         """How the experiment begins."""
         return Experiment(arms=self.arms, split=self.split, salt=self.salt, shadow=self.shadow)
+
+
+@configuration
+class PromotionConfig:
+    """The gate that a student passes before an alias names it (`promote`).
+
+    Attributes:
+        metric: what the ladder measured, by the rule that `evaluation.mask_seen` shows.
+        margin: how much more of it than the student that has the alias; negative allows a loss, as for a faster one.
+        max_ms: the 95th percentile of the ladder's single histories may take no longer; null: any time.
+        across_datasets: let it replace a student that was measured on another dataset, with which it cannot be
+            compared.
+    """
+
+    metric: Literal["ndcg@5", "ndcg@10", "ndcg@20", "hr@5", "hr@10", "hr@20"] = "ndcg@10"
+    margin: float = 0.0
+    max_ms: float | None = Field(default=None, gt=0)
+    across_datasets: bool = False
 
 
 @configuration
@@ -334,6 +353,7 @@ class Settings:
     evaluation: EvaluationConfig = EvaluationConfig()
     serving: ServingConfig = ServingConfig()
     experiment: ExperimentConfig = ExperimentConfig()
+    promotion: PromotionConfig = PromotionConfig()
     recommendations: RecommendationsConfig = RecommendationsConfig()
     tracking: TrackingConfig = TrackingConfig()
 
@@ -370,6 +390,7 @@ class Layout:
         self.report = storage.join(self.root, "report")
         self.events = storage.join(self.root, "events")
         self.experiment = storage.join(self.root, "experiment.json")
+        self.promotions = storage.join(self.root, "promotions.json")
         self.recommendations = storage.join(self.root, "recommendations")
         self.train_runs = storage.join(self.root, "train")
 

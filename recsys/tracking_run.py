@@ -115,22 +115,45 @@ class Run:
         """
 
         def write() -> None:
-            from mlflow.exceptions import MlflowException
-
             known = self._client.search_model_versions(f"run_id = '{self.id}'")
             if any((version.name, version.tags.get("checkpoint")) == (model, content) for version in known):
                 return
             folder = f"model-{content[:12]}"
             self._client.log_artifacts(self.id, str(path), folder)
-            try:
-                self._client.create_registered_model(model)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
+            self._create_registered_model(model)
             source = f"runs:/{self.id}/{folder}"
             self._client.create_model_version(model, source=source, run_id=self.id, tags={"checkpoint": content})
 
         self._record(f"model {model}", write)
+
+    def register_result(self, model: str, tags: Mapping[str, Any], *, same: Sequence[str]) -> None:
+        """Make what this run measured the newest version of a registered model, nothing being copied.
+
+        Args:
+            tags: of the version; nested names are joined with dots, `@` becomes `_at_`.
+            same: names of tags; where a version has them all alike, it is that one, and nothing is registered.
+        """
+        said = {name.replace("@", "_at_"): mask(str(value)) for name, value in _flatten(tags).items()}
+
+        def write() -> None:
+            known = self._client.search_model_versions(f"name = '{model}'", max_results=1000)
+            if any(all(version.tags.get(name) == said[name] for name in same) for version in known):
+                return
+            self._create_registered_model(model)
+            # A server refuses sources outside the artefacts of the run; where the checkpoint is, the project knows.
+            source = f"runs:/{self.id}/{model}"
+            self._client.create_model_version(model, source=source, run_id=self.id, tags=said)
+
+        self._record(f"model {model}", write)
+
+    def _create_registered_model(self, model: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
 
     @property
     def _client(self) -> "MlflowClient":

@@ -29,6 +29,7 @@ from recsys.serving.measure import wait_until_ready
 from recsys.serving.ranker import RETRY_SECONDS
 from recsys.serving.service import Pinned, check_same_dataset, checkpoint_facts, dataset_identity
 from recsys.settings import ReplicasConfig, Settings
+from recsys.stages import promotion
 
 APPLICATION = "recsys"
 
@@ -53,6 +54,11 @@ def application(settings: Settings) -> serve.Application:
         raise UserError(
             f"serving.log appends to files, which cannot be at {settings.layout.events}; leave it out, or set storage "
             "to a folder"
+        )
+    # Replicas are to find the same student when they start anew, whatever is promoted meanwhile.
+    if "student" in config.arms:
+        settings = dataclasses.replace(
+            settings, serving=dataclasses.replace(config, student=promotion.find_student(settings))
         )
     pinned = check(settings)
     # A replica's working directory is not the user's, so the root must be absolute from here on.
@@ -96,7 +102,9 @@ def inspect_arms(settings: Settings) -> dict[Arm, dict[str, Any]]:
 
 def _checkpoints(settings: Settings) -> dict[Arm, str]:
     layout, config = settings.layout, settings.serving
-    known: dict[Arm, str] = {"teacher": layout.teacher, "student": layout.student(config.student)}
+    known: dict[Arm, str] = {"teacher": layout.teacher}
+    if "student" in config.arms:
+        known["student"] = layout.student(promotion.find_student(settings))
     return {arm: uri for arm, uri in known.items() if arm in config.arms}
 
 

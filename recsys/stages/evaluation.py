@@ -7,7 +7,7 @@ is timed on single histories, in turn. The ladder goes to `<storage>/<name>/resu
 Memory of a task: the dataset, the model, and `evaluation.batch_size` times the catalogue in scores.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -136,8 +136,24 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> list
         storage.write_json(storage.join(layout.results, f"{LADDER}.json"), ladder)
         recorded.log_metrics({row["name"]: {**row["metrics"], **row["latency"]} for row in ladder["rows"]})
         recorded.set_tags({"dataset": ladder["dataset"]["fingerprint"], "ladder": layout.results})
+        for row in ladder["rows"]:
+            if row["role"] == "student":
+                result = describe_version(row, ladder["dataset"]["fingerprint"])
+                recorded.register_result(settings.name, result, same=("checkpoint", "dataset"))
     print_ladder(ladder)
     return list(ladder["rows"])
+
+
+def describe_version(row: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
+    """What the model registry says of a student: whose checkpoint it is, and what was measured of it."""
+    return {
+        "student": row["name"],
+        "kind": row["kind"],
+        "checkpoint": row["checkpoint_hash"],
+        "dataset": fingerprint,
+        **row["metrics"],
+        **row["latency"],
+    }
 
 
 def evaluate_all(missing: Sequence[Subject], layout: Layout, config: EvaluationConfig, executor: Executor) -> None:

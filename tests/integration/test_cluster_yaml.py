@@ -1,7 +1,5 @@
 """cluster.yaml is accepted by Ray's launcher, and its nodes have room for what the shipped configurations ask for."""
 
-import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,66 +9,15 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from recsys.config import load_config
 from recsys.settings import Settings
+from tests.integration.room import Need, needs, unplaced
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "ray_jobs" / "configs").glob("*.yaml"))
 
 
-@dataclass(frozen=True)
-class Need:
-    """`count` processes at the same time, each on one node."""
-
-    what: str
-    count: int
-    cpus: float
-    gpus: float
-
-
 @pytest.fixture(scope="module")
 def cluster() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "cluster.yaml").read_text())
-
-
-def needs(settings: Settings) -> list[list[Need]]:
-    """What must fit together, step by step."""
-
-    def each(what: str, count: int, asked: Any) -> Need:
-        return Need(what, count, asked.cpus, asked.gpus)
-
-    teacher, serving = settings.teacher.scaling, settings.serving
-    return [
-        [each("teacher.scaling", teacher.workers, teacher)],
-        [each("signals", settings.signals.actors, settings.signals)],
-        *([each(f"students.{name}", s.scaling.workers, s.scaling)] for name, s in settings.students.items()),
-        [each("evaluation", 1, settings.evaluation)],
-        [
-            each("serving.teacher_replicas", serving.teacher_replicas.count, serving.teacher_replicas),
-            each("serving.student_replicas", serving.student_replicas.count, serving.student_replicas),
-        ],
-    ]
-
-
-def capacity(node: dict[str, Any], need: Need) -> int:
-    """How many such processes a node holds."""
-    have = node["resources"]
-    room = math.floor(have.get("CPU", 0) / need.cpus)
-    return min(room, math.floor(have.get("GPU", 0) / need.gpus)) if need.gpus else room
-
-
-def unplaced(together: list[Need], node_types: dict[str, dict[str, Any]]) -> list[str]:
-    """What finds no room, each need taking whole nodes, the scarcest kind (GPU) first for those that need it."""
-    free = {name: node.get("max_workers", 1) for name, node in node_types.items()}
-    missing = []
-    for need in sorted(together, key=lambda n: -n.gpus):
-        left = need.count
-        # Nodes without GPUs first, so that GPU nodes stay free for those that need them.
-        for name, node in sorted(node_types.items(), key=lambda item: item[1]["resources"].get("GPU", 0)):
-            while left > 0 and free[name] > 0 and capacity(node, need) > 0:
-                free[name] -= 1
-                left -= capacity(node, need)
-        if left > 0:
-            missing.append(f"{need.what}: {left} of {need.count} find no node")
-    return missing
 
 
 def test_the_launcher_accepts_it(cluster: dict[str, Any]) -> None:

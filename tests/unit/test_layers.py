@@ -12,9 +12,9 @@ ROOT = Path(__file__).resolve().parents[2]
 # Of recsys/, from the ground up: a room imports itself and what stands before it.
 ORDER = (
     "errors", "environment", "processes", "names", "secrets", "kinds", "fields", "config", "fetching", "manifest",
-    "folders", "copies", "storage", "locks", "tracking_store", "tracking_run", "tracking", "data", "histories", "model",
-    "checkpoint", "losses", "evaluation", "decoders", "signals", "training", "teacher", "inference", "rules",
-    "teachers", "students", "serving", "experiment", "settings", "tuning", "stages",
+    "folders", "copies", "storage", "locks", "tracking_store", "tracking_run", "tracking", "tracking_registry", "data",
+    "histories", "model", "checkpoint", "losses", "evaluation", "decoders", "signals", "training", "teacher",
+    "inference", "rules", "teachers", "students", "serving", "experiment", "settings", "tuning", "stages",
 )  # fmt: skip
 
 
