@@ -88,6 +88,8 @@ class StudentSettings:
             raise ValueError("alignment compares layers and is for students of kind slmrec alone; leave it out")
         if self.model.layered and self.distillation is not None and self.distillation.embedding is not None:
             raise ValueError("a student of kind slmrec has its teacher's item vectors; set distillation.embedding=null")
+        if self.model.layered and self.distillation is not None and self.distillation.distiller is not None:
+            raise ValueError("distillers are for students of kind sasrec or gru4rec; set distillation.distiller=null")
         if self.stored and self.model.made_from:
             raise ValueError("alignment.stored reads states of the project's teacher; leave it or model.teacher out")
 

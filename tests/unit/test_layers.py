@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER = (
     "errors", "environment", "processes", "names", "secrets", "kinds", "fields", "config", "fetching", "manifest",
     "folders", "copies", "storage", "locks", "tracking_store", "tracking_run", "tracking", "data", "histories", "model",
-    "checkpoint", "losses", "evaluation", "decoders", "signals", "training", "teacher", "inference", "rules",
-    "teachers", "students", "serving", "settings", "tuning", "stages",
+    "checkpoint", "losses", "evaluation", "decoders", "signals", "distiller", "training", "teacher", "inference",
+    "rules", "teachers", "distillers", "students", "serving", "settings", "tuning", "stages",
 )  # fmt: skip
 
 
