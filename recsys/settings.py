@@ -7,6 +7,7 @@ from recsys import storage
 from recsys.config import Field, NotInKey, configuration
 from recsys.data.config import DataConfig
 from recsys.decoders.config import CompressionConfig, ItemEncoderConfig, LowRankConfig
+from recsys.diagnosis.config import WorthItConfig
 from recsys.evaluation.config import EvaluationConfig
 from recsys.losses.config import AlignmentConfig, DistillationConfig, RecommendationLossConfig
 from recsys.names import RESERVED_FOR_PROJECTS, RESERVED_FOR_STUDENTS, Name
@@ -301,6 +302,7 @@ class Settings:
     evaluation: EvaluationConfig = EvaluationConfig()
     serving: ServingConfig = ServingConfig()
     recommendations: RecommendationsConfig = RecommendationsConfig()
+    worth_it: WorthItConfig = WorthItConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     def __post_init__(self) -> None:
@@ -334,6 +336,7 @@ class Layout:
         self.depth = storage.join(self.root, "depth")
         self.results = storage.join(self.root, "results")
         self.report = storage.join(self.root, "report")
+        self.worth_it = storage.join(self.root, "worth-it")
         self.events = storage.join(self.root, "events")
         self.recommendations = storage.join(self.root, "recommendations")
         self.train_runs = storage.join(self.root, "train")

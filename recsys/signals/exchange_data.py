@@ -19,7 +19,9 @@ Legend: N items, S training rows, D width.
 import csv
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,7 +96,7 @@ def _columns(dataset: PreparedDataset, rows: np.ndarray) -> tuple[list[list[int]
     return padded.tolist(), lengths.tolist(), (dataset.targets(rows) - 1).tolist()
 
 
-def _pickle(path: Path, columns: dict[str, list[int]] | dict[str, list[list[int]] | list[int]]) -> None:
+def _pickle(path: Path, columns: Mapping[str, Any]) -> None:
     """Names of columns as plain objects: pandas before 3 knows no others."""
     import pandas as pd
 

@@ -14,7 +14,7 @@ ORDER = (
     "errors", "environment", "processes", "names", "secrets", "kinds", "fields", "config", "fetching", "manifest",
     "folders", "copies", "storage", "locks", "tracking_store", "tracking_run", "tracking", "data", "histories", "model",
     "checkpoint", "losses", "evaluation", "decoders", "signals", "distiller", "training", "teacher", "inference",
-    "rules", "teachers", "distillers", "students", "serving", "settings", "tuning", "stages",
+    "rules", "diagnosis", "teachers", "distillers", "students", "serving", "settings", "tuning", "stages",
 )  # fmt: skip
 
 
