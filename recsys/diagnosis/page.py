@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys.diagnosis.models import GROUPS
+from recsys.diagnosis.verdict import human_price
 from recsys.evaluation.ladder import human_ms
 from recsys.evaluation.page import facts, page, paragraph, section, table
 from recsys.evaluation.plots import COLOURS, INK, embed, new_axes
@@ -41,7 +42,11 @@ def describe(found: Mapping[str, Any]) -> list[str]:
     lines.append(f"  Where the true next item is: {_shares(found['log']['targets']['kinds'])}")
     for row in (found["models"] or {}).get("rows", ()):
         cell = row["ndcg@10"]
-        cost = "" if row["per_million"] is None else f", {human_ms(row['ms'])} ms, {row['per_million']:.2f} a million"
+        cost = (
+            ""
+            if row["per_million"] is None
+            else f", {human_ms(row['ms'])} ms, {human_price(row['per_million'])} a million"
+        )
         lines.append(f"  {row['name']}: NDCG@10 {cell['mean']:.4f} [{cell['low']:.4f}, {cell['high']:.4f}]{cost}")
     return lines + [f"  warning: {each}" for each in found["warnings"]] + [f"  {found['verdict']}"]
 
@@ -142,7 +147,7 @@ def _models_section(directory: Path, models: Mapping[str, Any] | None) -> str:
                 f"{cell['mean']:.4f}",
                 f"{cell['low']:.4f} to {cell['high']:.4f}",
                 human_ms(row["ms"]),
-                "–" if cost is None else f"{cost:.2f}",
+                "–" if cost is None else human_price(cost),
             ]
         )
     shown = table(
@@ -182,7 +187,7 @@ def _conditions(found: Mapping[str, Any]) -> str:
             (
                 "Teacher",
                 f"{cost['training_hours']:.2f} hours of training, {cost['pass_hours']:.2f} of the pass; in all "
-                f"{cost['cost']:.2f}",
+                f"{human_price(cost['cost'])}",
             ),
         )
     note = paragraph(

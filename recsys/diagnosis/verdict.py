@@ -13,6 +13,11 @@ HOLDS, PARTLY, NOT = "holds", "holds in part", "does not hold"
 _SUCCESSORS, _RESEMBLANCE, _HISTORY = (20, 100), (0.75, 0.6), 0.9
 
 
+def human_price(value: float) -> str:
+    """Two digits that say something: 0.0132 → "0.013", 154.3 → "154"."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}" if value >= 1 else f"{value:.2g}"
+
+
 def judge_shortcuts(log: Mapping[str, Any]) -> list[dict[str, str]]:
     """For each of the three: name, state and a sentence."""
     return [
@@ -85,21 +90,21 @@ def warn(found: Mapping[str, Any]) -> list[str]:
         for other in ("alone", "counting"):
             if (each := pair("teacher", other)) and each["low"] <= 0:
                 said.append(
-                    f"The teacher ({quality[best['teacher']]:.4f}) is not shown to be better than {named(other)}: "
-                    f"{_interval(each)}. What its lists can teach beyond that is in doubt."
+                    f"The teacher ({quality[best['teacher']]:.4f}) {_stands(each)} {best[other]} "
+                    f"({quality[best[other]]:.4f}): {_interval(each)}. What its lists can teach beyond that is in doubt."
                 )
         for taught, control in (("distilled", "control"), ("taught", "taught-control")):
             if (each := pair(taught, control)) and each["low"] <= 0:
                 said.append(
-                    f"{best[taught]} is not shown to be better than {best[control]}, which was taught the lists of "
+                    f"{best[taught]} {_stands(each)} {best[control]}, which was taught the lists of "
                     f"other rows: {_interval(each)}. What it gained did not come from what is said of a row."
                 )
     if sample:
         for each in sample["better"]:
             if each["low"] <= 0:
                 said.append(
-                    f"On {sample['rows']:,} validation rows the teacher ({sample['teacher']:.4f}) is not shown to be "
-                    f"better than {each['over']} ({each['reached']:.4f}): {_interval(each)}. Do not rank all training "
+                    f"On {sample['rows']:,} validation rows the teacher ({sample['teacher']:.4f}) {_stands(each)} "
+                    f"{each['over']} ({each['reached']:.4f}): {_interval(each)}. Do not rank all training "
                     "rows yet."
                 )
     return said
@@ -151,10 +156,15 @@ def _price(found: Mapping[str, Any], gain: float) -> str:
     if not cost:
         return ""
     hours = cost["training_hours"] + cost["pass_hours"]
-    said = f" The teacher's training and pass took {hours:.2f} hours and cost {cost['cost']:.2f}"
+    said = f" The teacher's training and pass took {hours:.2f} hours and cost {human_price(cost['cost'])}"
     if gain <= 0:
         return said + "."
-    return said + f", or {cost['cost'] / (100 * gain):.2f} for each hundredth of NDCG@10."
+    return said + f", or {human_price(cost['cost'] / (100 * gain))} for each hundredth of NDCG@10."
+
+
+def _stands(each: Mapping[str, Any]) -> str:
+    """How the first of a pair stands to the second where it is not shown to be better."""
+    return "ranks below" if each["high"] < 0 else "is not shown to be better than"
 
 
 def _interval(each: Mapping[str, Any]) -> str:
