@@ -91,7 +91,7 @@ def warn(found: Mapping[str, Any]) -> list[str]:
             if (each := pair("teacher", other)) and each["low"] <= 0:
                 said.append(
                     f"The teacher ({quality[best['teacher']]:.4f}) {_stands(each)} {best[other]} "
-                    f"({quality[best[other]]:.4f}): {_interval(each)}. What its lists can teach beyond that is in doubt."
+                    f"({quality[best[other]]:.4f}): {_interval(each)}. What its lists can teach beyond is in doubt."
                 )
         for taught, control in (("distilled", "control"), ("taught", "taught-control")):
             if (each := pair(taught, control)) and each["low"] <= 0:
