@@ -1,4 +1,4 @@
-"""The kinds of recommender: a line for each names its configuration, and that names the recommender.
+"""The kinds of recommender and of distiller: a line for each names its configuration, and that names what it makes.
 
 Modules are imported when a configuration or checkpoint names their kind, so that a student needs no language-model
 library, and reading a configuration no PyTorch.
@@ -29,18 +29,47 @@ TEACHERS = {
     "e4srec": "recsys.teachers.config:E4SRecConfig",
     "bigrec": "recsys.teachers.bigrec.config:BIGRecConfig",
 }
+DISTILLERS = {
+    "hint": "recsys.distillers.hint:HintConfig",
+    "htd": "recsys.distillers.htd:HTDConfig",
+    "rd": "recsys.distillers.rd:RDConfig",
+    "cd": "recsys.distillers.cd:CDConfig",
+    "rrd": "recsys.distillers.rrd:RRDConfig",
+    "dcd": "recsys.distillers.dcd:DCDConfig",
+    "unkd": "recsys.distillers.unkd:UnKDConfig",
+}
 KINDS = ChainMap({"sequential-rules": "recsys.rules.config:RulesConfig"}, STUDENTS, TEACHERS)
 
 
-class ModelConfig:
-    """The configuration of a recommender.
+class KindConfig:
+    """The configuration of one of several kinds.
 
     Attributes:
         kind: what configurations and checkpoints call it.
-        recommender: `module:class` of the recommender (`recsys.model`); empty where it is of its teacher's kind.
     """
 
     kind: str
+
+
+class DistillerConfig(KindConfig):
+    """The configuration of a distiller.
+
+    Attributes:
+        distiller: `module:class` of it (`recsys.distiller`).
+        weight: λ, how much it weighs beside the recommendation loss.
+    """
+
+    distiller: ClassVar[str] = ""
+    weight: float
+
+
+class ModelConfig(KindConfig):
+    """The configuration of a recommender.
+
+    Attributes:
+        recommender: `module:class` of the recommender (`recsys.model`); empty where it is of its teacher's kind.
+    """
+
     recommender: ClassVar[str] = ""
 
 
@@ -84,7 +113,7 @@ class TeacherConfig(ModelConfig):
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity: it may stand in a union
 class OneOf:
     """Marks a field that takes the configuration of any of some kinds; `default` is the kind where none is given."""
 
@@ -102,7 +131,7 @@ class OneOf:
             value = {"kind": self.default, **value}
             kind = value["kind"]
         else:
-            kind = value.kind if isinstance(value, ModelConfig) else None
+            kind = value.kind if isinstance(value, KindConfig) else None
         if not isinstance(kind, str) or kind not in self.kinds:
             raise PydanticCustomError("kind", "{said}", {"said": f"kind should be one of {', '.join(self.kinds)}"})
         try:

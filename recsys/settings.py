@@ -7,6 +7,7 @@ from recsys import storage
 from recsys.config import Field, NotInKey, configuration
 from recsys.data.config import DataConfig
 from recsys.decoders.config import CompressionConfig, ItemEncoderConfig, LowRankConfig
+from recsys.diagnosis.config import WorthItConfig
 from recsys.evaluation.config import EvaluationConfig
 from recsys.experiment.config import ExperimentConfig
 from recsys.losses.config import AlignmentConfig, DistillationConfig, RecommendationLossConfig
@@ -90,6 +91,8 @@ class StudentSettings:
             raise ValueError("alignment compares layers and is for students of kind slmrec alone; leave it out")
         if self.model.layered and self.distillation is not None and self.distillation.embedding is not None:
             raise ValueError("a student of kind slmrec has its teacher's item vectors; set distillation.embedding=null")
+        if self.model.layered and self.distillation is not None and self.distillation.distiller is not None:
+            raise ValueError("distillers are for students of kind sasrec or gru4rec; set distillation.distiller=null")
         if self.stored and self.model.made_from:
             raise ValueError("alignment.stored reads states of the project's teacher; leave it or model.teacher out")
 
@@ -355,6 +358,7 @@ class Settings:
     experiment: ExperimentConfig = ExperimentConfig()
     promotion: PromotionConfig = PromotionConfig()
     recommendations: RecommendationsConfig = RecommendationsConfig()
+    worth_it: WorthItConfig = WorthItConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     def __post_init__(self) -> None:
@@ -388,6 +392,7 @@ class Layout:
         self.depth = storage.join(self.root, "depth")
         self.results = storage.join(self.root, "results")
         self.report = storage.join(self.root, "report")
+        self.worth_it = storage.join(self.root, "worth-it")
         self.events = storage.join(self.root, "events")
         self.experiment = storage.join(self.root, "experiment.json")
         self.promotions = storage.join(self.root, "promotions.json")

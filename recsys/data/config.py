@@ -4,6 +4,9 @@ from typing import Literal
 
 from recsys.config import Field, NotInKey, configuration
 
+NAMES_ITEMS = ("table", "amazon")
+"""Sources whose catalogue is named by `items_path`."""
+
 
 @configuration
 class ColumnsConfig:
@@ -33,9 +36,10 @@ class DataConfig:
     """Where the interactions come from, and how they become sequences and rows.
 
     Attributes:
-        source: format of the source; `ml-100k` can be fetched, the others need `path`.
-        path: folder or file (`table`: the interactions file), local or a URI.
-        items_path: for `table`, the file with item ids and titles.
+        source: format of the source; `ml-100k` can be fetched, the others need `path`. `amazon`: reviews and metadata
+            of 2014, 2018 and 2023.
+        path: folder or file (`table`, `amazon`: the interactions file), local or a URI.
+        items_path: for `table` and `amazon`, the file with item ids and titles.
         encoding: of the text files; `auto` takes a file for UTF-8 unless most of its characters beyond ASCII are broken
             in it, then for Windows-1252 or latin-1. Telling takes a pass over a log, which naming one spares.
         time_unit: of times that are numbers; `auto` tells it by their size (`recsys.data.readers.times`) and refuses
@@ -56,7 +60,7 @@ class DataConfig:
         max_bad_rows: how many unreadable rows are tolerated (they are counted and reported).
     """
 
-    source: Literal["ml-100k", "movielens-csv", "movielens-dat", "recbole", "table"] = "ml-100k"
+    source: Literal["ml-100k", "movielens-csv", "movielens-dat", "recbole", "table", "amazon"] = "ml-100k"
     path: NotInKey[str | None] = None
     items_path: NotInKey[str | None] = None
     columns: ColumnsConfig = ColumnsConfig()
@@ -76,8 +80,10 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         # A setting that would be ignored is a mistake worth a sentence.
-        if self.items_path is not None and self.source != "table":
-            raise ValueError(f"items_path belongs to source=table; {self.source} finds its items beside the log")
+        if self.items_path is not None and self.source not in NAMES_ITEMS:
+            raise ValueError(
+                f"items_path belongs to source=table or amazon; {self.source} finds its items beside the log"
+            )
         if self.every_prefix and self.protocol != "global_time":
             raise ValueError("every_prefix belongs to protocol=global_time; leave it out")
         if self.train_rows != "rule" and (self.protocol != "global_time" or self.every_prefix):

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from recsys.config import Field, NotInKey, configuration
+from recsys.kinds import DISTILLERS, DistillerConfig, OneOf
 
 SET_NAME = r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$"
 """What a set of teacher signals may be called; the one without a name is the usual one."""
@@ -107,16 +108,19 @@ class EmbeddingDistillationConfig:
 
 @configuration
 class DistillationConfig:
-    """What a student takes from the teacher; either part may be left out.
+    """What a student takes from the teacher; each part may be left out.
 
     Attributes:
         signals: the set of teacher signals that it learns from, by its `signals.name`; null is the set that this
             configuration makes, and "" the one without a name.
+        ranking, embedding: the two parts of DLLM2Rec.
+        distiller: another method (`docs/distillers.md`), added to them; for it alone set both to null.
     """
 
     signals: NotInKey[str | None] = Field(default=None, pattern=SET_NAME)
     ranking: RankingDistillationConfig | None = RankingDistillationConfig()
     embedding: EmbeddingDistillationConfig | None = EmbeddingDistillationConfig()
+    distiller: Annotated[DistillerConfig, OneOf(DISTILLERS)] | None = None
 
 
 @configuration

@@ -184,9 +184,15 @@ class WithoutUser:
         return scores
 
 
-def history_weights(dataset: PreparedDataset, rows: np.ndarray, decay: float) -> sparse.csr_array:
-    """δ^age of the items of each row's history, [R, N+1] float64."""
-    history, lengths = dataset.histories(rows)
+def history_weights(
+    dataset: PreparedDataset, rows: np.ndarray, decay: float, latest: int | None = None
+) -> sparse.csr_array:
+    """δ^age of the items of each row's history, [R, N+1] float64.
+
+    Args:
+        latest: of each history no more than so many; all that a model is shown where left out.
+    """
+    history, lengths = dataset.histories(rows, latest)
     which, column = np.nonzero(np.arange(history.shape[1]) < lengths[:, None])
     starts = np.concatenate([[0], np.cumsum(lengths)])
     values = decay ** (lengths[which] - 1 - column).astype(np.float64)
@@ -194,15 +200,28 @@ def history_weights(dataset: PreparedDataset, rows: np.ndarray, decay: float) ->
 
 
 def mean_gain(weights: sparse.csr_array, rules: sparse.csr_array, dataset: PreparedDataset, rows: np.ndarray) -> float:
-    """Mean NDCG@10 of rows by full ranking, items of the user's past left out; a target of the past, or without a
-    score, has none.
+    """Mean NDCG@10 of rows by full ranking, as of `rank_by_counts`."""
+    return sum(float(gains(rank, 10).sum()) for rank in _ranks(weights, rules, dataset, rows)) / len(rows)
+
+
+def rank_by_counts(
+    weights: sparse.csr_array, rules: sparse.csr_array, dataset: PreparedDataset, rows: np.ndarray
+) -> np.ndarray:
+    """The rank of each row's target by full ranking, [R] float64, items of the user's past left out; infinite for a
+    target of the past, or without a score.
 
     Time and memory are in proportion to the scores that are not zero, a part of the catalogue.
 
     Args:
         weights: `history_weights` of the rows.
     """
-    size, total = dataset.num_items + 1, 0.0
+    return np.concatenate([np.zeros(0), *_ranks(weights, rules, dataset, rows)])
+
+
+def _ranks(
+    weights: sparse.csr_array, rules: sparse.csr_array, dataset: PreparedDataset, rows: np.ndarray
+) -> Iterator[np.ndarray]:
+    size = dataset.num_items + 1
     for begin in range(0, len(rows), 2048):
         batch = rows[begin : begin + 2048]
         scores = sparse.csr_array(weights[begin : begin + 2048] @ rules)
@@ -215,9 +234,7 @@ def mean_gain(weights: sparse.csr_array, rules: sparse.csr_array, dataset: Prepa
         cells = which[ahead] * size + scores.indices[ahead]
         ahead = ahead[~np.isin(cells, row * size + seen)]
         rank = 1 + np.bincount(which[ahead], minlength=len(batch))
-        found = (of_target > 0) & ~find_seen_targets(dataset, batch)
-        total += float(np.where(found, gains(rank, 10), 0).sum())
-    return total / len(rows)
+        yield np.where((of_target > 0) & ~find_seen_targets(dataset, batch), rank, np.inf)
 
 
 def _power(frequency: np.ndarray, exponent: float) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""Teacher knowledge in the files of the DLLM2Rec code (arXiv 2405.00338), in and out.
+"""Teacher knowledge in the files of the DLLM2Rec code (arXiv 2405.00338), in and out; a dataset beside it, out
+(`recsys.signals.exchange_data`).
 
 A ranking made by any other LLM recommender can teach our students, and ours can feed theirs:
 
@@ -31,6 +32,7 @@ from safetensors.torch import save_file
 from recsys import storage
 from recsys.data.ids import normal_id
 from recsys.data.prepared import PreparedDataset
+from recsys.data.splits import Split
 from recsys.errors import UserError
 from recsys.signals.signals import SignalsMeta, TeacherSignals, rankings_table
 
@@ -55,7 +57,7 @@ def export_signals(signals: TeacherSignals, dataset: PreparedDataset, folder: Pa
     for what, ids in (("user", dataset.user_ids), ("item", dataset.catalogue.item_ids)):
         if broken := [each for each in ids if "\n" in each]:
             raise UserError(f"{what} id {broken[0]!r} holds a line break, but the files have a line for each id")
-    rows = training_rows(dataset)
+    rows = rows_in_order(dataset, "train")
     index = signals.lookup(len(dataset.items))[rows]
     if (index < 0).any():
         raise UserError(
@@ -119,9 +121,9 @@ def import_signals(folder: Path, dataset: PreparedDataset, uri: str, *, teacher:
     return meta
 
 
-def training_rows(dataset: PreparedDataset) -> np.ndarray:
-    """Training rows in the order of the lines, [S] int64."""
-    rows = dataset.rows("train")
+def rows_in_order(dataset: PreparedDataset, split: Split) -> np.ndarray:
+    """The rows of a split in the order of the lines, [S] int64: in a `global_time` split by time."""
+    rows = dataset.rows(split)
     return rows[np.argsort(dataset.timestamps[rows], kind="stable")] if dataset.protocol == "global_time" else rows
 
 
@@ -143,7 +145,7 @@ def _items(folder: Path, dataset: PreparedDataset) -> np.ndarray:
 def _rows(folder: Path, dataset: PreparedDataset) -> np.ndarray:
     """The row of each line, [S] int64, unique."""
     if not (folder / ROWS).exists():
-        return training_rows(dataset)
+        return rows_in_order(dataset, "train")
     user_of = {user_id: user for user, user_id in enumerate(dataset.user_ids)}
     train = set(dataset.rows("train").tolist())
     rows: list[int] = []

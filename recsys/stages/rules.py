@@ -35,8 +35,12 @@ def key(settings: Settings) -> str:
 
 
 @alone(lambda settings, *_, **__: (settings.layout.rules(RULES), "the rules"))
-def make(settings: Settings, executor: Executor, *, force: bool = False) -> None:
-    """Fit the rules unless they are there, and make their signals where a student learns from them."""
+def make(settings: Settings, executor: Executor, *, force: bool = False, signals: bool = True) -> None:
+    """Fit the rules unless they are there, and make their signals where a student learns from them.
+
+    Args:
+        signals: False leaves their signals alone.
+    """
     layout, work, asked = settings.layout, key(settings), settings.rules
     if not force and _is_current(layout, work):
         print("rules: unchanged, kept", flush=True)
@@ -44,7 +48,7 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> None
         with start_run(settings, "rules", params=to_dict(asked)) as recorded:
             fitted = executor.call(partial(fit, asked, layout, work), cpus=asked.cpus, gpus=0, section="rules")
             recorded.log_metrics({name: {"valid": value} for name, value in fitted.items() if value is not None})
-    if any(s.distillation and s.distillation.signals == SIGNALS for s in settings.students.values()):
+    if signals and any(s.distillation and s.distillation.signals == SIGNALS for s in settings.students.values()):
         _make_signals(settings, executor, force=force)
 
 

@@ -3,6 +3,7 @@
 import torch
 
 from recsys.data.prepared import PreparedDataset
+from recsys.distillers.build import build_distiller
 from recsys.errors import UserError
 from recsys.kinds import StudentConfig
 from recsys.losses.config import DistillationConfig, RecommendationLossConfig
@@ -33,7 +34,7 @@ def build_student(
     model.check_history(dataset.max_history)
     student = model_class(model.kind)(model, num_items=dataset.num_items)
     assert isinstance(student, CausalRecommender)
-    teacher = None
+    teacher = distiller = None
     if distillation is not None:
         assert signals is not None, "distillation needs signals"
         if distillation.embedding is not None:
@@ -52,4 +53,7 @@ def build_student(
             )
         if distillation.ranking is not None:
             teacher = RankingTeacher(signals, dataset, distillation.ranking, seed=seed)
-    return NextItemObjective(student, loss, dataset, teacher)
+        if distillation.distiller is not None:
+            width = student.item_vectors().shape[1]
+            distiller = build_distiller(distillation.distiller, signals, dataset, width=width, seed=seed)
+    return NextItemObjective(student, loss, dataset, teacher, distiller)

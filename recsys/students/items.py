@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from recsys.data.prepared import Catalogue
 from recsys.histories import Histories
 from recsys.model import CausalRecommender
+from recsys.signals.embeddings import standardise
 from recsys.students.config import TableConfig
 from recsys.students.titles import TitleProjector
 
@@ -46,9 +47,8 @@ class ItemTable(nn.Module):
 class DistilledItemTable(ItemTable):
     """Collaborative embedding distillation (DLLM2Rec, arXiv 2405.00338, eq. 12-13): e_i = b_i + mix · g(z_i).
 
-    z_i is the teacher's embedding of the item, frozen and standardised per dimension (language-model embeddings share
-    large constant components that carry no preference), then scaled to a length of about 1: Adam moves every weight of
-    g by the learning rate, and so g(z) by that times the length of z, which at √Z drowns what b_i learns
+    z_i is the teacher's embedding of the item, frozen and standardised to a length of about 1: Adam moves every weight
+    of g by the learning rate, and so g(z) by that times the length of z, which at √Z drowns what b_i learns
     (docs/experiments). g is a learnable projector, b_i a learnable offset, zero at first: what is rarely seen stays
     where the teacher puts it. `export_state` computes the table once for serving, so that a served student carries no
     language-model weights.
@@ -62,11 +62,8 @@ class DistilledItemTable(ItemTable):
 
     def __init__(self, teacher: Tensor, width: int, *, hidden: int, mix: float) -> None:
         super().__init__(len(teacher) - 1, width)
-        deviation, mean = torch.std_mean(teacher[1:], dim=0)
+        scaled, self.mean, self.scale = standardise(teacher)
         z = teacher.shape[1]
-        self.mean, self.scale = mean, deviation.clamp_min(1e-6) * z**0.5  # [Z] each
-        scaled = (teacher - mean) / deviation.clamp_min(1e-6) * z**-0.5
-        scaled[0] = 0
         self.register_buffer("teacher", scaled, persistent=True)
         nn.init.zeros_(self.weight)
         # Initial weights that give g(z) a length of about 1.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.data.prepared import PreparedDataset
+from recsys.distiller import Distiller, Step
 from recsys.errors import UserError
 from recsys.losses.config import RankingDistillationConfig, RecommendationLossConfig
 from recsys.losses.ranking_distillation import (
@@ -24,6 +25,7 @@ from recsys.losses.ranking_distillation import (
 from recsys.losses.recommendation import RecommendationLoss
 from recsys.losses.scores import CatalogueScores
 from recsys.model import CausalRecommender, SequentialRecommender
+from recsys.signals.lists import TeacherLists
 from recsys.signals.signals import TeacherSignals
 from recsys.training.batches import Batch, Batches, histories_of
 from recsys.training.config import TrainingConfig
@@ -80,7 +82,7 @@ class Objective(nn.Module):
         return dataset.rows("valid")
 
 
-class RankingTeacher(nn.Module):
+class RankingTeacher(TeacherLists):
     """The teacher's rankings in memory, looked up by row; K = the configured k.
 
     Args:
@@ -88,43 +90,22 @@ class RankingTeacher(nn.Module):
 
     Attributes:
         temperature: T of the confidence, in the unit of the distances; `median` is theirs over the training rows.
-        coverage: share of the training rows that the signals hold.
     """
 
-    index: Tensor
-    items: Tensor
     distance: Tensor
-    scores: Tensor
 
     def __init__(
         self, signals: TeacherSignals, dataset: PreparedDataset, config: RankingDistillationConfig, *, seed: int = 0
     ) -> None:
-        super().__init__()
         if config.permuted:
             signals = signals.permute(dataset.rows("train"), seed)
-        if config.k > signals.meta.k:
-            raise UserError(
-                f"distillation.ranking.k is {config.k}, but the teacher signals hold the top {signals.meta.k}; "
-                f"lower it, or run infer_teacher with signals.k={config.k}"
-            )
+        scores = config.form in ("soft", "code")
+        super().__init__(signals, dataset, config.k, name="distillation.ranking", scores=scores)
         self.config = config
-        self._higher_is_better = signals.meta.higher_is_better
-        train = np.isin(signals.rows, dataset.rows("train"))
-        if not train.any():
-            raise UserError(
-                "the teacher signals hold no training row of this dataset; run infer_teacher with train among "
-                "signals.splits, or set distillation.ranking=null"
-            )
-        self.coverage = float(train.sum()) / len(dataset.rows("train"))
         self.temperature, self.median, self._mean = 1.0, 1.0, 1.0
         if config.form in ("paper", "softmax") and config.confidence:
-            self._read_distances(signals, dataset, signals.target_distance[train])
-        self.register_buffer("index", torch.from_numpy(signals.lookup(len(dataset.items))), persistent=False)
-        # Views: signals may lie in memory that several processes share.
-        self.register_buffer("items", torch.from_numpy(signals.items[:, : config.k]), persistent=False)
+            self._read_distances(signals, dataset, signals.target_distance[self.train_rows])
         self.register_buffer("distance", torch.from_numpy(signals.target_distance), persistent=False)
-        if config.form in ("soft", "code"):
-            self.register_buffer("scores", torch.from_numpy(signals.scores[:, : config.k]), persistent=False)
 
     def _read_distances(self, signals: TeacherSignals, dataset: PreparedDataset, distances: np.ndarray) -> None:
         """What the confidence is measured by: training rows alone, and for the temperature validation rows."""
@@ -169,7 +150,7 @@ class RankingTeacher(nn.Module):
             teacher_PK, weights = self.lists(rows, scores)
             return ranking_distillation_loss(scores, teacher_PK, weights, softmax=self.config.of_softmax)
         assert negatives is not None
-        teacher_PK, index = self._items(rows)
+        teacher_PK, index = self.find(rows)
         weights = code_weights(teacher_PK, -self._merit(index), scores.logits_PN, self.config)
         terms = robust(scores, teacher_PK.clamp_min(1)) if robust else None
         return code_distillation_loss(scores, teacher_PK, weights, negatives, terms) / self.coverage
@@ -180,7 +161,7 @@ class RankingTeacher(nn.Module):
         Args:
             scores: the student's, where the weights depend on them (`RankingDistillationConfig.needs_student`).
         """
-        teacher_PK, index = self._items(rows)
+        teacher_PK, index = self.find(rows)
         if self.config.form == "soft":
             weights = soft_weights(self._merit(index), self.config.temperature or 1.0)
         else:
@@ -188,21 +169,17 @@ class RankingTeacher(nn.Module):
             weights = paper_weights(teacher_PK, confidence, None if scores is None else scores.logits_PN, self.config)
         return teacher_PK, weights * (teacher_PK > 0) / self.coverage
 
-    def _items(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The candidates of each row, zeros where it has no signals, and its place among the signals."""
-        index = self.index[rows]
-        return self.items[index].long() * (index >= 0)[:, None], index
-
     def _merit(self, index: Tensor) -> Tensor:
         """[P, K]: the scores, the best 0."""
-        scores_PK = self.scores[index].float() * (1 if self._higher_is_better else -1)
-        return scores_PK - scores_PK.amax(dim=1, keepdim=True)
+        merit_PK = self.merit(index)
+        return merit_PK - merit_PK.amax(dim=1, keepdim=True)
 
 
 class NextItemObjective(Objective):
-    """Recommendation loss plus λ_d times ranking distillation (DLLM2Rec eq. 11), as a sum over positions.
+    """Recommendation loss plus λ_d times ranking distillation (DLLM2Rec eq. 11), as a sum over positions, plus another
+    distiller's loss where there is one.
 
-    Over the number of positions, the first is a mean over all of them, the second over those with teacher signals.
+    Over the number of positions, the first is a mean over all of them, the others over those with teacher signals.
     """
 
     model: CausalRecommender
@@ -213,11 +190,13 @@ class NextItemObjective(Objective):
         loss: RecommendationLossConfig,
         dataset: PreparedDataset,
         teacher: RankingTeacher | None = None,
+        distiller: Distiller | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.loss = RecommendationLoss(loss, torch.from_numpy(dataset.catalogue.train_counts))
         self.teacher = teacher
+        self.distiller = distiller
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to differentiate, and its parts (detached sums) for the record."""
@@ -235,6 +214,18 @@ class NextItemObjective(Objective):
         scores: CatalogueScores | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The same from what the model expects at the positions with a target, and from its scores where known."""
+        if self.distiller is None:
+            return self._dllm2rec(hidden_PD, vectors_ND, targets, rows, scores)
+        step = Step(hidden_PD, vectors_ND, targets, rows, scores)
+        known = step.scores if self.distiller.needs_scores else scores
+        loss, parts = self._dllm2rec(hidden_PD, vectors_ND, targets, rows, known)
+        distilled = self.distiller(step)
+        parts[f"{self.distiller.config.kind}_loss"] = distilled.detach()
+        return loss + self.distiller.config.weight * distilled, parts
+
+    def _dllm2rec(
+        self, hidden_PD: Tensor, vectors_ND: Tensor, targets: Tensor, rows: Tensor, scores: CatalogueScores | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         if self.teacher is not None and scores is None and self._in_one(hidden_PD):
             return self._cross_entropy(self.teacher, hidden_PD, vectors_ND, targets, rows)
         if scores is None and (self.loss.needs_scores or self.teacher is not None):

@@ -13,8 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER = (
     "errors", "environment", "processes", "names", "secrets", "kinds", "fields", "config", "fetching", "manifest",
     "folders", "copies", "storage", "locks", "tracking_store", "tracking_run", "tracking", "tracking_registry", "data",
-    "histories", "model", "checkpoint", "losses", "evaluation", "decoders", "signals", "training", "teacher",
-    "inference", "rules", "teachers", "students", "serving", "experiment", "settings", "tuning", "stages",
+    "histories", "model", "checkpoint", "losses", "evaluation", "decoders", "signals", "distiller", "training",
+    "teacher", "inference", "rules", "diagnosis", "teachers", "distillers", "students", "serving", "experiment",
+    "settings", "tuning", "stages",
 )  # fmt: skip
 
 

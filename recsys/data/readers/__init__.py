@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from recsys.data.config import DataConfig
+from recsys.data.config import NAMES_ITEMS, DataConfig
+from recsys.data.readers.amazon import open_amazon
 from recsys.data.readers.movielens import files_100k, files_csv, files_dat, open_100k, open_csv, open_dat
 from recsys.data.readers.recbole import files_recbole, open_recbole
 from recsys.data.readers.source import Source, describe_file
@@ -18,6 +19,7 @@ _OPENERS: dict[str, Callable[[str, DataConfig], Source]] = {
     "movielens-csv": open_csv,
     "recbole": open_recbole,
     "table": open_table,
+    "amazon": open_amazon,
 }
 _FILES: dict[str, Callable[[str], tuple[str | None, ...]]] = {
     "ml-100k": files_100k,
@@ -49,7 +51,7 @@ def describe_inputs(config: DataConfig) -> list[dict[str, Any]]:
     """
     if config.path is None:
         raise UserError(f"data.source={config.source} needs data.path, the folder or file with the data")
-    if config.source == "table":
+    if config.source in NAMES_ITEMS:
         files: tuple[str | None, ...] = (config.path, config.items_path)
     else:
         files = _FILES[config.source](config.path)

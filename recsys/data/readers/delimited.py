@@ -108,7 +108,7 @@ class DelimitedLog:
             return Layout(self.rules.encoding, () if is_gzip(self.path) else self._bounds())
         bounds, tally = [self.header_bytes], EncodingTally()
         try:
-            with _stream(self.path) as stream:
+            with open_stream(self.path) as stream:
                 line = 1 + _lines(stream.read(self.header_bytes))
                 for chunk in record_chunks(stream, self.part_bytes, self.dialect.quote_of, line=line):
                     bounds.append(bounds[-1] + len(chunk))
@@ -143,7 +143,7 @@ class DelimitedLog:
                     parsed = parse_text(chunk, self.dialect, self.names, self.columns.names(), self.layout.encoding)
                     yield normalise(parsed.table, self.columns, record + parsed.rows, self.rules)
                     if parsed.bad:
-                        yield _misshapen(parsed.bad, record)
+                        yield misshapen(parsed.bad, record)
                     record += parsed.count
         except (OSError, pa.ArrowException) as error:
             yield report_unreadable(part.path, error)
@@ -151,7 +151,7 @@ class DelimitedLog:
     def where(self, row: int) -> str:
         index, record = divmod(row, PART_ROWS)
         line, before = 1, self.parts()[index].start or self.header_bytes
-        with _stream(self.path) as stream:
+        with open_stream(self.path) as stream:
             while before and (block := stream.read(min(before, PART_BYTES))):
                 before -= len(block)
                 line += _lines(block)
@@ -166,7 +166,7 @@ class DelimitedLog:
     def _open(self, part: Part) -> IO[bytes]:
         """The rows of a part as a stream of decompressed bytes."""
         if is_gzip(part.path):
-            stream = _stream(part.path, part.content)
+            stream = open_stream(part.path, part.content)
             stream.read(self.header_bytes)
             return stream
         if part.content is not None:
@@ -194,7 +194,7 @@ def read_table(path: str, dialect: Dialect, columns: list[str], encoding: str = 
     """
     try:
         names, start = read_header(path, dialect, encoding)
-        with _stream(path) as stream:
+        with open_stream(path) as stream:
             content = stream.read()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from None
@@ -226,7 +226,7 @@ def read_header(path: str, dialect: Dialect, encoding: str = "auto") -> tuple[li
         UserError: the file is UTF-16.
     """
     head, ends = b"", np.zeros(0, np.int64)
-    with _stream(path) as stream:
+    with open_stream(path) as stream:
         while not len(ends) and (more := stream.read(4096)):
             head += more
             ends = record_ends(head, dialect.quote_of)
@@ -331,7 +331,7 @@ def is_gzip(path: str) -> bool:
     return path.lower().endswith(".gz")
 
 
-def _misshapen(bad: list[tuple[int, str]], first: int) -> pa.Table:
+def misshapen(bad: list[tuple[int, str]], first: int) -> pa.Table:
     """Records that are no good, as rows with a problem."""
     bad = sorted(bad)
     empty = pa.nulls(len(bad), pa.string())
@@ -344,7 +344,7 @@ def _lines(data: bytes) -> int:
     return len(record_ends(data, None))
 
 
-def _stream(path: str, content: bytes | None = None) -> Any:
+def open_stream(path: str, content: bytes | None = None) -> Any:
     """The whole file from its beginning, decompressed."""
     file = open_file(path, content)
     return pa.CompressedInputStream(file, "gzip") if is_gzip(path) else file

@@ -176,9 +176,9 @@ def test_no_code_of_a_pickle_is_run(
 def test_the_job(dataset: PreparedDataset, files: Path, tmp_path: Path) -> None:
     settings = cli.load_settings(["--storage", str(tmp_path), "name=p"])
     dataset.write(settings.layout.dataset)
-    exchange.make(settings, folder=files, importing=True)
+    exchange.make(settings, folder=files, action="import")
     with pytest.raises(UserError, match="--force replaces"):
-        exchange.make(settings, folder=files, importing=True)
-    exchange.make(settings, folder=tmp_path / "out", importing=False)
+        exchange.make(settings, folder=files, action="import")
+    exchange.make(settings, folder=tmp_path / "out", action="export")
     for name in ("myrank_train.txt", "confidence_train.txt"):
         assert np.array_equal(np.loadtxt(tmp_path / "out" / name), np.loadtxt(files / name))
