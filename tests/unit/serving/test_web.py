@@ -20,7 +20,7 @@ from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.serving.arms import Absent, Model
 from recsys.serving.assignment import Arm, assign
 from recsys.serving.events import EventLog, count_clicks, read_events
-from recsys.serving.experiment import Kept
+from recsys.serving.experiment import Experiment, Kept
 from recsys.serving.guard import MAX_BODY
 from recsys.serving.ranker import Ask, Busy, Ranker
 from recsys.serving.recommender import Recommendation, Recommender
@@ -306,7 +306,8 @@ def test_the_student_answers_for_a_busy_teacher_and_it_is_told_counted_and_logge
     assert found["recsys_model_seconds_count", "student"] == 1
     for status in (200, 503):
         assert found["recsys_requests_total", f"teacher /recommend {status}"] == 1
-    (event,) = read_events(tmp_path).to_pylist()
+    event, refused = read_events(tmp_path).to_pylist()
+    assert (refused["kind"], refused["arm"], refused["assigned_by"]) == ("failure", "teacher", "request")
     assert (event["arm"], event["answered_by"], event["teacher_failed"], event["experiment"]) == (
         "teacher", "student", "busy", 1,
     )  # fmt: skip
@@ -477,7 +478,8 @@ def titled(dataset: PreparedDataset) -> TestClient:
         train_counts=np.array([0, *TITLED.values()]),
     )
     service = Service(
-        replace(dataset, catalogue=catalogue), arms=("null",), split={"null": 1.0}, salt="s", default_arm="null",
+        replace(dataset, catalogue=catalogue), arms=("null",), default_arm="null",
+        experiment=Kept(Experiment(arms=("null",), split={"null": 1.0}, salt="s", shadow=0)),
         max_k=5, max_history=5, max_ids=5, max_requests=1,
     )  # fmt: skip
     return TestClient(create_app(service, {}, checkpoints={}))
@@ -516,7 +518,7 @@ def test_a_search_is_limited(titled: TestClient) -> None:
 def test_requests_without_an_answer_are_logged_for_their_arm(service: Service, tmp_path: Path) -> None:
     log = EventLog(tmp_path)
     asked = TestClient(create_app(service, {"teacher": Full(), "student": Absent("gone")}, checkpoints={}, log=log))
-    users = {assign(f"u{n}", service.split, "s"): f"u{n}" for n in range(9)}
+    users = {assign(f"u{n}", service.experiment.current.split, "s"): f"u{n}" for n in range(9)}
     for arm, user_id in users.items():
         body = {"user_id": user_id, "history": ["i1"]}
         assert asked.post("/recommend", json=body, headers={"x-request-id": arm}).status_code == 503
