@@ -77,29 +77,23 @@ def test_arrivals_are_poisson_and_the_same_for_the_same_seed() -> None:
 
 
 def test_a_stall_shows_in_the_open_loop_and_hides_in_the_closed_one(clients: Clients) -> None:
-    """Between two of its answers the server does nothing for 300 ms, once."""
+    """Between two of its answers the server does nothing for 2 s, once; a busy machine is late by less."""
 
     def stall_once() -> Server:
         async def stall(server: Server, arm: str) -> int:
-            if len(server.asked) == 60:
-                time.sleep(0.3)
+            if len(server.asked) == 20:
+                time.sleep(2)
             return 200
 
         return Server(stall)
 
-    for _ in range(3):
-        with listening(stall_once()) as url:
-            opened = clients.send(url, "student", draw_trace(40, 4, HISTORIES))
-        with listening(stall_once()) as url:
-            closed = clients.keep_busy(url, "student", HISTORIES, connections=1, seconds=4)
-        seen, hidden = (summarise(load, settle=0.2, seconds=3.8, objective=PROMISE) for load in (opened, closed))
-        late = (seen["client"]["late_p99_ms"], seen["client"]["lag_p99_ms"], hidden["client"]["lag_p99_ms"])
-        if max(late) < 100 < hidden["requests"]:
-            break
-    else:
-        pytest.skip(f"this machine is too busy to measure: its clients were {max(late):.0f} ms late themselves")
-    assert seen["p99_ms"] > 200 and not seen["keeps_objective"]
-    assert hidden["max_ms"] > 290 and hidden["p99_ms"] < 200, "one request alone tells of it"
+    with listening(stall_once()) as url:
+        opened = clients.send(url, "student", draw_trace(40, 4, HISTORIES))
+    with listening(stall_once()) as url:
+        closed = clients.keep_busy(url, "student", HISTORIES, connections=1, seconds=5)
+    seen, hidden = (summarise(load, settle=0, seconds=5, objective=PROMISE) for load in (opened, closed))
+    assert seen["p90_ms"] > 1000 and not seen["keeps_objective"]
+    assert hidden["max_ms"] > 1900 and hidden["p90_ms"] < 1000, "one request alone tells of it"
 
 
 def test_every_request_is_sent_when_it_is_due_by_several_processes(clients: Clients) -> None:
