@@ -123,7 +123,11 @@ def print_figures(figures: dict[str, Any]) -> None:
     for name, text in (("open_loop", "requests a second"), ("closed_loop", "connections")):
         if name in (load := figures.get("load", {})):
             kept = ", ".join(f"{arm} {'none' if n is None else f'{n:g}'}" for arm, n in load[name]["highest"].items())
-            print(f"most {text} with p99 ≤ {load['objective']['p99_ms']:g} ms and < 1 % unanswered: {kept}")
+            late = any(row["client"]["saturated"] for rows in load[name]["arms"].values() for row in rows)
+            print(
+                f"most {text} with p99 ≤ {load['objective']['p99_ms']:g} ms and < 1 % unanswered: {kept}"
+                + ("; clients were late themselves, so that it may be more" if late else "")
+            )
     conditions = figures["conditions"]
     print(
         f"medians over {conditions['requests']} test histories, {conditions['concurrency']} connection(s), "

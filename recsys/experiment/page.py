@@ -62,7 +62,7 @@ def draw_differences(report: Mapping[str, Any], form: str = "wide") -> "Figure":
     axes.set_yticks(range(len(rows)), [NAMES[name] for name, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("loss in margins: left of the dashed line is accepted")
+    axes.set_xlabel("loss in margins" + (": left of the dashed line is accepted" if form == "wide" else ""))
     return figure
 
 
