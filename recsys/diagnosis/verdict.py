@@ -144,8 +144,8 @@ def _before(found: Mapping[str, Any], held: list[dict[str, str]]) -> str:
     with_titles = "" if titles is None else f" ({titles:.4f} with the cosine of titles)"
     counts = (
         f"counting reaches NDCG@10 {whole['ndcg@10']['mean']:.4f} on validation{with_titles}, has the true item among "
-        f"its first ten in {whole['hr']['10']:.0%} of the rows, and can rank {history['reach']:.0%} of the true items at "
-        "all"
+        f"its first ten in {whole['hr']['10']:.0%} of the rows, and can rank {history['reach']:.0%} of the true items "
+        "at all"
     )
     warned = " The warnings above come first." if found["warnings"] else ""
     holding = f"{len(held)} of {len(found['shortcuts'])} shortcuts hold in full"
