@@ -7,9 +7,11 @@ that an interval does not.
 from collections.abc import Mapping
 from typing import Any
 
+from recsys.rules.config import RULES_WITH_TITLES
+
 HOLDS, PARTLY, NOT = "holds", "holds in part", "does not hold"
 # Few successors: the inverse of the chance that two successions of an item agree. Resemblance: the chance that a
-# successor's title is nearer than a stranger's. History: NDCG@10 from the last item, or the last three, by the whole's.
+# successor's title is nearer than a stranger's. History: NDCG@10 from the last two items, or three, by the whole's.
 _SUCCESSORS, _RESEMBLANCE, _HISTORY = (20, 100), (0.75, 0.6), 0.9
 
 
@@ -61,7 +63,11 @@ def _judge_resemblance(resemblance: Mapping[str, Any] | None) -> dict[str, str] 
 def _judge_history(tries: list[Mapping[str, Any]]) -> dict[str, str]:
     whole = tries[-1]["ndcg@10"]["mean"]
     share = {each["latest"]: each["ndcg@10"]["mean"] / whole if whole else 1.0 for each in tries}
-    state = HOLDS if share.get(1, 0) >= _HISTORY else PARTLY if share.get(3, 0) >= _HISTORY else NOT
+
+    def from_last(number: int) -> float:
+        return max((reached for n, reached in share.items() if n is not None and n <= number), default=0.0)
+
+    state = HOLDS if from_last(2) >= _HISTORY else PARTLY if from_last(3) >= _HISTORY else NOT
     parts = [f"{share[n]:.0%} from the last {'item' if n == 1 else f'{n} items'}" for n in (1, 2, 3) if n in share]
     said = f"Counting reaches {', '.join(parts)} of the NDCG@10 that it has from whole histories ({whole:.4f})."
     return {"name": "The latest items are enough", "state": state, "said": said}
@@ -134,9 +140,12 @@ def conclude(found: Mapping[str, Any]) -> str:
 def _before(found: Mapping[str, Any], held: list[dict[str, str]]) -> str:
     history = found["log"]["history"]
     whole = history["tries"][-1]
+    titles = found["log"]["counting"].get(RULES_WITH_TITLES)
+    with_titles = "" if titles is None else f" ({titles:.4f} with the cosine of titles)"
     counts = (
-        f"counting reaches NDCG@10 {whole['ndcg@10']['mean']:.4f} on validation, has the true item among its first ten "
-        f"in {whole['hr']['10']:.0%} of the rows, and can rank {history['reach']:.0%} of the true items at all"
+        f"counting reaches NDCG@10 {whole['ndcg@10']['mean']:.4f} on validation{with_titles}, has the true item among "
+        f"its first ten in {whole['hr']['10']:.0%} of the rows, and can rank {history['reach']:.0%} of the true items "
+        "at all"
     )
     warned = " The warnings above come first." if found["warnings"] else ""
     holding = f"{len(held)} of {len(found['shortcuts'])} shortcuts hold in full"

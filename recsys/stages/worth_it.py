@@ -85,7 +85,12 @@ def measure(settings: Settings, dataset: PreparedDataset, ladder: dict[str, Any]
     """Everything that is told, as plain JSON values."""
     asked, samples = settings.worth_it, settings.evaluation.bootstrap_samples
     rows = dataset.sample("valid", asked.rows, seed=0)
-    fitted = load_checkpoint(settings.layout.rules(RULES)).model
+    counting = {
+        kind: load_checkpoint(settings.layout.rules(kind))
+        for kind in rules.KINDS
+        if storage.read_manifest(settings.layout.rules(kind)) is not None
+    }
+    fitted = counting[RULES].model
     assert isinstance(fitted, SequentialRules)
     text = _titles(settings, dataset)
     found: dict[str, Any] = {
@@ -96,6 +101,7 @@ def measure(settings: Settings, dataset: PreparedDataset, ladder: dict[str, Any]
         "log": {
             "successors": measure_successors(dataset),
             "targets": measure_targets(dataset, rows),
+            "counting": {kind: each.info.get("training", {}).get("valid") for kind, each in counting.items()},
             "history": measure_history(
                 dataset, Counts.fit(dataset, fitted.config), rows, asked.latest, samples=samples
             ),

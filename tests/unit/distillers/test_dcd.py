@@ -39,6 +39,22 @@ def test_the_user_side_is_the_loop_over_rows(
     assert distiller(step).item() == pytest.approx(expected / distiller.teacher.coverage, rel=1e-5)
 
 
+def test_items_are_ranked_by_both_and_none_twice(
+    dataset: PreparedDataset, make_signals: Callable[..., TeacherSignals], step: Step, lists: Lists
+) -> None:
+    signals = make_signals()
+    rows = lists(signals)
+    distiller = DCD(DCDConfig(k=4, drawn=4), signals, dataset)
+    logits, items = torch.tensor([y[1:] for y, *_ in rows]), torch.tensor([i for _, i, _, _ in rows])
+    found = distiller.rank_items(logits, items)
+    for (y, listed, _, _), scores, student, teacher in zip(rows, *(each.tolist() for each in found), strict=True):
+        order = sorted(range(1, len(y)), key=lambda item: -y[item])
+        pool = [*listed, *order[:4]]
+        assert scores == pytest.approx([y[item] for item in pool])
+        assert student == [order.index(item) + 1 for item in pool]
+        assert teacher == [1, 2, 3, 4, *(0 if item in listed else 5 for item in order[:4])]
+
+
 def test_the_item_side_is_the_loop_over_items(
     dataset: PreparedDataset, make_signals: Callable[..., TeacherSignals], step: Step, lists: Lists
 ) -> None:
