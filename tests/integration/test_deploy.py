@@ -1,6 +1,7 @@
 """deploy/ is accepted by what reads it, and asks for what the project has: nodes, jobs, files, arguments, ports."""
 
 import importlib
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 from jsonschema import Draft202012Validator
+from prometheus_client.parser import text_string_to_metric_families
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve._private.build_app import build_app
 from ray.serve.schema import ServeDeploySchema
@@ -22,6 +24,8 @@ from recsys.checkpoint import save_checkpoint
 from recsys.config import from_dict, load_config
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
+from recsys.serving.metrics import Metrics
+from recsys.serving.recommender import Recommendation
 from recsys.settings import Settings
 from recsys.students.config import SASRecConfig
 from recsys.students.sasrec import SASRec
@@ -214,3 +218,37 @@ def test_the_launcher_accepts_machines_that_are_already_there() -> None:
         assert f"--metrics-export-port={RAY_PORTS['metrics']}" in start
     assert "--num-cpus=0 --num-gpus=0" in cluster["head_start_ray_commands"][-1]
     assert "~/.ray/auth_token" in cluster["file_mounts"]
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+    metrics = Metrics()
+    metrics.count_request("/recommend", "student", 200, 0.001)
+    metrics.count_answer("student", Recommendation([], [], [], False, checkpoint="c", milliseconds=1, waited=1))
+    metrics.count_answer("student", Recommendation([], [], [], True))
+    metrics.count_feedback()
+    known: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(metrics.text()):
+        for sample in family.samples:
+            known.setdefault(sample.name, set()).update(sample.labels)
+    dashboard = json.loads((ROOT / "deploy" / "grafana.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    asked += [variable["query"] for variable in dashboard["templating"]["list"] if variable["type"] == "query"]
+    shown = set()
+    for expression in asked:
+        (name,) = set(re.findall(r"recsys_\w+", expression))
+        shown.add(re.sub("_(bucket|sum|count|total)$", "", name))
+        matched = re.findall(r"(\w+) *(?:=~|!=|=)", expression)
+        grouped = re.findall(r"by \(([^)]*)\)|label_values\(\w+, (\w+)\)", expression)
+        labels = {*matched, *(label.strip() for found in grouped for label in ",".join(found).split(","))} - {""}
+        assert name in known and labels <= known[name], expression
+    assert shown == {re.sub("_(bucket|sum|count|total|created)$", "", name) for name in known}, "all is shown"
+
+
+def test_prometheus_asks_where_something_listens() -> None:
+    endpoint, ray = yaml.safe_load((ROOT / "deploy" / "prometheus.yaml").read_text())["scrape_configs"]
+    assert endpoint["static_configs"][0]["targets"] == [
+        f"{read('service.yaml')['metadata']['name']}-serve-svc.recsys:8000"
+    ]
+    assert endpoint["metrics_path"] == "/metrics"
+    (kept,) = [rule["regex"] for rule in ray["relabel_configs"] if "port_name" in rule["source_labels"][0]]
+    assert all(kept in {port["name"] for port in container(g)["ports"]} for c in clusters().values() for g in groups(c))
