@@ -46,7 +46,7 @@ def application(settings: Settings) -> serve.Application:
         UserError: a checkpoint or the dataset is missing or damaged, or they do not belong together; a log is asked for
             where it cannot be.
     """
-    from ray_jobs.serving.experiment import Keeper
+    from ray_jobs.serving.keeper import Keeper
     from ray_jobs.serving.replicas import Ingress, Teacher
 
     config = settings.serving
@@ -71,8 +71,9 @@ def application(settings: Settings) -> serve.Application:
     options = _options(config.student_replicas, at_once=1024, queued=1024, surge=config.surge)
     ingress = serve.deployment(**options)(Ingress)
     free = {"ray_actor_options": {"num_cpus": 0}}
-    keeper = serve.deployment(**_options(ReplicasConfig(), at_once=64, queued=64) | free)(Keeper).bind(settings)
-    return ingress.bind(settings, pinned, keeper, teacher)
+    keeper = serve.deployment(**_options(ReplicasConfig(), at_once=64, queued=64) | free)(Keeper)
+    state = keeper.bind(config.experiment, settings.layout.experiment)
+    return ingress.bind(settings, pinned, state, teacher)
 
 
 def check(settings: Settings) -> Pinned:

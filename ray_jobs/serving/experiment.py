@@ -1,8 +1,4 @@
-"""One state of the experiment for all replicas of the ingress: an actor holds it, every replica asks for it.
-
-The actor is a deployment of its own, so that Ray Serve starts it again where it is lost and ends it with the
-application. It reads the file of the state when it starts.
-"""
+"""The state of the experiment as a replica of the ingress follows it (`ray_jobs.serving.keeper` keeps it)."""
 
 import asyncio
 import threading
@@ -14,27 +10,13 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from recsys.serving.experiment import Change, Experiment, Kept
+from recsys.serving.experiment import Change, Experiment
 from recsys.serving.ranker import Away
-from recsys.settings import Settings
 
 POLL_SECONDS = 0.5
 ASK_SECONDS = 5.0
 FIRST_SECONDS = 30.0
 """How long a replica that starts waits for the state before it begins with what the settings say."""
-
-
-class Keeper:
-    """The actor."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._kept = Kept(settings.serving.experiment, settings.layout.experiment)
-
-    async def current(self) -> Experiment:
-        return self._kept.current
-
-    async def change(self, change: Change) -> Experiment:
-        return await self._kept.change(change)
 
 
 class Followed:

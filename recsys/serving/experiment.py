@@ -1,7 +1,7 @@
 """The state of the experiment: who gets which arm, and how much of the student's work the teacher repeats unseen.
 
-It starts as the settings say and can be changed while the application runs; `ray_jobs.serving.experiment` keeps one
-state for all replicas.
+It starts as the settings say and can be changed while the application runs; `ray_jobs.serving.keeper` keeps one for
+all replicas.
 """
 
 from collections.abc import Callable, Mapping

@@ -292,14 +292,14 @@ def test_a_lost_replica_is_not_noticed_and_a_lost_proxy_comes_back(url: str, los
 
 def change(url: str, **given: object) -> dict[str, Any]:
     """Change the experiment, and wait until all replicas tell of it."""
-    headers = {"Authorization": "Bearer secret"}
-    deadline, seen = time.monotonic() + 60, 0
-    while (said := httpx.put(f"{url}/experiment", json=given, headers=headers, trust_env=False)).status_code == 503:
+    address, headers = f"{url}/experiment", {"Authorization": "Bearer secret"}
+    deadline, seen = time.monotonic() + 200, 0
+    while (said := httpx.put(address, json=given, headers=headers, trust_env=False, timeout=60)).status_code == 503:
         assert time.monotonic() < deadline, said.text
         time.sleep(0.2)
     said.raise_for_status()
     while seen < 20:  # in a row, each over a connection of its own
-        same = httpx.get(f"{url}/experiment", trust_env=False).json() == said.json()
+        same = httpx.get(address, trust_env=False, timeout=60).json() == said.json()
         seen = seen + 1 if same else 0
         assert time.monotonic() < deadline
     return said.json()
@@ -360,13 +360,12 @@ def test_the_experiment_outlives_the_actor_that_keeps_it(experiment: str) -> Non
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("surge", [True, False])
+@pytest.mark.timeout(900)  # all replicas start three times
 def test_another_checkpoint_and_the_way_back_cost_no_request(
-    url: str, settings: Settings, dataset: PreparedDataset, tmp_path: Path, surge: bool
+    url: str, settings: Settings, dataset: PreparedDataset, tmp_path: Path
 ) -> None:
     """Deployed again twice under load: from one client that asks again and one that does not, nothing fails."""
     uris = {"teacher": settings.layout.teacher, "student": settings.layout.student("small")}
-    chosen = replace(settings, serving=replace(settings.serving, surge=surge))
     stop, failures, answers = threading.Event(), [], []
 
     def ask_again() -> None:
@@ -415,24 +414,23 @@ def test_another_checkpoint_and_the_way_back_cost_no_request(
             save_checkpoint(uri, SASRec(SASRecConfig(width=24), num_items=dataset.num_items), dataset)
         second = hashes()
         assert not set(second.values()) & set(first.values())
-        serve.deploy(chosen)
+        serve.deploy(settings)
         wait_for_answers(second)
         for arm, uri in uris.items():
             shutil.rmtree(uri)
             shutil.copytree(tmp_path / arm, uri)
-        serve.deploy(chosen)
+        serve.deploy(settings)
         wait_for_answers(first)
     finally:
         stop.set()
         for thread in threads:
             thread.join(60)
     assert not failures
-    fell_back = sum(answer.teacher_failed is not None for answer in answers)
-    print(f"surge {surge}: {len(answers)} answers, {fell_back} by the student in place of the teacher")
-    assert not surge or not fell_back
+    assert not [answer for answer in answers if answer.teacher_failed], "the student need not answer for the teacher"
 
 
 @pytest.mark.full
+@pytest.mark.timeout(900)
 def test_a_deployment_that_fails_leaves_what_ran_before(
     url: str, settings: Settings, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,8 @@ import pytest
 from ray.exceptions import RayActorError
 
 from ray_jobs.serving import experiment
-from ray_jobs.serving.experiment import Followed, Keeper
+from ray_jobs.serving.experiment import Followed
+from ray_jobs.serving.keeper import Keeper
 from recsys.errors import UserError
 from recsys.serving.experiment import Change, Experiment
 from recsys.serving.ranker import Away
@@ -47,6 +48,10 @@ def handle(keeper: Keeper, lost: threading.Event | None = None) -> Any:
     return SimpleNamespace(current=remote("current"), change=remote("change"))
 
 
+def keeper_of(settings: Settings) -> Keeper:
+    return Keeper(settings.serving.experiment, settings.layout.experiment)
+
+
 @pytest.fixture
 def settings(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr(experiment, "POLL_SECONDS", 0.01)
@@ -61,16 +66,18 @@ def wait_for(seen: Callable[[], bool]) -> None:
 
 
 def test_all_replicas_follow_and_one_that_starts_later_knows(settings: Settings) -> None:
-    keeper = Keeper(settings)
+    keeper = keeper_of(settings)
     first, second = (Followed(handle(keeper), settings.serving.experiment) for _ in range(2))
     said = asyncio.run(first.change(Change(salt="t")))
     assert first.current == said and said.version == 2
     wait_for(lambda: second.current == said)
-    assert Followed(handle(Keeper(settings)), settings.serving.experiment).current == said, "a new actor reads the file"
+    assert Followed(handle(keeper_of(settings)), settings.serving.experiment).current == said, (
+        "a new actor reads the file"
+    )
 
 
 def test_while_the_actor_is_lost_the_last_state_stays_and_nothing_is_changed(settings: Settings) -> None:
-    lost, keeper = threading.Event(), Keeper(settings)
+    lost, keeper = threading.Event(), keeper_of(settings)
     followed = Followed(handle(keeper, lost), settings.serving.experiment)
     said = asyncio.run(followed.change(Change(salt="t")))
     lost.set()
@@ -83,7 +90,7 @@ def test_while_the_actor_is_lost_the_last_state_stays_and_nothing_is_changed(set
 
 
 def test_a_mistake_is_one_sentence_and_does_not_reach_the_actor(settings: Settings) -> None:
-    followed = Followed(handle(Keeper(settings)), settings.serving.experiment)
+    followed = Followed(handle(keeper_of(settings)), settings.serving.experiment)
     with pytest.raises(UserError, match=r"^the shares of the split must add up to 1"):
         asyncio.run(followed.change(Change(split={"student": 0.5})))
 
@@ -94,7 +101,7 @@ def test_without_the_actor_a_replica_starts_with_what_the_settings_say(
     lost = threading.Event()
     lost.set()
     configured: Experiment = settings.serving.experiment
-    assert Followed(handle(Keeper(settings), lost), configured).current == configured
+    assert Followed(handle(keeper_of(settings), lost), configured).current == configured
 
 
 def test_a_replica_that_ends_asks_no_more(settings: Settings) -> None:
@@ -103,7 +110,7 @@ def test_a_replica_that_ends_asks_no_more(settings: Settings) -> None:
 
     gc.collect()
     wait_for(lambda: not threads())
-    followed = Followed(handle(Keeper(settings)), settings.serving.experiment)
+    followed = Followed(handle(keeper_of(settings)), settings.serving.experiment)
     assert len(threads()) == 1
     del followed
     wait_for(lambda: not threads())
