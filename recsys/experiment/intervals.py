@@ -95,9 +95,9 @@ def confide(mean: Mean, *, planned: float, confidence: float = 0.95) -> Interval
         value ± σ √( (tρ² + 1) / (t²ρ²) · log((tρ² + 1) / α²) )
 
     which is Robbins' normal mixture around a Gaussian random walk. Here σ²/t is `mean.variance` and t is what that
-    variance is worth in independent observations, so that returning users count for what they tell. (What they do later
-    goes with what they did before, so that looks are more alike than those of a random walk, and by Slepian's lemma
-    boundaries are crossed less often, not more.)
+    variance is worth in independent observations, so that returning users count for what they tell. Where what they do
+    later goes with what they did before, or is independent of it, looks are no less alike than those of a random walk,
+    and by Slepian's lemma boundaries are crossed no more often.
 
     Args:
         planned: observations (of each arm, for a difference) at which the interval is to be narrowest; chosen before

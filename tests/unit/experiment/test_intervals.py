@@ -111,7 +111,7 @@ def test_the_variance_of_a_ratio_by_hand() -> None:
 
 
 def test_the_published_formula() -> None:
-    """Waudby-Smith et al., eq. 7, written as it stands there; its best ρ found by trying."""
+    """The formula of Waudby-Smith et al. as it is written there; its best ρ found by trying."""
     t, sd, alpha = 700, 0.3, 0.1
     mean = Mean(0.2, sd**2 / t, sd**2, t)
 
