@@ -22,11 +22,12 @@ LEVELS = (50.0, 95.0, 99.0)
 MEASURES = {"click_through": True, "errors": False, "fallbacks": False, "coverage": True}
 
 
-def analyse(events: pa.Table, config: ExperimentConfig, split: Mapping[Any, float]) -> dict[str, Any]:
+def analyse(events: pa.Table, config: ExperimentConfig, split: Mapping[Any, float], version: int = 1) -> dict[str, Any]:
     """
     Args:
         events: of `recsys.serving.events.read_events`.
         split: arm → share of the users that it was given.
+        version: of the state of the experiment whose split that is; requests of other versions are left out.
 
     Returns:
         `verdict` and `reason`; `users`, their `p` by the split; per arm its counts, shares with the intervals of a
@@ -36,7 +37,7 @@ def analyse(events: pa.Table, config: ExperimentConfig, split: Mapping[Any, floa
     Raises:
         UserError: no user of the control or of the treatment has asked yet.
     """
-    outcomes = read_outcomes(events, config.event)
+    outcomes = read_outcomes(events, config.event, version)
     users = outcomes.users()
     compared = (config.control, config.treatment)
     if nobody := [arm for arm in compared if not users.get(arm)]:

@@ -1,6 +1,7 @@
 """What users of an experiment did, from the log of events: by intention to treat.
 
-Only requests whose arm the user's id decided take part. A user belongs to the arm of the first of them, whichever arm
+Only requests whose arm the user's id decided take part, and of those the ones since the last change of the split or
+salt: a user whom it moved has seen both arms. A user belongs to the arm of the first of them, whichever arm
 answered later (shares of the split may have moved); ids that mean the same user (`recsys.data.ids`) are one.
 """
 
@@ -15,8 +16,8 @@ from recsys.data.ids import normal_ids
 
 ANSWERED, FAILED, FEEDBACK = "exposure", "failure", "feedback"
 _COLUMNS = [
-    "kind", "time", "request_id", "user_id", "arm", "assigned_by", "teacher_failed", "fallback", "items", "model_ms",
-    "queue_ms",
+    "kind", "time", "request_id", "user_id", "arm", "assigned_by", "experiment", "teacher_failed", "fallback", "items",
+    "model_ms", "queue_ms",
 ]  # fmt: skip
 
 
@@ -28,7 +29,7 @@ class Outcomes:
         requests: one row each: `user`, `arm` (that of the user's first request), `time`, `answered`, `clicked`,
             `fallback` (bool, the arm's model did not answer: popular items, or the student for the teacher),
             `milliseconds` in the replica that answered (queue and model) and `items`.
-        left_out: requests that named their arm, or no user.
+        left_out: requests that named their arm, or no user, or came before the last change.
         moved: users whom more than one arm answered.
     """
 
@@ -45,17 +46,18 @@ class Outcomes:
         return {str(arm): int(count) for arm, count in firsts["arm"].value_counts().sort_index().items()}
 
 
-def read_outcomes(events: pa.Table, event: str = "click") -> Outcomes:
+def read_outcomes(events: pa.Table, event: str = "click", version: int = 1) -> Outcomes:
     """
     Args:
         events: of `recsys.serving.events.read_events`.
         event: what counts as a click.
+        version: of the state of the experiment (`recsys.serving.experiment`).
     """
     table = events.select(_COLUMNS).to_pandas()
     asked = table[table["kind"].isin((ANSWERED, FAILED))].sort_values("time", kind="stable")
     asked = asked.drop_duplicates("request_id")  # a client may send one twice
     asked = asked.assign(user=normal_ids(pa.array(asked["user_id"], pa.string())).to_pandas().to_numpy())
-    ours = asked[(asked["assigned_by"] == "user") & (asked["user"] != "")]
+    ours = asked[(asked["assigned_by"] == "user") & (asked["user"] != "") & (asked["experiment"] == version)]
     first = ours.drop_duplicates("user").set_index("user")["arm"]
     requests = pd.DataFrame(
         {

@@ -153,7 +153,10 @@ def _conditions(report: Mapping[str, Any]) -> str:
                 ("Event", f"{config['event']}, once an answer, on an item that it showed"),
                 ("Coverage", f"different items among all that {config['coverage_users']} users are shown first"),
                 ("Planned", f"{config['planned']:,} answers of each arm"),
-                ("Left out", f"{report['left_out']:,} requests that named their arm or no user"),
+                (
+                    "Left out",
+                    f"{report['left_out']:,} requests that named their arm or no user, or came before the last change",
+                ),
                 ("Moved", f"{report['moved']:,} users whom more than one arm answered; they stay in their first"),
             ]
         ),

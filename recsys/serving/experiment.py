@@ -82,6 +82,18 @@ def check_experiment(arms: tuple[Arm, ...], split: Mapping[Arm, float], shadow: 
         raise ValueError(f"shadow is {shadow:g}, which needs teacher and student among arms ({', '.join(arms)})")
 
 
+def read_state(uri: str) -> Experiment:
+    """The state that an application wrote when it was changed.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        return Experiment.model_validate(storage.read_json(uri)["current"])
+    except (UserError, ValidationError, KeyError, TypeError):
+        raise UserError(f"{mask(uri)} is damaged") from None
+
+
 class State(Protocol):
     """Where a replica finds the state."""
 
@@ -125,12 +137,11 @@ class Kept:
         if self._uri is None or not storage.exists(self._uri):
             return self._configured
         try:
-            stored = storage.read_json(self._uri)
-            before = Experiment.model_validate(stored["current"])
-        except (UserError, ValidationError, KeyError, TypeError):
-            report(f"experiment: {mask(self._uri)} is damaged; the settings count")
+            before = read_state(self._uri)
+        except UserError as error:
+            report(f"experiment: {error}; the settings count")
             return self._configured
-        if stored.get("configured") == self._settings():
+        if storage.read_json(self._uri).get("configured") == self._settings():
             return before
         report(f"experiment: the settings have changed; they count, not version {before.version} of {mask(self._uri)}")
         after = self._configured.model_copy(update={"version": before.version + 1})

@@ -176,7 +176,7 @@ def create_app(
     def note_failure(request: Request) -> None:
         if log is not None:
             for task in request.scope.get(TASKS, ()):
-                told = ("request_id", "user_id", "arm", "assigned_by")
+                told = ("request_id", "user_id", "arm", "assigned_by", "experiment")
                 log.append("failure", **{name: getattr(task, name) for name in told})
 
     def tell(task: Task, answer: Recommendation) -> RecommendResponse:

@@ -9,6 +9,7 @@ from recsys.errors import UserError
 from recsys.experiment.analysis import analyse
 from recsys.experiment.page import NAMES, write_page
 from recsys.serving.events import read_events
+from recsys.serving.experiment import read_state
 from recsys.settings import Settings
 
 
@@ -18,12 +19,14 @@ def report(settings: Settings) -> dict[str, Any]:
     It is made anew each time: a log grows, and looking often costs nothing.
 
     Raises:
-        UserError: there is no log, or nobody in it was assigned to one of the arms.
+        UserError: there is no log, it holds nobody of one of the arms, or the state of the experiment is damaged.
     """
     layout = settings.layout
     if "://" in layout.events or not Path(layout.events).is_dir():
         raise UserError(f"there is no log of events at {layout.events}; serve with serving.log=true first")
-    found = analyse(read_events(layout.events), settings.experiment, settings.serving.split)
+    # What was changed while it ran counts, not what the settings say.
+    state = read_state(layout.experiment) if storage.exists(layout.experiment) else settings.serving.experiment
+    found = analyse(read_events(layout.events), settings.experiment, state.split, state.version)
     with TemporaryDirectory() as folder:
         write_page(Path(folder, "experiment.html"), found, settings.name)
         for path in sorted(Path(folder).iterdir()):

@@ -14,7 +14,8 @@ SPLIT = {"teacher": 0.5, "student": 0.5}
 def exposure(request_id: str, user_id: str | None, arm: str, time: float, **other: Any) -> dict[str, Any]:
     return {
         "kind": "exposure", "request_id": request_id, "user_id": user_id, "arm": arm, "time": time,
-        "assigned_by": "user", "items": ["i1", "i2"], "fallback": False, "model_ms": 1.0, "queue_ms": 0.5, **other,
+        "assigned_by": "user", "experiment": 1, "items": ["i1", "i2"], "fallback": False, "model_ms": 1.0,
+        "queue_ms": 0.5, **other,
     }  # fmt: skip
 
 

@@ -32,6 +32,12 @@ def test_a_student_in_place_of_the_teacher_is_a_fallback_of_the_teacher_s_arm() 
     assert read_outcomes(log).of("teacher")["fallback"].tolist() == [True, False]
 
 
+def test_only_what_came_since_the_last_change_counts() -> None:
+    log = to_table([exposure("a", "u1", "teacher", 1.0), exposure("b", "u1", "student", 2.0, experiment=2)])
+    outcomes = read_outcomes(log, version=2)
+    assert (outcomes.users(), outcomes.left_out, outcomes.moved) == ({"student": 1}, 1, 0)
+
+
 def test_a_click_counts_once_and_on_what_was_shown() -> None:
     log = to_table(
         [
