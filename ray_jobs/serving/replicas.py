@@ -190,7 +190,7 @@ class Ingress:
             log=self._log,
             fallback=None if self._config.fallback == "none" else self._config.fallback,
             shadow_at_once=self._config.shadow_at_once,
-            token=os.environ.get(TOKEN_VARIABLE) or None,
+            token=os.environ.get(TOKEN_VARIABLE, "").strip() or None,
         )
 
     def metrics_text(self) -> str:

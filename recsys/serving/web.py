@@ -278,7 +278,7 @@ def create_app(
         """Who gets which arm, and how much of the student's work the teacher repeats unseen."""
         return service.experiment.current
 
-    def check_token(given: Bearer) -> None:
+    async def check_token(given: Bearer) -> None:
         if token is None:
             raise HTTPException(403, f"the experiment cannot be changed here; set {TOKEN_VARIABLE} where this runs")
         if given is None or not secrets.compare_digest(given.credentials.encode(), token.encode()):
@@ -292,6 +292,7 @@ def create_app(
             **_PROBLEMS,
             401: {"model": Problem, "description": "the token is missing or wrong"},
             403: {"model": Problem, "description": "no token is set, so nobody may"},
+            503: {**_PROBLEMS[503], "description": "it cannot be changed now; ask again after `Retry-After` seconds"},
         },
     )
     async def change_experiment(change: Change) -> Experiment:

@@ -30,9 +30,10 @@ def change(kept: Kept, **given: Any) -> Experiment:
     return asyncio.run(kept.change(Change(**given)))
 
 
-def test_a_larger_share_moves_only_users_from_the_other_arm() -> None:
-    before = configured()
-    after = before.apply(Change(split={"teacher": 0.2, "student": 0.8}))
+@pytest.mark.parametrize("null", [0.0, 0.3])
+def test_a_larger_share_moves_only_users_from_the_other_arm(null: float) -> None:
+    before = configured(split={"teacher": 0.1, "student": 0.9 - null, "null": null})
+    after = before.apply(Change(split={"teacher": 0.2, "student": 0.8 - null, "null": null}))
     pairs = [tuple(assign(user, one.split, one.salt) for one in (before, after)) for user in USERS]
     assert {pair for pair in pairs if pair[0] != pair[1]} == {("student", "teacher")}
     assert sum(a != b for a, b in pairs) / len(USERS) == pytest.approx(0.1, abs=0.02)
