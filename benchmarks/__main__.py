@@ -16,7 +16,9 @@ from harness import ROOT
 
 from recsys import environment
 
-NAMES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("__main__", "cells", "harness", "speed"))
+NAMES = sorted(
+    path.stem for path in ROOT.glob("*.py") if path.stem not in ("__main__", "cells", "harness", "scaling", "speed")
+)
 
 
 def run(name: str, passed_on: list[str], data_dir: str | None) -> dict[str, object] | None:

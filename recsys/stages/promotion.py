@@ -6,6 +6,7 @@ changes nothing of what is served, and what was served before can be served agai
 """
 
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -68,8 +69,8 @@ def roll_back(settings: Settings, *, alias: str = CHAMPION) -> Outcome:
         present = registry.find(alias)
         if present is None:
             raise UserError(f"no student is @{alias}, so there is nothing to take back")
-        entries = [e for e in read_promotions(settings) if (e["what"], e["alias"]) == ("promote", alias)]
-        number = next((e["before"] for e in reversed(entries) if e["version"] == present.number), None)
+        *earlier, last = [None, *_find_standing(read_promotions(settings), alias)]
+        number = earlier[-1] if earlier and last == present.number else None
         before = next((version for version in registry.versions() if version.number == number), None)
         if before is None:
             raise UserError(f"nothing is on record that was @{alias} before {_describe(present)}")
@@ -155,6 +156,21 @@ def _choose(settings: Settings, registry: Registry, student: str | None) -> Vers
             f"no evaluation of {student or 'a student'} as it is now is in the model registry; run evaluate first"
         )
     return max(found, key=lambda version: (version.measured(f"{rule}.{settings.promotion.metric}"), version.number))
+
+
+def _find_standing(entries: Sequence[Mapping[str, Any]], alias: str) -> list[int]:
+    """The versions that the alias named one after the other, without what was rolled back."""
+    standing: list[int] = []
+    for entry in entries:
+        if entry["alias"] != alias:
+            continue
+        if entry["what"] == "rollback":
+            standing.pop()
+            continue
+        if entry["before"] is not None and standing[-1:] != [entry["before"]]:  # moved by another hand
+            standing = [entry["before"]]
+        standing.append(entry["version"])
+    return standing
 
 
 def _kept_as(version: Version) -> str:

@@ -53,4 +53,5 @@ def test_every_node_shows_the_token_and_knows_the_storage(cluster: dict[str, Any
         start = cluster[f"{role}_start_ray_commands"][-1]
         assert "RAY_AUTH_MODE=token" in start
         assert f"RECSYS_STORAGE={storage}" in start
+        assert "--metrics-export-port=8080" in start
     assert "~/.ray/auth_token" in cluster["file_mounts"]

@@ -117,8 +117,6 @@ def test_every_node_shows_the_token_and_knows_the_storage(cluster: dict[str, Any
         ports = {port["name"]: port["containerPort"] for port in pod["ports"]}
         assert ports.items() <= {**RAY_PORTS, "serve": 8000}.items()
         assert group["rayStartParams"]["metrics-export-port"] == str(ports["metrics"])
-        mounted = {mount["name"] for mount in pod.get("volumeMounts", [])}
-        assert mounted == {volume["name"] for volume in group["template"]["spec"].get("volumes", [])}
         assert pod["resources"]["limits"] == pod["resources"]["requests"], "Ray is told the limits"
     for group in cluster["workerGroupSpecs"]:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
@@ -128,6 +126,12 @@ def test_every_node_shows_the_token_and_knows_the_storage(cluster: dict[str, Any
 def test_every_shipped_configuration_fits_the_cluster(config: Path) -> None:
     for together in needs(load_config(Settings, config)):
         assert unplaced(together, node_types(clusters()["cluster.yaml"])) == []
+
+
+def test_no_two_resources_get_the_same_services() -> None:
+    """KubeRay names them after the resource: <name>-head-svc."""
+    assert read("cluster.yaml")["metadata"]["name"] != read("service.yaml")["metadata"]["name"]
+    assert read("job.yaml")["spec"]["clusterSelector"]["ray.io/cluster"] == read("cluster.yaml")["metadata"]["name"]
 
 
 def test_the_network_is_closed_but_for_ports_that_exist() -> None:
@@ -186,7 +190,7 @@ def test_the_service_serves_what_the_configuration_says(
         asked = deployment._replica_config.ray_actor_options
         count = deployment._deployment_config.num_replicas
         together.append(Need(deployment.name, count, asked["num_cpus"], asked.get("num_gpus", 0)))
-    assert {need.what for need in together} == {"Teacher", "Ingress"}
+    assert {need.what for need in together} == {"Teacher", "Ingress", "Keeper"}
     service = node_types(clusters()["service.yaml"])
     assert unplaced(together, service) == []
     least = {g["groupName"]: g["minReplicas"] for g in clusters()["service.yaml"]["workerGroupSpecs"]}

@@ -55,6 +55,22 @@ def test_the_gate(candidate: Version, champion: Version | None, config: dict[str
     assert said is None if objection is None else said is not None and objection in said
 
 
+def test_what_was_rolled_back_is_forgotten_and_so_is_what_another_hand_moved() -> None:
+    def entry(what: str, version: int, before: int | None, alias: str = "champion") -> dict[str, Any]:
+        return {"what": what, "alias": alias, "version": version, "before": before}
+
+    first = [
+        entry("promote", 1, None),
+        entry("promote", 2, 1),
+        entry("promote", 1, 2),
+        entry("promote", 9, None, "next"),
+    ]
+    assert promotion._find_standing(first, "champion") == [1, 2, 1]
+    back = [*first, entry("rollback", 2, 1), entry("rollback", 1, 2)]
+    assert promotion._find_standing(back, "champion") == [1] and promotion._find_standing(back, "next") == [9]
+    assert promotion._find_standing([*back, entry("promote", 4, 3)], "champion") == [3, 4]
+
+
 def save(settings: Settings, name: str, dataset: PreparedDataset, seed: int) -> str:
     """A student of random weights; its hash."""
     torch.manual_seed(seed)
@@ -100,6 +116,9 @@ def test_from_evaluation_to_what_is_served(
     lenient = replace(settings, promotion=PromotionConfig(margin=-1.0))
     assert promotion.promote(lenient).said.endswith(f"in place of version {versions[worse].number} ({worse})")
     assert application.inspect_arms(settings)["student"]["hash"] == first[best]
+
+    built = application.application(settings)._bound_deployment.init_args[0]
+    assert built.serving.student == f"{best}.{first[best][:12]}", "replicas that start anew find the same"
 
     # What is trained anew changes nothing of what is served, and is promoted only once it was evaluated.
     second = save(settings, best, dataset, 7)
