@@ -17,12 +17,13 @@ def test_the_loss_is_the_loop_over_items(
     distiller = Hint.build(HintConfig(), signals, dataset, width=6)
     z = signals.item_embeddings[1:].double()
     z = (z - z.mean(dim=0)) / z.std(dim=0) / 5**0.5
-    weight, bias = distiller.regressor.weight.double(), distiller.regressor.bias.double()
+    weight, bias = (each.detach().double() for each in (distiller.regressor.weight, distiller.regressor.bias))
+    vectors = step.vectors_ND.detach().double()
     items = sorted(set(step.targets.tolist()))
     expected = 0.0
     for item in items:
         for d in range(5):
-            said = float((weight[d] * step.vectors_ND[item].double()).sum() + bias[d])
+            said = float((weight[d] * vectors[item]).sum() + bias[d])
             expected += (float(z[item - 1, d]) - said) ** 2 / 2
     assert distiller(step).item() == pytest.approx(expected / len(items) * len(step.targets), rel=1e-5)
 
