@@ -32,6 +32,16 @@ _COLOURS = {
     "control": COLOURS["distilled"],
     "teacher": COLOURS["teacher"],
 }
+_SHORT = {
+    "counting": "counting",
+    "alone": "alone",
+    "taught": "taught by counts",
+    "taught-control": "control",
+    "hybrid": "counts added",
+    "distilled": "taught by the teacher",
+    "control": "control",
+    "teacher": "the language model",
+}
 _HOLLOW = ("taught-control", "control", "hybrid")
 
 
@@ -235,15 +245,15 @@ def draw_hits(tries: list[Mapping[str, Any]], form: str = "wide") -> "Figure":
 
 def draw_targets(kinds: Mapping[str, float], form: str = "wide") -> "Figure":
     """Where the true next items stand, a bar each."""
-    figure, axes = new_axes(form, height=2.6)
+    figure, axes = new_axes(form, height=2.6 if form == "wide" else 3.8)
     names = [_wrap(text) if form == "narrow" else text for text in _KINDS.values()]
     axes.barh(range(len(_KINDS)), [kinds[kind] for kind in _KINDS], color=COLOURS["alone"], height=0.62)
     for place, kind in enumerate(_KINDS):
         axes.text(kinds[kind] + 0.01, place, f"{kinds[kind]:.1%}", va="center", color=INK, fontsize=9)
-    axes.set_yticks(range(len(_KINDS)), names)
+    axes.set_yticks(range(len(_KINDS)), names, fontsize=10 if form == "wide" else 8)
     axes.invert_yaxis()
     axes.grid(visible=False)
-    axes.set_xlim(0, 1.18 * max(kinds.values()) or 1)
+    axes.set_xlim(0, (1.18 if form == "wide" else 1.4) * max(kinds.values()) or 1)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel("validation rows")
     return figure
@@ -293,7 +303,8 @@ def draw_models(rows: list[Mapping[str, Any]], form: str = "wide") -> "Figure":
         axes.plot(
             cell["mean"], place, "o", markersize=8, markerfacecolor=filled, markeredgecolor=colour, markeredgewidth=1.8
         )
-    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    said = [row["name"] if form == "narrow" else f"{row['name']}, {_SHORT[row['group']]}" for row in rows]
+    axes.set_yticks(range(len(rows)), said)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_xlim(left=0)

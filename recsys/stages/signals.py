@@ -29,6 +29,7 @@ from recsys.stages import estimate as estimates
 from recsys.stages.artefacts import alone, fingerprint, is_current, require, start_run
 from recsys.stages.executor import Executor
 from recsys.stages.shards import ShardedPass, plan_shards, teacher_uris
+from recsys.stages.worth_it import read_warnings
 
 if TYPE_CHECKING:
     from recsys.teacher import Teacher
@@ -84,6 +85,8 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> None
         if states:
             print(describe_states(states, dataset, plan), flush=True)
         if missing:
+            for said in read_warnings(layout, dataset.fingerprint) if "train" in config.splits else ():
+                print(f"worth_it has warned: {said}", flush=True)
             executor.rank(work, plan, missing)
         seconds = time.perf_counter() - started
         ranked = plan.count(missing)

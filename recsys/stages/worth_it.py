@@ -33,7 +33,7 @@ from recsys.evaluation.ranking import model_scorer, rank_targets
 from recsys.rules.config import RULES, RULES_WITH_TITLES
 from recsys.rules.counts import Counts
 from recsys.rules.model import SequentialRules, centre
-from recsys.settings import Settings
+from recsys.settings import Layout, Settings
 from recsys.signals.signals import TeacherSignals
 from recsys.stages import prepare, rules
 from recsys.stages.artefacts import alone, is_current
@@ -53,6 +53,14 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> dict
     dataset = prepare.make(settings, executor)
     rules.make(settings, executor, signals=False)
     return _diagnose(settings, dataset, force=force)
+
+
+def read_warnings(layout: Layout, fingerprint: str) -> list[str]:
+    """What a diagnosis of this dataset has warned of, if there was one."""
+    found = storage.read_json_if_whole(storage.join(layout.worth_it, f"{NAME}.json"))
+    if not isinstance(found, dict) or found["dataset"]["fingerprint"] != fingerprint:
+        return []
+    return list(found["warnings"])
 
 
 @alone(lambda settings, *_, **__: (settings.layout.worth_it, "the diagnosis"))

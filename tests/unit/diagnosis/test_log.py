@@ -87,16 +87,14 @@ def test_a_log_without_choice_repeats_itself(random_dataset: Callable[..., Prepa
     assert found["histogram"] == {"1": 1.0}
 
 
-def test_targets_are_placed(dataset: PreparedDataset) -> None:
-    items = dataset.items.copy()
+def test_targets_are_placed(random_dataset: Callable[..., PreparedDataset]) -> None:
+    dataset, n = random_dataset(users=40, items=50, longest=12), 50
     rows = dataset.rows("valid")
-    items[rows[3]] = 12
-    counts = dataset.catalogue.train_counts.copy()
-    keep = items != 12
-    items = np.where(keep, items, 1)
-    items[rows[3]] = 12  # never seen in training
+    items = np.where(dataset.items == n, 1, dataset.items)
+    items[rows[3]] = n  # never seen in training
+    items[rows[5]] = items[rows[5] - 1]
     seen = find_seen_by_training(dataset.offsets, dataset.rows("train"))
-    counts = np.bincount(items[seen], minlength=13)
+    counts = np.bincount(items[seen], minlength=n + 1)
     dataset = replace(dataset, items=items, catalogue=replace(dataset.catalogue, train_counts=counts), fingerprint="")
     follow = successors(dataset)
     kinds: Counter[str] = Counter()
@@ -121,9 +119,9 @@ def test_targets_are_placed(dataset: PreparedDataset) -> None:
         ] += 1
     found = measure_targets(dataset, rows)
     assert found["kinds"] == pytest.approx({name: kinds[name] / len(rows) for name in found["kinds"]})
-    assert kinds["cold"] == 1 and kinds["repeat"] and kinds["direct"]
-    assert found["reach"]["direct"] == pytest.approx(direct_reach / len(rows) / 12)
-    assert found["reach"]["hops"] == pytest.approx(hops_reach / len(rows) / 12)
+    assert min(kinds[name] for name in found["kinds"]) >= 1, "all kinds are there"
+    assert found["reach"]["direct"] == pytest.approx(direct_reach / len(rows) / n)
+    assert found["reach"]["hops"] == pytest.approx(hops_reach / len(rows) / n)
     assert found["seldom"]["items"] == pytest.approx((counts[1:] < 5).mean())
 
 

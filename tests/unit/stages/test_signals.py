@@ -175,3 +175,19 @@ def test_signals_stay_until_new_ones_are_complete(
     assert seen[0] == usual, "they are there when the new ones are"
     assert TeacherSignals.load(settings.layout.signals, dataset).meta.k == 7
     assert not [path.name for path in Path(settings.layout.root).iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("splits", ["[train, valid]", "[valid]"])
+def test_the_pass_repeats_what_the_diagnosis_has_warned_of(
+    project: Callable[..., Settings], dataset: PreparedDataset, capsys: pytest.CaptureFixture[str], splits: str
+) -> None:
+    """Of this dataset, and before the rows that cost most."""
+    settings = project(f"signals.splits={splits}")
+    told = {"dataset": {"fingerprint": dataset.fingerprint}, "warnings": ["Counting beats it."]}
+    storage.write_json(storage.join(settings.layout.worth_it, "worth-it.json"), told)
+    signals_stage.make(settings, InProcess())
+    assert ("worth_it has warned: Counting beats it." in capsys.readouterr().out) == ("train" in splits)
+    told["dataset"] = {"fingerprint": "another"}
+    storage.write_json(storage.join(settings.layout.worth_it, "worth-it.json"), told)
+    signals_stage.make(settings, InProcess(), force=True)
+    assert "warned" not in capsys.readouterr().out

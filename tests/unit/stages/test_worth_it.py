@@ -34,7 +34,7 @@ def settings(project_root: Path, fixture_data: Path, tmp_path: Path) -> Settings
 
 
 def add_models(settings: Settings) -> None:
-    """Students and a teacher as they are before training, and lists in which the teacher is always right."""
+    """Students as they are before training, and lists in which the teacher is always right."""
     layout = settings.layout
     dataset = PreparedDataset.load(layout.dataset)
     for seed, name in enumerate(("sasrec", "sasrec-distilled")):
@@ -42,9 +42,13 @@ def add_models(settings: Settings) -> None:
         config = SASRecConfig(width=8, heads=1, blocks=1)
         info = {"settings": {"distillation": {"signals": "" if seed else "rules"}} if seed else {}}
         save_checkpoint(layout.student(name), SASRec(config, num_items=dataset.num_items), dataset, info=info)
-    rows, k = np.sort(np.concatenate([dataset.rows("train"), dataset.rows("valid")])), 10
+    add_signals(settings, dataset, 10)
+
+
+def add_signals(settings: Settings, dataset: PreparedDataset, k: int) -> None:
+    rows = np.sort(np.concatenate([dataset.rows("train"), dataset.rows("valid")]))
     items = (dataset.targets(rows)[:, None] - 1 + np.arange(k)) % dataset.num_items + 1
-    with storage.new_artifact(layout.signals) as directory:
+    with storage.new_artifact(settings.layout.signals) as directory:
         (directory / "rankings").mkdir()
         table = rankings_table(rows, items, -np.tile(np.arange(k), (len(rows), 1)), np.ones(len(rows)))
         pq.write_table(table, directory / "rankings" / "part-00000.parquet")
@@ -94,6 +98,8 @@ def test_a_log_alone_and_then_its_models(settings: Settings, capsys: pytest.Capt
     assert [each["over"] for each in sample["better"]] == ["sequential-rules", "sasrec"]
     assert all(each["low"] > 0 for each in sample["better"]), "so nothing warns of it"
     assert not any("validation rows" in each for each in found["warnings"])
+    add_signals(settings, dataset, 5)
+    assert worth_it.make(settings, InProcess())["sample"] is None, "NDCG@10 needs ten items"
     assert "models.png" in {p.name for p in Path(layout.worth_it).glob("*.png")}
 
 
