@@ -20,7 +20,7 @@ class RecommendationLossConfig:
             (`recsys.losses.sampled_softmax`); `bce` with uniform negatives, as the paper trains its students; `gbce` is
             `bce` whose positive probability is calibrated for them (gSASRec); `dros` is `bce` plus alpha times the
             distributionally robust term.
-        negatives: negatives per position (bce, gbce, dros), or per batch (sampled-softmax, which wants hundreds).
+        negatives: negatives per position (bce, gbce, dros), or per batch (sampled-softmax, which wants a thousand).
         label_smoothing: share of the target's probability that is spread evenly over all items (softmax).
         calibration: t of gbce: 0 is bce, 1 undoes what sampling does to the probabilities that are learned.
         popularity: exponent of an item's training count in the chance to be drawn; 0 draws uniformly (sampled-softmax).
