@@ -1,7 +1,8 @@
-"""The start page: one file that asks its own server alone. It was never seen in a browser by these tests."""
+"""The start page: one file that asks its own server alone."""
 
 import base64
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from fastapi.testclient import TestClient
 from recsys.serving.service import Service
 from recsys.serving.start import make_policy, read_start_page
 from recsys.serving.web import create_app
+from tests.unit.serving.conftest import listening
 
 
 @pytest.fixture
@@ -55,3 +57,23 @@ def test_its_script_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "start.mjs").write_text(script)
     done = subprocess.run([node, "--check", tmp_path / "start.mjs"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_browser_draws_what_the_server_says(service: Service, tmp_path: Path) -> None:
+    if (browser := shutil.which("chromium")) is None:
+        pytest.skip("there is no chromium here to show it")
+    with listening(create_app(service, {}, checkpoints={})) as url:
+        done = subprocess.run(
+            [
+                browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}",
+                "--virtual-time-budget=5000", "--dump-dom", url,
+            ],
+            env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    (arms,) = re.findall(r'<tbody id="health">(.*?)</tbody>', done.stdout, re.DOTALL)
+    assert [re.sub("<.*?>", " ", row).split()[:2] for row in arms.split("</tr>")[:-1]] == [
+        [arm, "ready"] for arm in service.arms
+    ]
+    (found,) = re.findall(r'<ul class="plain" id="found".*?>(.*?)</ul>', done.stdout, re.DOTALL)
+    assert found.count("<button") > 3, "popular items, as long as nothing is searched for"
