@@ -4,6 +4,7 @@ from typing import Any
 
 from recsys.data.prepared import PreparedDataset
 from recsys.distiller import Distiller
+from recsys.distillers.lists import ListConfig
 from recsys.kinds import DistillerConfig, import_place
 from recsys.signals.signals import TeacherSignals
 
@@ -19,7 +20,7 @@ def build_distiller(
     Raises:
         UserError: the signals lack what it learns from.
     """
-    if getattr(config, "permuted", False):
+    if isinstance(config, ListConfig) and config.permuted:
         signals = signals.permute(dataset.rows("train"), seed)
     made: Any = import_place(config.distiller)
     distiller: Distiller = made.build(config, signals, dataset, width=width)
