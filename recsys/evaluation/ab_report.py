@@ -76,7 +76,8 @@ def _distribution(directory: Path, ab: Mapping[str, Any]) -> str:
         f"{ab['conditions']['requests']:,} histories to each arm in turns, {ab['conditions']['concurrency']} "
         "connection(s) at a time; a point says which share of the requests took longer."
     )
-    draw = partial(load_plots.draw_distribution, found["arms"], found["levels"])
+    requests = ab["conditions"]["requests"]
+    draw = partial(load_plots.draw_distribution, found["arms"], found["levels"], requests)
     return section(
         "Distribution of latency", plots.embed(draw, directory / "ab_distribution.png", description, caption)
     )

@@ -16,23 +16,28 @@ def colour_of(arm: str) -> str:
     return _COLOURS.get(arm, COLOURS["baseline"])
 
 
-def draw_distribution(arms: Mapping[str, Sequence[float]], levels: Sequence[float], form: str = "wide") -> "Figure":
+def draw_distribution(
+    arms: Mapping[str, Sequence[float]], levels: Sequence[float], requests: int, form: str = "wide"
+) -> "Figure":
     """Which share of the requests took longer than so many milliseconds; both axes logarithmic, so that the slow ones
     are seen.
 
     Args:
         arms: arm → milliseconds at each of `levels` (percentiles).
+        requests: of each arm; less than one of them is no share to speak of.
     """
     figure, axes = new_axes(form)
+    least = max(_LEAST, 1 / requests)
     axes.set_xscale("log")
     axes.set_yscale("log")
     for arm, milliseconds in arms.items():
         slower = [1 - level / 100 for level in levels]
-        points = [(ms, share) for ms, share in zip(milliseconds, slower, strict=True) if share >= _LEAST]
+        points = [(ms, share) for ms, share in zip(milliseconds, slower, strict=True) if share >= least]
         axes.plot(*zip(*points, strict=True), color=colour_of(arm), linewidth=2, label=arm)
-    axes.set_ylim(_LEAST, 1.1)
+    axes.set_ylim(least, 1.1)
     set_plain_log_axis(axes)
-    axes.set_yticks([1, 0.5, 0.1, 0.05, 0.01, 0.001], ["all", "50 %", "10 %", "5 %", "1 %", "0.1 %"])
+    ticks = {1: "all", 0.5: "50 %", 0.1: "10 %", 0.05: "5 %", 0.01: "1 %", 0.001: "0.1 %"}
+    axes.set_yticks(*zip(*((share, text) for share, text in ticks.items() if share >= least), strict=True))
     axes.minorticks_off()
     axes.set_xlabel("milliseconds (log)")
     axes.set_ylabel("requests that took longer (log)")

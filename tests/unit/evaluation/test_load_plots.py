@@ -36,8 +36,14 @@ def test_loads_show_p99_and_are_hollow_where_too_few_were_answered(form: str) ->
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["teacher", "student"], "null had no answer"
 
 
+def test_the_distribution_ends_where_one_request_is_left() -> None:
+    figure = draw_distribution({"student": [1.0, 2.0, 3.0, 8.0, 20.0, 500.0]}, LEVELS, 20)
+    axes = figure.axes[0]
+    assert list(axes.lines[0].get_xdata()) == [1.0, 2.0, 3.0] and axes.get_ylim()[0] == 0.05
+
+
 def test_the_distribution_ends_where_one_in_a_thousand_is_left() -> None:
-    figure = draw_distribution({"student": [1.0, 2.0, 3.0, 8.0, 20.0, 500.0]}, LEVELS)
+    figure = draw_distribution({"student": [1.0, 2.0, 3.0, 8.0, 20.0, 500.0]}, LEVELS, 100_000)
     (line,) = figure.axes[0].lines
     assert list(line.get_xdata())[-1] in (8.0, 20.0) and line.get_ydata()[1] == 0.5
 
