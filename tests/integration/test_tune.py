@@ -487,7 +487,7 @@ def test_a_lost_node_costs_the_trials_on_it(settings: Settings, tmp_path: Path) 
         ):
             try:
                 deadline = time.monotonic() + 120
-                while not re.search(r"trial 0 epoch [1-9].*trial 1 epoch [1-9]", log.read_text()):
+                while not re.search(r"trial [01] epoch [1-9].*trial [01] epoch [1-9]", log.read_text()):
                     assert driver.poll() is None and time.monotonic() < deadline, log.read_text()
                     time.sleep(0.2)
                 cluster.remove_node(lost, allow_graceful=False)
