@@ -23,6 +23,7 @@ from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.evaluation.ab_report import quality_of_arms, write_ab_report
+from recsys.evaluation.config import name_rule
 from recsys.evaluation.ladder import LADDER
 from recsys.serving.assignment import ARMS, Arm
 from recsys.serving.load import GRID, Objective, describe_distribution, measure_load, start_clients
@@ -97,7 +98,7 @@ def _read_quality(settings: Settings) -> dict[str, float]:
     ladder = storage.read_json_if_whole(storage.join(settings.layout.results, f"{LADDER}.json"))
     if not isinstance(ladder, dict):
         return {}
-    rule = "masked" if ladder["mask_seen"] else "unmasked"
+    rule = name_rule(ladder["mask_seen"])
     return quality_of_arms(ladder["rows"], rule, settings.serving.student)
 
 

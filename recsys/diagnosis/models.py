@@ -12,6 +12,7 @@ import numpy as np
 from recsys.data.prepared import PreparedDataset
 from recsys.diagnosis.config import WorthItConfig
 from recsys.diagnosis.log import describe_interval
+from recsys.evaluation.config import name_rule
 from recsys.evaluation.metrics import gains
 from recsys.evaluation.results import Ranks, Result
 
@@ -50,7 +51,7 @@ def measure_models(
         cost; best: group → name, and `without`, the best that needs no teacher; better: pairs of names with the
         difference of their NDCG@10 and its interval, each the best of its group.
     """
-    rule = "masked" if ladder["mask_seen"] else "unmasked"
+    rule = name_rule(ladder["mask_seen"])
     gpus = float(ladder["conditions"]["evaluation"].get("gpus", 0))
     reached = {name: gains(each.by_rule[rule], 10) for name, each in ranks.items()}
     users = {name: dataset.users_of(each.rows) for name, each in ranks.items()}

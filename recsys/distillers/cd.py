@@ -30,8 +30,7 @@ class CDConfig(ListConfig):
     bias: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.items > self.k:
-            raise ValueError(f"items is {self.items}, more than k ({self.k}) from which they are drawn; lower it")
+        self.check_drawn("items", self.items)
 
 
 class CD(ListDistiller):

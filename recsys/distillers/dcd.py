@@ -30,8 +30,7 @@ class DCDConfig(ListConfig):
     item_side: float = Field(default=1.0, ge=0)
 
     def __post_init__(self) -> None:
-        if self.drawn > self.k:
-            raise ValueError(f"drawn is {self.drawn}, more than k ({self.k}) from which they are drawn; lower it")
+        self.check_drawn("drawn", self.drawn)
 
 
 class DCD(ListDistiller):

@@ -31,6 +31,11 @@ class ListConfig(DistillerConfig):
     k: int = Field(default=10, ge=1)
     permuted: bool = False
 
+    def check_drawn(self, name: str, count: int) -> None:
+        """Raise a `ValueError` where more is to be drawn than the list holds."""
+        if count > self.k:
+            raise ValueError(f"{name} is {count}, more than k ({self.k}) from which they are drawn; lower it")
+
 
 class ListDistiller(Distiller):
     """Learns from the ranked lists.

@@ -28,10 +28,7 @@ class RRDConfig(ListConfig):
     position: float = Field(default=10.0, gt=0)
 
     def __post_init__(self) -> None:
-        if self.interesting > self.k:
-            raise ValueError(
-                f"interesting is {self.interesting}, more than k ({self.k}) from which they are drawn; lower it"
-            )
+        self.check_drawn("interesting", self.interesting)
 
 
 class RRD(ListDistiller):

@@ -62,3 +62,8 @@ class EvaluationConfig:
     @property
     def device(self) -> str:
         return "cuda" if self.gpus else "cpu"
+
+
+def name_rule(mask_seen: bool) -> str:
+    """Under which name results hold the metrics of a rule for items of the user's past."""
+    return "masked" if mask_seen else "unmasked"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from recsys.data.prepared import PreparedDataset
+from recsys.evaluation.config import name_rule
 from recsys.evaluation.described import describe, is_distilled
 from recsys.evaluation.metrics import gains
 from recsys.evaluation.results import RULES, Ranks, Result
@@ -85,7 +86,7 @@ def print_ladder(ladder: Mapping[str, Any], file: TextIO | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    rule = "masked" if ladder["mask_seen"] else "unmasked"
+    rule = name_rule(ladder["mask_seen"])
     table = Table(box=box.SIMPLE_HEAD, title=_title(ladder), title_justify="left", title_style="", pad_edge=False)
     table.add_column("model", no_wrap=True)
     for name in ("NDCG@10", "HR@10", "parameters", "ms"):
@@ -118,7 +119,7 @@ def print_ladder(ladder: Mapping[str, Any], file: TextIO | None = None) -> None:
 
 def verdict(ladder: Mapping[str, Any]) -> str | None:
     """A sentence about a teacher that ranks below a student that learned without it; None where none does."""
-    rule = "masked" if ladder["mask_seen"] else "unmasked"
+    rule = name_rule(ladder["mask_seen"])
     quality = {row["name"]: float(row["metrics"][rule]["ndcg@10"]) for row in ladder["rows"]}
     teachers = [row for row in ladder["rows"] if row["role"] == "teacher"]
     kinds = {row["kind"] for row in teachers}  # a cut or compressed teacher is not a student alone

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.evaluation import plots
+from recsys.evaluation.config import name_rule
 from recsys.evaluation.described import describe
 from recsys.evaluation.ladder import describe_difference, describe_seen_targets, human_count, human_ms, verdict
 from recsys.evaluation.page import facts, page, paragraph, section, table
@@ -37,7 +38,7 @@ def write_report(
         results: name → result of every row of the ladder.
         ab: as in `ab.json` (`ray_jobs.measure_ab`).
     """
-    rule = "masked" if ladder["mask_seen"] else "unmasked"
+    rule = name_rule(ladder["mask_seen"])
     name = ladder["dataset"]["name"]
     body = [
         f"<h1>{escape(name)}: quality and latency of teacher and students</h1>",
@@ -71,7 +72,7 @@ def _summary(ladder: Mapping[str, Any]) -> str:
 def findings(ladder: Mapping[str, Any]) -> list[str]:
     """What the numbers say, good or bad, as HTML: one text for each distilled student, one about a
     teacher below a student alone, one about counting."""
-    rule = "masked" if ladder["mask_seen"] else "unmasked"
+    rule = name_rule(ladder["mask_seen"])
     rows = {row["name"]: row for row in ladder["rows"]}
 
     def quality(name: str) -> float:

@@ -88,8 +88,14 @@ def read_state(uri: str) -> Experiment:
     Raises:
         UserError: it is damaged.
     """
+    return _read(uri)[0]
+
+
+def _read(uri: str) -> tuple[Experiment, Any]:
+    """The state, and the settings that it was changed from."""
     try:
-        return Experiment.model_validate(storage.read_json(uri)["current"])
+        stored = storage.read_json(uri)
+        return Experiment.model_validate(stored["current"]), stored.get("configured")
     except (UserError, ValidationError, KeyError, TypeError):
         raise UserError(f"{mask(uri)} is damaged") from None
 
@@ -137,11 +143,11 @@ class Kept:
         if self._uri is None or not storage.exists(self._uri):
             return self._configured
         try:
-            before = read_state(self._uri)
+            before, settings = _read(self._uri)
         except UserError as error:
             report(f"experiment: {error}; the settings count")
             return self._configured
-        if storage.read_json(self._uri).get("configured") == self._settings():
+        if settings == self._settings():
             return before
         report(f"experiment: the settings have changed; they count, not version {before.version} of {mask(self._uri)}")
         after = self._configured.model_copy(update={"version": before.version + 1})

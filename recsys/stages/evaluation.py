@@ -18,7 +18,7 @@ from recsys.config import digest, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.evaluation import results
 from recsys.evaluation.baselines import CoOccurrence, RecentPopularity, fit_baseline
-from recsys.evaluation.config import EvaluationConfig
+from recsys.evaluation.config import EvaluationConfig, name_rule
 from recsys.evaluation.ladder import LADDER, build_rows, print_ladder
 from recsys.evaluation.latency import time_single_requests
 from recsys.evaluation.ranking import Scorer, model_scorer
@@ -210,7 +210,7 @@ def evaluate_one(subject: Subject, layout: Layout, config: EvaluationConfig) -> 
         **facts,
     )
     results.write_result(layout.results, result, ranks)
-    return result.metrics["masked" if config.mask_seen else "unmasked"]
+    return result.metrics[name_rule(config.mask_seen)]
 
 
 def _time(found: list[Subject], layout: Layout, config: EvaluationConfig) -> dict[str, dict[str, float]]:

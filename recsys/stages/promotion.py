@@ -13,6 +13,7 @@ from typing import Any
 
 from recsys import locks, storage
 from recsys.errors import UserError
+from recsys.evaluation.config import name_rule
 from recsys.manifest import MANIFEST
 from recsys.settings import PromotionConfig, Settings
 from recsys.stages.artefacts import fingerprint, require
@@ -49,7 +50,7 @@ def promote(settings: Settings, student: str | None = None, *, alias: str = CHAM
         name = _describe(candidate)
         if champion is not None and champion.number == candidate.number:
             return Outcome(True, f"{name} is @{alias} already")
-        rule = "masked" if settings.evaluation.mask_seen else "unmasked"
+        rule = name_rule(settings.evaluation.mask_seen)
         if problem := find_objection(candidate, champion, settings.promotion, rule):
             return Outcome(False, f"{name} is not promoted: {problem}")
         _keep(settings, candidate)
@@ -142,7 +143,7 @@ def _registry(settings: Settings) -> Registry:
 def _choose(settings: Settings, registry: Registry, student: str | None) -> Version:
     """The best version of a checkpoint that is in its place and was measured on the present dataset."""
     dataset = fingerprint(settings.layout)
-    rule = "masked" if settings.evaluation.mask_seen else "unmasked"
+    rule = name_rule(settings.evaluation.mask_seen)
     found = []
     for version in registry.versions():
         name = version.tags.get("student", "")

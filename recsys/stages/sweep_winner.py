@@ -11,6 +11,7 @@ from recsys import environment, storage
 from recsys.config import to_dict
 from recsys.errors import UserError
 from recsys.evaluation import results
+from recsys.evaluation.config import name_rule
 from recsys.secrets import without_secrets
 from recsys.settings import Settings
 from recsys.stages import evaluation
@@ -87,7 +88,7 @@ def _retrain(sweep: Sweep, settings: Settings, winner: Record, executor: Executo
     ]
     if missing:
         evaluation.evaluate_all(missing, settings.layout, settings.evaluation, executor)
-    rule = "masked" if settings.evaluation.mask_seen else "unmasked"
+    rule = name_rule(settings.evaluation.mask_seen)
     read = [results.read_result(settings.layout.results, name) for name in names]
     metrics = [result.metrics[rule] for result in read if result is not None]
     values = [each["ndcg@10"] for each in metrics]
