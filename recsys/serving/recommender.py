@@ -91,7 +91,7 @@ class Recommender:
         if not bool(torch.isfinite(self._item_vectors).all()):
             raise UserError("the checkpoint's item vectors are not all finite; train it again")
         self._item_vectors = move_to_large_pages(self._item_vectors, self._model)
-        self._scoring: Scoring = scoring
+        self.scoring: Scoring = scoring
         self._score = build_scorer(self._model, self._item_vectors, scoring)
 
     @classmethod
@@ -178,12 +178,12 @@ class Recommender:
         """
         from recsys.serving.new_items import add_items
 
-        return Recommender(add_items(self.checkpoint, items), self._scoring)
+        return Recommender(add_items(self.checkpoint, items), self.scoring)
 
     def save(self, path: str | Path, *, key: str = "") -> "Recommender":
         """Write what `add_items` gave as a checkpoint with a hash of its own, and load it."""
         save_again(str(path), self.checkpoint, key=key)
-        return Recommender.load(path, str(self._device), scoring=self._scoring)
+        return Recommender.load(path, str(self._device), scoring=self.scoring)
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         return [self.catalogue.titles[self.catalogue.index[i]] for i in item_ids]

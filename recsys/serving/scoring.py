@@ -73,10 +73,10 @@ class FullScores:
 class Int8Vectors:
     """Item vectors in 8 bits beside those in full precision, to rule out what cannot be among the best.
 
-    With a step b per dimension, v = b ∘ (w + e), w being int8, and so is p in the query b ∘ q = a p + s. Then by Cauchy
-    and Schwarz the score q·v differs from a p·w, of which p·w is computed in integers, by at most |s| |w| + |b ∘ q| |e|.
-    What p·w leaves within twice that of the k-th best is scored in full precision, so the k best are those of full
-    precision, but for its own rounding.
+    With a step b for each dimension, v = b ∘ (w + e) has int8 numbers w, and the query b ∘ q = a p + s has p. By the
+    Cauchy-Schwarz inequality the score q·v is within |s| |w| + |b ∘ q| |e| of a p·w, and p·w takes integers alone. What
+    comes within twice that of the k-th best p·w is scored in full precision, so the k best are those of full precision
+    but for its rounding.
 
     Args:
         vectors: [N+1, D] on the CPU, finite.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 64
-"""Scores of which the largest is looked at first. Of the blocks, only the K with the largest ones can hold the K best."""
+"""Scores whose largest is looked at first: only the K blocks with the largest of these can hold the K best."""
 
 _LOW = 2**32 - 1
 
