@@ -1,4 +1,6 @@
 import mmap
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +8,7 @@ from torch import nn
 
 from recsys.serving import memory
 
+LINUX = pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="large pages are Linux's")
 LARGE = torch.zeros(memory.LARGE // 256 + 1, 64)
 
 
@@ -18,7 +21,25 @@ def test_memory_is_zero_and_may_be_written(shape: tuple[int, int], dtype: torch.
     assert int(allocated[-1].sum()) == shape[1] and not allocated[:-1].any()
 
 
-@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="large pages are Linux's")
+def read_flags(address: int) -> list[str]:
+    """The kernel's flags of the mapping that holds an address; `hg` asks for large pages, `sh` is shared."""
+    here = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            here = int(found[1], 16) <= address < int(found[2], 16)
+        elif here and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    return []
+
+
+@LINUX
+def test_large_pages_are_asked_for_where_the_kernel_has_them() -> None:
+    allocated = memory.allocate(LARGE.shape, torch.float32)
+    flags = read_flags(allocated.data_ptr() + allocated.nbytes // 2)
+    assert "hg" in flags and "sh" not in flags
+
+
+@LINUX
 def test_a_large_parameter_moves_with_its_vectors_and_is_kept_once() -> None:
     model = nn.Embedding.from_pretrained(torch.randn_like(LARGE), freeze=False)
     other = nn.Linear(2, 2)
