@@ -7,9 +7,11 @@ The student is a SASRec of random weights. `gaussian` item vectors are independe
 each at `clusters`; what is expected after them is like the last of them. Times are of one thread, from catalogue ids to
 catalogue ids, the ways taking turns in an order drawn for each history: `plain` is one product of the whole table and
 `torch.topk`, `exact` and `int8` are `Recommender(scoring=…)`. `recall@10` is the share of plain's ten items that a way
-finds. `filtered` chooses from a tenth of the catalogue; `batch_of_8` is eight histories in one pass, per history.
-`limit_ms` is how long this machine takes to read the table once and do next to nothing with it; `limit_share` is that
-over the median. `resident_mb` is what a way's tables add to the memory of the process.
+finds. `p50_ms` is by the clock; `core`, like all below it, is time on a core, which the clock would tell if nothing
+else ran (but for the bandwidth of the memory, which cores share). `filtered` chooses from a tenth of the catalogue;
+`batch_of_8` is eight histories in one pass, per history. `limit_ms` is how long a core takes to read the table once and
+do next to nothing with it; `limit_share` is that over the median. `resident_mb` is what a way adds to the memory
+of the process.
 """
 
 import argparse
@@ -37,7 +39,7 @@ def body(options: Options) -> dict[str, Any]:
     for kind in KINDS:
         for items in sizes:
             found = figures[kind][str(items)] = measure(kind, items, options.args.width, requests)
-            says = ", ".join(f"{way} {found[way]['p50_ms']:.2f} ms" for way in ("plain", "exact", "int8"))
+            says = ", ".join(f"{way} {found[way]['core_p50_ms']:.2f} ms" for way in ("plain", "exact", "int8"))
             progress(f"{items:,} items, {kind}: {says}, recall {found['int8']['recall@10']:.3f}")
     return {**figures, "width": options.args.width, "history": LENGTH, "requests": requests}
 
@@ -65,14 +67,13 @@ def measure(kind: str, items: int, width: int, requests: int) -> dict[str, Any]:
         "exact": lambda history: exact.recommend([history], BEST)[0],
         "int8": lambda history: int8.recommend([history], BEST)[0],
     }
-    seconds, answers = time_in_turns(ways, histories)
-    found: dict[str, Any] = {way: describe(taken) for way, taken in seconds.items()}
+    taken, answers = time_in_turns(ways, histories)
+    found: dict[str, Any] = {way: describe(seconds) for way, seconds in taken.items()}
     limits = {
         "exact": measure_reading(4 * width * (items + 1)),
         "int8": measure_reading(width * (items + 1)),
     }
     for way, recommender in (("exact", exact), ("int8", int8)):
-        p50 = found[way]["p50_ms"]
         pairs = list(zip(answers["plain"], answers[way], strict=True))
         filtered, _ = time_in_turns(
             {"": lambda history, by=recommender: by.rank([history], BEST, selection=tenth)}, histories[: requests // 4]
@@ -82,11 +83,11 @@ def measure(kind: str, items: int, width: int, requests: int) -> dict[str, Any]:
         found[way] |= {
             "recall@10": round(statistics.mean(len(set(right) & set(got)) / len(right) for right, got in pairs), 4),
             "same_order": round(statistics.mean(right == got for right, got in pairs), 4),
-            "filtered_p50_ms": describe(filtered[""])["p50_ms"],
-            "batch_of_8_p50_ms": round(describe(together[""])["p50_ms"] / BATCH, 3),
-            "parts_p50_ms": time_parts(recommender, histories),
+            "filtered_core_ms": describe(filtered[""])["core_p50_ms"],
+            "batch_of_8_core_ms": round(describe(together[""])["core_p50_ms"] / BATCH, 3),
+            "parts_core_ms": time_parts(recommender, histories),
             "limit_ms": round(limits[way], 3),
-            "limit_share": round(limits[way] / p50, 3),
+            "limit_share": round(limits[way] / found[way]["core_p50_ms"], 3),
             "resident_mb": round(resident[way], 1),
         }
     found["int8"]["build_seconds"] = round(built, 2)
@@ -162,26 +163,38 @@ def time_parts(recommender: Any, histories: list[list[str]]) -> dict[str, float]
     from recsys.histories import Histories
 
     model, vectors = recommender.checkpoint.model, recommender.checkpoint.model.item_vectors()
-    marks: list[list[float]] = []
+    marks: list[list[Clocks]] = []
     with torch.inference_mode():
         for history in histories:
             shown = Histories.of(torch.tensor([recommender.catalogue.known(history)[0]]))
-            marks.append([time.perf_counter()])
+            marks.append([read_clocks()])
             model.query(shown, vectors)
-            marks[-1].append(time.perf_counter())
+            marks[-1].append(read_clocks())
             scores = recommender._score(shown)
-            marks[-1].append(time.perf_counter())
+            marks[-1].append(read_clocks())
             scores.best_of_all(BEST)
-            marks[-1].append(time.perf_counter())
+            marks[-1].append(read_clocks())
     encode, both, choose = (
-        describe([row[part + 1] - row[part] for row in marks])["p50_ms"] for part in range(3)
+        describe([elapsed(row[part], row[part + 1]) for row in marks])["core_p50_ms"] for part in range(3)
     )  # a scorer encodes as well
     return {"encode": encode, "score": round(both - encode, 3), "choose": choose}
 
 
+Clocks = tuple[float, float]
+"""Seconds by the clock, and of this thread on a core."""
+
+
+def read_clocks() -> Clocks:
+    return time.perf_counter(), time.thread_time()
+
+
+def elapsed(begin: Clocks, end: Clocks) -> Clocks:
+    return end[0] - begin[0], end[1] - begin[1]
+
+
 def time_in_turns(
     ways: dict[str, Callable[[Any], Any]], histories: list[Any]
-) -> tuple[dict[str, list[float]], dict[str, list[Any]]]:
+) -> tuple[dict[str, list[Clocks]], dict[str, list[Any]]]:
     """Seconds and answers of each way for each history, after a few that do not count."""
     import numpy as np
 
@@ -189,22 +202,27 @@ def time_in_turns(
     for history in histories[:5]:
         for way in ways.values():
             way(history)
-    taken: dict[str, list[float]] = {name: [] for name in ways}
+    taken: dict[str, list[Clocks]] = {name: [] for name in ways}
     answers: dict[str, list[Any]] = {name: [] for name in ways}
     for history in histories:
         for name in generator.permutation(list(ways)):
-            started = time.perf_counter()
+            started = read_clocks()
             answer = ways[name](history)
-            taken[name].append(time.perf_counter() - started)
+            taken[name].append(elapsed(started, read_clocks()))
             answers[name].append(answer)
     return taken, answers
 
 
-def describe(seconds: list[float]) -> dict[str, float]:
+def describe(seconds: list[Clocks]) -> dict[str, float]:
     import numpy as np
 
-    p50, p95 = np.quantile(seconds, [0.5, 0.95]) * 1000
-    return {"p50_ms": round(float(p50), 3), "p95_ms": round(float(p95), 3)}
+    clock, core = 1000 * np.array(seconds).T
+    p50, p95 = np.quantile(clock, [0.5, 0.95])
+    return {
+        "p50_ms": round(float(p50), 3),
+        "p95_ms": round(float(p95), 3),
+        "core_p50_ms": round(float(np.median(core)), 3),
+    }
 
 
 def measure_reading(size: int) -> float:
@@ -216,10 +234,10 @@ def measure_reading(size: int) -> float:
     numbers = allocate((size // 8,), torch.int64).fill_(1)
     taken = []
     for _ in range(50):
-        started = time.perf_counter()
+        started = read_clocks()
         numbers.amax()
-        taken.append(time.perf_counter() - started)
-    return 1000 * statistics.median(taken)
+        taken.append(elapsed(started, read_clocks()))
+    return describe(taken)["core_p50_ms"]
 
 
 def read_resident_mb() -> float:

@@ -27,10 +27,12 @@ def move_to_large_pages(vectors: Tensor, model: nn.Module) -> Tensor:
     """The vectors of a model's items where `allocate` puts them, and the parameter whose memory they are with them, so
     that nothing is kept twice.
 
-    Those on a GPU, small ones, and a buffer (which may be mapped from a file) stay where they are.
+    Those on a GPU, small ones, a buffer (which may be mapped from a file), and what begins a page, as after a move,
+    stay where they are.
     """
-    buffers = {buffer.data_ptr() for buffer in model.buffers()}
-    if vectors.device.type != "cpu" or vectors.nbytes < LARGE or vectors.data_ptr() in buffers:
+    if vectors.device.type != "cpu" or vectors.nbytes < LARGE or vectors.data_ptr() % mmap.PAGESIZE == 0:
+        return vectors
+    if any(vectors.data_ptr() == buffer.data_ptr() for buffer in model.buffers()):
         return vectors
     moved = allocate(vectors.shape, vectors.dtype).copy_(vectors.detach())
     for parameter in model.parameters():

@@ -47,6 +47,7 @@ def test_a_large_parameter_moves_with_its_vectors_and_is_kept_once() -> None:
     moved = memory.move_to_large_pages(model.weight, nn.ModuleList([model, other]))
     assert moved.data_ptr() == model.weight.data_ptr() != place
     assert torch.equal(moved, before) and model.weight.requires_grad
+    assert memory.move_to_large_pages(model.weight, model) is model.weight, "once is enough"
 
 
 def test_what_is_small_or_a_buffer_stays() -> None:

@@ -2,12 +2,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from recsys.serving import top_k as module
 from recsys.serving.top_k import BLOCK, find_at_least, top_k
 
 
 def naive_top_k(scores: Tensor, k: int) -> list[list[int]]:
     """Python's own sort, which leaves equal ones in their order."""
     return [sorted(range(len(row)), key=lambda place: -row[place])[:k] for row in scores.tolist()]
+
+
+@pytest.fixture(params=["blocks", "alone"], autouse=True)
+def by_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "blocks":
+        monkeypatch.setattr(module, "FEW", 0)
 
 
 def draw(kind: str, rows: int, size: int) -> Tensor:
@@ -25,7 +32,15 @@ def draw(kind: str, rows: int, size: int) -> Tensor:
 @pytest.mark.parametrize("kind", ["random", "ties", "integers", "left out"])
 @pytest.mark.parametrize(
     ("rows", "size", "k"),
-    [(3, 1, 1), (1, 60, 60), (2, BLOCK * 20, 10), (2, BLOCK * 21 + 5, 10), (1, 3 * BLOCK**2 + 1, 1), (3, 30_000, 7)],
+    [
+        (3, 1, 1),
+        (1, 60, 60),
+        (2, BLOCK * 20, 10),
+        (2, BLOCK * 21 + 5, 10),
+        (1, 3 * BLOCK**2 + 1, 1),
+        (3, 30_000, 7),
+        (1, 2**16 + 9, 5),
+    ],
 )
 def test_the_best_are_those_of_a_naive_sort(kind: str, rows: int, size: int, k: int) -> None:
     scores = draw(kind, rows, size)
