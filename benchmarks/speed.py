@@ -42,6 +42,18 @@ ROWS = (
     ("tune", "memory_ratio_two_trials", "memory of two trials at once, against one", "times"),
     ("serving", "teacher_over_student_model_time", "time in the model of a request, teacher against student", "times"),
     ("serving", "student/p50_ms", "a request to the student, end to end, median", "ms"),
+    (
+        "million",
+        "clusters/1000000/plain/core_p50_ms",
+        "the ten best of a million items, one product and `topk`, on one core",
+        "ms",
+    ),
+    ("million", "clusters/1000000/exact/core_p50_ms", "the same by `serving.scoring=exact`", "ms"),
+    ("million", "clusters/1000000/int8/core_p50_ms", "the same by `serving.scoring=int8`", "ms"),
+    ("million", "clusters/1000000/int8/recall@10", "of the ten best of a million items, found by int8", "share"),
+    ("million", "gaussian/1000000/exact/core_p50_ms", "a million random items by `serving.scoring=exact`", "ms"),
+    ("million", "gaussian/1000000/int8/core_p50_ms", "a million random items by `serving.scoring=int8`", "ms"),
+    ("million", "gaussian/1000000/int8/recall@10", "of their ten best, found by int8", "share"),
 )
 _FORMS = {"GB": "{:.2f} GB", "s": "{:.1f} s", "share": "{:.0%}", "ms": "{:.2f} ms"}
 

@@ -221,6 +221,8 @@ class ServingConfig:
         max_k, max_history: what a request may ask for.
         max_ids: ids in each of `exclude` and `only` of a request.
         max_requests: requests in a batch; they are scored in one pass, which takes memory for so many catalogues.
+        scoring: how the student scores the catalogue: `exact` in full precision; `int8` in 8 bits on a CPU, and what
+            may be among the best in full precision, for 100,000 items or more (docs/serving.md). Answers are the same.
         teacher_replicas, student_replicas: the student lives in the replicas that take the HTTP requests; there are two
             of them, so that one may go.
         surge: when the application is deployed again, new replicas start beside the old ones, which serve until then;
@@ -256,6 +258,7 @@ class ServingConfig:
     max_history: int = Field(default=1000, ge=1)
     max_ids: NotInKey[int] = Field(default=10_000, ge=1)
     max_requests: NotInKey[int] = Field(default=32, ge=1)
+    scoring: Literal["exact", "int8"] = "exact"
     teacher_replicas: ReplicasConfig = ReplicasConfig()
     student_replicas: ReplicasConfig = ReplicasConfig(count=2, cpus=0.45)
     surge: NotInKey[bool] = True
@@ -278,6 +281,8 @@ class ServingConfig:
         check_experiment(self.arms, self.split, self.shadow)
         if self.default_arm not in self.arms:
             raise ValueError(f"default_arm {self.default_arm} is not one of arms ({', '.join(self.arms)})")
+        if self.scoring == "int8" and self.student_replicas.gpus:
+            raise ValueError("scoring is int8, which is for CPUs; set student_replicas.gpus=0 or scoring=exact")
 
     @property
     def experiment(self) -> Experiment:

@@ -53,7 +53,11 @@ def load_ranker(settings: Settings, arm: Arm, pinned: Pinned) -> Ranker:
     config = settings.serving
     replicas = config.teacher_replicas if arm == "teacher" else config.student_replicas
     torch.set_num_threads(max(1, int(replicas.cpus)))
-    recommender = Recommender.load(checkpoint_uri(settings, arm), "cuda" if replicas.gpus else "cpu")
+    recommender = Recommender.load(
+        checkpoint_uri(settings, arm),
+        "cuda" if replicas.gpus else "cpu",
+        scoring=config.scoring if arm == "student" else "exact",
+    )
     if problem := pinned.describe_change(arm, recommender.checkpoint.hash):
         raise Replaced(problem)
     check_same_dataset(*pinned.dataset, {arm: recommender.checkpoint.info})

@@ -13,6 +13,8 @@ from recsys.checkpoint import Checkpoint, load_checkpoint, save_again
 from recsys.data.prepared import Catalogue
 from recsys.errors import UserError
 from recsys.histories import UNKNOWN_TIME, Histories
+from recsys.serving.memory import move_to_large_pages
+from recsys.serving.scoring import Scores, Scoring, build_scorer
 from recsys.serving.selection import Candidates, Selection, choose
 
 T = TypeVar("T")
@@ -69,9 +71,16 @@ class Recommender:
 
     >>> Recommender.load("runs/demo/students/sasrec-distilled").recommend([["50", "172"]], k=10)  # doctest: +SKIP
     [['174', '181', ...]]
+
+    Args:
+        scoring: `exact` scores every item in full precision; `int8` scores every item roughly first, for a catalogue of
+            a hundred thousand items or more on a CPU (`recsys.serving.scoring`). The answers are the same.
+
+    Raises:
+        UserError: this model cannot be scored so, or its item vectors are not finite.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, scoring: Scoring = "exact") -> None:
         self.checkpoint = checkpoint
         self.catalogue = checkpoint.catalogue
         self._model = checkpoint.model
@@ -81,15 +90,18 @@ class Recommender:
             self._item_vectors = self._model.item_vectors()
         if not bool(torch.isfinite(self._item_vectors).all()):
             raise UserError("the checkpoint's item vectors are not all finite; train it again")
+        self._item_vectors = move_to_large_pages(self._item_vectors, self._model)
+        self.scoring: Scoring = scoring
+        self._score = build_scorer(self._model, self._item_vectors, scoring)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> "Recommender":
+    def load(cls, path: str | Path, device: str = "cpu", *, scoring: Scoring = "exact") -> "Recommender":
         """Load a checkpoint directory or URI.
 
         Raises:
-            UserError: it is missing, incomplete or damaged.
+            UserError: it is missing, incomplete or damaged, or cannot be scored so.
         """
-        return cls(load_checkpoint(path, device))
+        return cls(load_checkpoint(path, device), scoring)
 
     def recommend(
         self,
@@ -166,12 +178,12 @@ class Recommender:
         """
         from recsys.serving.new_items import add_items
 
-        return Recommender(add_items(self.checkpoint, items))
+        return Recommender(add_items(self.checkpoint, items), self.scoring)
 
     def save(self, path: str | Path, *, key: str = "") -> "Recommender":
         """Write what `add_items` gave as a checkpoint with a hash of its own, and load it."""
         save_again(str(path), self.checkpoint, key=key)
-        return Recommender.load(path, str(self._device))
+        return Recommender.load(path, str(self._device), scoring=self.scoring)
 
     def titles(self, item_ids: Sequence[str]) -> list[str]:
         return [self.catalogue.titles[self.catalogue.index[i]] for i in item_ids]
@@ -220,38 +232,32 @@ class Recommender:
             torch.tensor([len(history) for history in recent], device=self._device),
             None if times is None else self._pad([one[-limit:] for one in times]),
         )
-        scores = self._model.scores(shown, self._item_vectors)
-        scores[:, 0] = -torch.inf
+        scores = self._score(shown)
         for row, history in enumerate(histories):
             if mask_seen[row]:
-                scores[row, history] = -torch.inf
+                scores.leave_out(row, torch.tensor(history, device=self._device))
             if (one := candidates[row]) is not None and len(one.excluded):
-                scores[row, torch.from_numpy(one.excluded).to(self._device)] = -torch.inf
+                scores.leave_out(row, torch.from_numpy(one.excluded).to(self._device))
         chosen = {
-            row: self._choose(scores[row], ks[row], one)
+            row: self._choose(scores, row, ks[row], one)
             for row, one in enumerate(candidates)
             if one is not None and not one.simple
         }
         if len(chosen) == len(ks):
             return [chosen[row] for row in range(len(ks))]
-        values, best = scores.topk(max(ks), dim=1)
-        finite = torch.isfinite(values).sum(dim=1)
         ranked = [
-            (items[: min(n, k)], row[: min(n, k)])
-            for items, row, n, k in zip(best.tolist(), values.tolist(), finite.tolist(), ks, strict=True)
+            (items[:k].tolist(), values[:k].tolist())
+            for (items, values), k in zip(scores.best_of_all(max(ks)), ks, strict=True)
         ]
         return [chosen.get(row, one) for row, one in enumerate(ranked)]
 
-    def _choose(self, scores_N: Tensor, k: int, candidates: Candidates) -> tuple[list[int], list[float]]:
-        """Items and scores of one history, of which those that may not be recommended have -inf."""
-        allowed = None if candidates.allowed is None else torch.from_numpy(candidates.allowed).to(self._device)
-        scores_C = scores_N if allowed is None else scores_N[allowed]
+    def _choose(self, scores: Scores, row: int, k: int, candidates: Candidates) -> tuple[list[int], list[float]]:
+        """Items and scores of one history."""
+        among = None if candidates.allowed is None else torch.from_numpy(candidates.allowed).to(self._device)
 
         def best(n: int) -> tuple[np.ndarray, np.ndarray]:
-            values, places = scores_C.topk(min(n, len(scores_C)))
-            places = places[torch.isfinite(values)]
-            items = places if allowed is None else allowed[places]
-            return items.cpu().numpy(), values[: len(places)].cpu().numpy()
+            items, values = scores.best(row, n, among)
+            return items.cpu().numpy(), values.cpu().numpy()
 
         return choose(best, k, candidates, self.catalogue.attributes, self._vectors)
 

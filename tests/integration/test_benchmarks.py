@@ -100,6 +100,18 @@ def test_depth(project_root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.full
+def test_million(project_root: Path, tmp_path: Path) -> None:
+    figures = last_figures(project_root, tmp_path, "million")
+    for kind in ("gaussian", "clusters"):
+        found = figures[kind]["20000"]
+        for way in ("exact", "int8"):
+            assert found[way]["recall@10"] >= 0.99 and found[way]["core_p50_ms"] > 0
+            expected = found[way]["limit_ms"] / found[way]["core_p50_ms"]
+            assert found[way]["limit_share"] == pytest.approx(expected, abs=1e-3)
+            assert set(found[way]["parts_core_ms"]) == {"encode", "score", "choose"}
+
+
+@pytest.mark.full
 def test_slmrec(project_root: Path, tmp_path: Path) -> None:
     figures = last_figures(project_root, tmp_path, "slmrec")
     for name in ("sasrec", "e4srec-8", "4from8"):

@@ -54,6 +54,7 @@ def test_an_arm_without_a_share_gets_nobody() -> None:
         ({"split": {"techer": 1}}, "techer"),
         ({"arms": ["student", "null"]}, "split gives users to teacher, which is not one of arms"),
         ({"arms": ["teacher"], "split": {"teacher": 1}}, "default_arm student is not one of arms"),
+        ({"scoring": "int8", "student_replicas": {"gpus": 1}}, "int8, which is for CPUs; set student_replicas.gpus=0"),
     ],
 )
 def test_a_split_that_cannot_be(serving: dict[str, object], message: str) -> None:

@@ -51,6 +51,15 @@ def test_new_items_are_recommended_and_read(distilled: Recommender, dataset: Pre
     assert set(grown.recommend([["unheard of"]], 60)[0]) == set(dataset.catalogue.item_ids[1:]), "not popular yet"
 
 
+def test_int8_stays_int8_and_knows_the_new_items(distilled: Recommender, tmp_path: Path) -> None:
+    grown = distilled.add_items(NEW)
+    int8 = Recommender(distilled.checkpoint, "int8").add_items(NEW)
+    for one in (int8, int8.save(tmp_path / "grown")):
+        assert one.scoring == "int8"
+        assert one.recommend([["i1", "new1"]], 62) == grown.recommend([["i1", "new1"]], 62)
+    assert grown.scoring == "exact"
+
+
 def test_what_comes_of_it_is_a_checkpoint_that_says_what_of(distilled: Recommender, tmp_path: Path) -> None:
     grown = distilled.add_items({"new1": "One"})
     saved = grown.save(tmp_path / "two")

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.histories import Histories
 from recsys.serving.recommender import Recommender
+from recsys.serving.scoring import Scoring
+from recsys.serving.selection import Selection
 
 
 def naive_ranking(recommender: Recommender, history: list[str], *, mask_seen: bool) -> list[str]:
@@ -32,9 +35,11 @@ def naive_ranking(recommender: Recommender, history: list[str], *, mask_seen: bo
 
 
 @pytest.mark.parametrize("mask_seen", [True, False])
+@pytest.mark.parametrize("scoring", ["exact", "int8"])
 def test_recommends_what_a_naive_ranking_gives(
-    recommender: Recommender, dataset: PreparedDataset, mask_seen: bool
+    random_initialised: Path, dataset: PreparedDataset, scoring: Scoring, mask_seen: bool
 ) -> None:
+    recommender = Recommender.load(random_initialised, scoring=scoring)
     generator = np.random.default_rng(1)
     histories = [[f"i{n}" for n in generator.integers(1, dataset.num_items + 1, length)] for length in (1, 3, 8, 20, 2)]
     answers = recommender.recommend(histories, k=10, mask_seen=mask_seen)
@@ -84,6 +89,27 @@ def test_all_unknown_gives_popular_items_and_says_so(recommender: Recommender, d
     by_count = sorted(range(1, dataset.num_items + 1), key=lambda i: (-counts[i], i))
     assert unknown.items == [dataset.catalogue.item_ids[i] for i in by_count[:4]]
     assert unknown.scores == [float(counts[i]) for i in by_count[:4]]
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection(exclude=["i3", "i9"]),
+        Selection(only=["i1", "i5", "i7", "i30"]),
+        Selection(only=[]),
+        Selection(where={"genres": ["Drama"]}, exclude=["i3"]),
+        Selection(at_most={"genres": 2}),
+        Selection(where={"genres": ["Comedy"]}, diversity=0.5),
+    ],
+)
+def test_a_selection_means_the_same_to_int8(recommender: Recommender, selection: Selection) -> None:
+    int8 = Recommender(recommender.checkpoint, "int8")
+    histories, ks = [["i1", "i2"], ["i5"], ["x", "i7", "i8"], ["nobody"]], [10, 3, 60, 5]
+    for given in (selection, [selection, None, Selection(exclude=["i4"]), selection]):
+        exact, found = (one.rank(histories, ks, selection=given) for one in (recommender, int8))
+        for answer, other in zip(exact, found, strict=True):
+            assert replace(answer, scores=[]) == replace(other, scores=[])
+            assert other.scores == pytest.approx(answer.scores, abs=1e-5)
 
 
 @pytest.mark.parametrize("k", [0, -1, 61])

@@ -123,6 +123,14 @@ def test_a_checkpoint_that_is_older_than_the_attributes_of_its_items_takes_those
     assert sum("brand" in one for one in found) == 2
 
 
+def test_the_student_alone_is_scored_as_asked(settings: Settings) -> None:
+    pinned = application.check(settings)
+    assert replicas.load_ranker(settings, "student", pinned).recommender.scoring == "exact"
+    int8 = replace(settings, serving=replace(settings.serving, scoring="int8"))
+    found = {arm: replicas.load_ranker(int8, arm, pinned).recommender.scoring for arm in ("student", "teacher")}
+    assert found == {"student": "int8", "teacher": "exact"}
+
+
 def test_a_log_in_a_bucket_is_refused(settings: Settings) -> None:
     logged = replace(settings, storage="s3://bucket/runs", serving=replace(settings.serving, log=True))
     with pytest.raises(UserError, match=r"cannot be at s3://bucket/runs/p/events; leave it out, or set storage to a"):
