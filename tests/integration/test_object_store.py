@@ -50,6 +50,7 @@ def test_the_demo_lives_in_a_bucket(endpoint: str, make: Make, tmp_path: Path) -
         "AWS_SECRET_ACCESS_KEY": SECRET,
         "AWS_REGION": keys["region"],
         "AWS_EC2_METADATA_DISABLED": "true",
+        "RECSYS_CACHE": str(tmp_path / "copies"),
     }
     user = replace(make, environment=environment)
     port, runs = free_port(), tmp_path / "mlflow.db"
