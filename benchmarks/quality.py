@@ -23,6 +23,7 @@ from harness import FIXTURE, ROOT, Options, main, progress, scratch
 from recsys.config import beyond_defaults, digest, from_dict, key_values, load_config
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.evaluation.config import name_rule
 from recsys.rules.config import HybridConfig
 from recsys.settings import Settings, WorkersConfig
 
@@ -31,8 +32,10 @@ CONFIGS = ROOT / "configs"
 RULES = ("sequential-rules", "sequential-rules-titles")  # fitted and tuned on validation together
 BASELINES = ("recent-popularity", "co-occurrence", *RULES)
 METRICS = ("ndcg@10", "hr@10", "ndcg@20", "hr@20")
-COLUMNS = {name.upper(): Column(lambda value, name=name: value["metrics"]["masked"][name]) for name in METRICS}
-SAYS = "test, full ranking, items of the past left out"
+SAYS = {
+    True: "test, full ranking, items of the past left out",
+    False: "test, full ranking, items of the past ranked as well or left out",
+}
 TRAINING = "rows weigh the same"  # what changes results of the same settings; renamed, student cells are computed anew
 WITHOUT_MODEL = "rules"  # signals that need no teacher
 _RANK = {"alone_softmax": 0, "taught": 1, "hybrid": 2, "teacher": 3, "distilled": 4}  # of a seed; others come after
@@ -131,8 +134,25 @@ def tables(store: Store = STORE, seeds: int = 3, loaded: Sequence[Settings] | No
     drawn = []
     for settings in load() if loaded is None else loaded:
         rows = [Row(name, list(row)) for name, row in groupby(cells(settings, seeds), key=lambda cell: cell.model)]
-        drawn.append(Table(f"{settings.name}/{settings.data.protocol}", SAYS, store, COLUMNS, rows))
+        masked = settings.evaluation.mask_seen
+        drawn.append(Table(f"{settings.name}/{settings.data.protocol}", SAYS[masked], store, columns(masked), rows))
     return drawn
+
+
+def columns(masked: bool) -> dict[str, Column]:
+    """What a table shows; where its configuration ranks items of the past as well, as papers do that look at 20 items,
+    also what a recommender reaches that leaves them out."""
+    if masked:
+        return {name.upper(): _read("masked", name) for name in METRICS}
+    shown = [name for name in METRICS if name.endswith("@20")]
+    return {
+        **{name.upper(): _read("unmasked", name) for name in shown},
+        **{f"{name.upper()}, past left out": _read("masked", name) for name in shown},
+    }
+
+
+def _read(rule: str, metric: str) -> Column:
+    return Column(lambda value: value["metrics"][rule][metric])
 
 
 def prepare_dataset(cell: Cell, options: Options) -> PreparedDataset:
@@ -184,7 +204,7 @@ def compute(cell: Cell, dataset: PreparedDataset, options: Options) -> dict[str,
         }
     batch_size = settings.evaluation.batch_size
     result, _ = evaluate(score, dataset, "test", batch_size=batch_size, name=cell.model, key=cell.key, **facts)
-    progress(f"  NDCG@10 {result.metrics['masked']['ndcg@10']:.4f}")
+    progress(f"  NDCG@10 {result.metrics[name_rule(settings.evaluation.mask_seen)]['ndcg@10']:.4f}")
     return asdict(result)
 
 

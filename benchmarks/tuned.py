@@ -42,7 +42,7 @@ SWEEP_COLUMNS = {
     "as configured, valid NDCG@10": Column(lambda value: value["first"]),
     "winner, valid NDCG@10": Column(lambda value: value["winner"]["quality"]),
 }
-TEST_COLUMNS = {**quality.COLUMNS, "numbers served": Column(lambda value: value["parameters"]["served"], ",.0f")}
+TEST_COLUMNS = {**quality.columns(True), "numbers served": Column(lambda value: value["parameters"]["served"], ",.0f")}
 _BUDGET = ("trials", "epochs", "search", "objectives", "stopping", "defaults", "seed")
 
 
@@ -218,7 +218,7 @@ def tables(store: Store = STORE, seeds: int = 3, contests: Sequence[Contest] | N
         says = f"sweeps of {budget}, {space.search}, {space.stopping.kind}"
         drawn.append(Table(contest.id, says, store, SWEEP_COLUMNS, sweeps, notes))
         epochs = contest.student("alone").training.epochs
-        says = f"the winners by validation trained anew for at most {epochs} epochs; {quality.SAYS}"
+        says = f"the winners by validation trained anew for at most {epochs} epochs; {quality.SAYS[True]}"
         table = Table(contest.id, says, store, TEST_COLUMNS, winners)
         alone, distilled = (table.figures(row)["NDCG@10"] for row in winners)
         if alone and distilled:

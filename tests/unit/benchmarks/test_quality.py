@@ -44,6 +44,15 @@ def test_every_model_is_a_row(quality, tmp_path: Path) -> None:
     assert [len(row.cells) for row in table.rows] == [1, 1, 1, 1, 1, 3, 3, 3, 3, 3]
 
 
+def test_a_table_shows_what_its_configuration_evaluates_by(quality, tmp_path: Path) -> None:
+    value = {"metrics": {rule: dict.fromkeys(quality.METRICS, of) for rule, of in (("masked", 0.2), ("unmasked", 0.1))}}
+    for mask_seen, says, shown in ((True, "past left out", "0.2000"), (False, "ranked as well or left out", "0.1000")):
+        settings, store = configured(evaluation={"mask_seen": mask_seen}), quality.Store(tmp_path)
+        store.write(next(quality.cells(settings, 1)), value)
+        (table,) = quality.tables(store, 1, [settings])
+        assert table.title.endswith(says) and table.draw("*/recent-popularity")[1][1] == shown
+
+
 def test_a_cell_depends_on_what_it_is_made_of_alone(quality) -> None:
     keys = {cell.model: cell.key for cell in quality.cells(configured(), 1)}
 
