@@ -1,29 +1,41 @@
-"""Our training loop against a plain PyTorch one, and what Ray costs and brings.
+"""Our training loop against others, and what Ray costs and brings.
 
-    python benchmarks/training.py [--quick] [--minutes N] [--data-dir D]
+    python benchmarks/training.py [--quick] [--minutes N] [--data-dir D] [--rectools PYTHON]
 
-All sides train the same SASRec with the same softmax loss over the whole catalogue of MovieLens 100K, one thread a
-process. The plain side is what published code does: every prefix of every sequence becomes a row, a batch is padded in
-Python, and the model's answer after the last item is learned; ours learns every position of a window at once. An epoch
-is the same for both: every training target once. The plain side is timed over as many batches as fit its share of the
-time and scaled up. Sides take turns in rounds, and medians over the rounds are given.
+**MovieLens 100K**, one thread a process: all sides train the same SASRec with the same softmax loss over the whole
+catalogue. The plain side is what published code does: every prefix of every sequence becomes a row, a batch is padded
+in Python, and the model's answer after the last item is learned; ours learns every position of a window at once. An
+epoch is the same for both: every training target once. The plain side is timed over as many batches as fit its share of
+the time and scaled up. Sides take turns in rounds, and medians over the rounds are given.
 
 Keys: `speedup_vs_plain`, `seconds_per_epoch` and `plain_seconds_per_epoch`; `ray_overhead`, the share by which
 training on Ray Train with one worker takes longer than the same epochs in one process, start included, with
-`ray_start_seconds`, the part of it that does not grow with the epochs; `two_worker_speedup` of an epoch's training
-time; `peak_gb` of the one process. A `--quick` run leaves Ray out (null).
+`ray_start_seconds`, the part of it that does not grow with the epochs; `ray_epoch_overhead`, the same share after the
+start: from the end of the first epoch to that of the last, validation and checkpoints included; `two_worker_speedup` of
+an epoch's training time; `peak_gb` of the one process. A `--quick` run leaves Ray out (null).
+
+**Amazon Beauty** (data set `amazon-beauty-2014-5core` of --data-dir), two threads: ours, a plain loop that learns every
+position too, and RecTools' SASRec (`benchmarks/beauty.py`).
+
+Keys under `beauty`: seconds of an epoch and `loss`, the training loss after each epoch, of each side; speedups;
+`seconds_by_history`, ours where histories may have 50, 100 and 200 items, which few users have, and
+`longest_over_shortest`, the last against the first. RecTools is measured where PYTHON, RECSYS_RECTOOLS or this Python
+has it (`pip install "rectools[torch]"`), else null; an epoch that the time limit ends is scaled up (`share` was done).
 """
 
+import argparse
 import os
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import beauty
 import torch
 from harness import Options, PeakMemory, main, progress, scratch
 from torch.nn import functional
@@ -35,6 +47,7 @@ from recsys.histories import Histories
 from recsys.losses.config import RecommendationLossConfig
 from recsys.students.build import build_student
 from recsys.students.config import SASRecConfig
+from recsys.tracking import Run
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import Progress, train_local
 from recsys.training.objective import Objective
@@ -43,24 +56,52 @@ BATCH = 128
 SHORT = 8  # epochs where only the time of one counts
 
 
+@dataclass(frozen=True)
+class Stopwatch(Run):
+    """When each epoch ended; as a run, it is told by the driver of a training on Ray."""
+
+    times: list[float] = field(default_factory=list)
+
+    def press(self) -> None:
+        self.times.append(time.monotonic())
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # noqa: ARG002
+        self.press()
+
+    @property
+    def pace(self) -> float:
+        """Seconds from epoch to epoch."""
+        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+
+
 def body(options: Options) -> dict[str, Any]:
+    load = os.getloadavg()[0]
+    with scratch() as folder:
+        figures = measure_movielens(options, folder)
+        figures["beauty"] = beauty.measure(options, folder)
+    return {**figures, "load_at_start": round(load, 2), "load_at_end": round(os.getloadavg()[0], 2)}
+
+
+def measure_movielens(options: Options, folder: str) -> dict[str, Any]:
+    """Our loop, the plain one and Ray Train."""
     torch.set_num_threads(1)
+    minutes = options.minutes / 3 if options.data_dir else options.minutes
+    options = replace(options, minutes=minutes)
     dataset = prepare(options.movielens(), "benchmark", report=progress)
     # As many as a student of the demo takes: the longer the training, the less Ray's start counts.
     epochs = 2 if options.quick else max(SHORT, min(30, int(3 * options.minutes)))
-    with scratch() as folder:
-        dataset.write(f"{folder}/dataset")
-        make = partial(build, f"{folder}/dataset")
-        rounds: list[dict[str, float]] = []
-        while not rounds or (not options.quick and len(rounds) < 3 and options.seconds_left > 1.3 * rounds[-1]["all"]):
-            rounds.append(run_round(dataset, make, epochs, folder, options, len(rounds)))
+    dataset.write(f"{folder}/dataset")
+    make = partial(build, f"{folder}/dataset")
+    rounds: list[dict[str, float]] = []
+    while not rounds or (not options.quick and len(rounds) < 3 and options.seconds_left > 1.3 * rounds[-1]["all"]):
+        rounds.append(run_round(dataset, make, epochs, folder, options, len(rounds)))
     medians = {name: median(one[name] for one in rounds) for name in rounds[0] if name != "all"}
     figures = {
         "speedup_vs_plain": medians["plain_seconds_per_epoch"] / medians["seconds_per_epoch"],
         **medians,
         "peak_gb": max(one["peak_gb"] for one in rounds),
     }
-    for name in ("ray_overhead", "ray_start_seconds", "two_worker_speedup"):
+    for name in ("ray_overhead", "ray_epoch_overhead", "ray_start_seconds", "two_worker_speedup"):
         figures.setdefault(name, None)
     facts = {"rounds": len(rounds), "epochs": epochs, "targets": len(dataset.rows("train")), "items": dataset.num_items}
     return {**{name: value and round(value, 4) for name, value in figures.items()}, **facts}
@@ -74,14 +115,16 @@ def run_round(
     progress(f"round {number + 1}: our loop")
     objective, _, training = make(epochs)
     with PeakMemory() as memory:
-        started = time.monotonic()
-        ours = train_local(objective, dataset, training, Path(folder, f"local-{number}")).progress
+        watch, started = Stopwatch(), time.monotonic()
+        ours = train_local(
+            objective, dataset, training, Path(folder, f"local-{number}"), report=lambda _: watch.press()
+        ).progress
         local_seconds = time.monotonic() - started
     figures = {"seconds_per_epoch": find_epoch_seconds(ours), "peak_gb": memory.gb}
     progress(f"round {number + 1}: plain loop")
     figures["plain_seconds_per_epoch"] = time_plain_epoch(dataset, 1 if options.quick else 30)
     if not options.quick:
-        figures |= train_on_ray(make, epochs, folder, number, local_seconds)
+        figures |= train_on_ray(make, epochs, folder, number, local_seconds, watch.pace)
     return {**figures, "all": time.monotonic() - begun}
 
 
@@ -122,7 +165,7 @@ def time_plain_epoch(dataset: PreparedDataset, seconds: float) -> float:
 
 
 def train_on_ray(
-    make: Callable[[int], Any], epochs: int, folder: str, number: int, local_seconds: float
+    make: Callable[[int], Any], epochs: int, folder: str, number: int, local_seconds: float, local_pace: float
 ) -> dict[str, float]:
     """The same training through Ray Train with one worker and with two."""
     with tempfile.TemporaryDirectory(prefix="rb-", ignore_cleanup_errors=True) as temporary:  # short, for Unix sockets
@@ -132,13 +175,13 @@ def train_on_ray(
         from ray_jobs.cluster import runtime
         from ray_jobs.training import train_runs
         from recsys.settings import WorkersConfig
-        from recsys.tracking import Run
 
         runtime.connect()
         try:
-            curves, walls = [], []
+            curves, walls, watches = [], [], []
             for workers, length in ((1, epochs), (2, SHORT)):
                 progress(f"round {number + 1}: Ray Train, {workers} worker(s)")
+                watches.append(watch := Stopwatch())
                 started = time.monotonic()
                 checkpoint = train_runs.fit(
                     "benchmark",
@@ -147,7 +190,7 @@ def train_on_ray(
                     scaling=WorkersConfig(workers=workers),
                     train_runs=f"{folder}/ray",
                     key=digest([number, workers]),
-                    run=Run(),
+                    run=watch,
                 )
                 walls.append(time.monotonic() - started)
                 curves.append(train_runs.load(checkpoint).progress)
@@ -156,10 +199,20 @@ def train_on_ray(
     worked = sum(record["train_seconds"] + record["valid_seconds"] for record in curves[0].curve)
     return {
         "ray_overhead": walls[0] / local_seconds - 1,
+        "ray_epoch_overhead": watches[0].pace / local_pace - 1,
         "ray_start_seconds": walls[0] - worked,
         "two_worker_speedup": find_epoch_seconds(curves[0]) / find_epoch_seconds(curves[1]),
     }
 
 
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rectools",
+        metavar="PYTHON",
+        default=os.environ.get("RECSYS_RECTOOLS"),
+        help="a Python that has RecTools (default: environment variable RECSYS_RECTOOLS, else this one)",
+    )
+
+
 if __name__ == "__main__":
-    main(__doc__, body)
+    main(__doc__, body, minutes=12, arguments=arguments)
