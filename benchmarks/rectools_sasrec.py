@@ -1,12 +1,13 @@
 """RecTools' SASRec with its softmax loss, through its public names alone: the other side of `benchmarks/beauty.py`.
 
-    PYTHON benchmarks/rectools_sasrec.py INTERACTIONS.csv --epochs N --seconds S [--threads N] [--history N] …
+    PYTHON benchmarks/rectools_sasrec.py INTERACTIONS.csv --epochs N --seconds S [--history N] …
 
 A program of its own that imports nothing of this project, since RecTools asks for older NumPy and pandas. INTERACTIONS
 has the columns user_id, item_id and position (in its user's sequence). The last line is one JSON object:
 
-    seconds, loss: of each epoch that was learned whole; the loss is the mean over the epoch's targets.
-    seconds_per_epoch: their median; where `--seconds` ended the first epoch, what it took, scaled up to all batches.
+    loss: of each epoch that was learned whole, the mean over its targets.
+    seconds_per_epoch, wall_seconds_per_epoch: medians over them, of the processor (one thread) and of the clock. Where
+        `--seconds` of the clock ended the first epoch, what it took, scaled up to all batches.
     share: how much of the first epoch was learned.
     targets, versions.
 
@@ -40,17 +41,17 @@ class Clock(Callback):
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self.seconds: list[float] = []
+        self.spent: list[tuple[float, float]] = []  # processor, wall
+        self.first = (0.0, 0.0)
         self.loss: list[float] = []
         self.targets = self.batches = self.learned = 0
-        self.first_seconds = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ARG002
         self.started = time.perf_counter()
         self.batches = int(trainer.num_training_batches)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ARG002
-        self.begun = time.perf_counter()
+        self.begun = (time.process_time(), time.perf_counter())
         self.done = self.targets = 0
         self.sum = 0.0
 
@@ -59,16 +60,19 @@ class Clock(Callback):
         self.sum += float(outputs["loss"]) * targets
         self.targets += targets
         self.done += 1
-        if not self.seconds:
-            self.first_seconds, self.learned = time.perf_counter() - self.begun, self.done
-            trainer.should_stop |= self.first_seconds > self.limit
+        if not self.spent:
+            self.first, self.learned = self.measure(), self.done
+            trainer.should_stop |= self.first[1] > self.limit
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:  # noqa: ARG002
         if self.done < self.batches:
             return
-        self.seconds.append(time.perf_counter() - self.begun)
+        self.spent.append(self.measure())
         self.loss.append(self.sum / self.targets)
-        trainer.should_stop |= time.perf_counter() - self.started + self.seconds[-1] > self.limit
+        trainer.should_stop |= time.perf_counter() - self.started + self.spent[-1][1] > self.limit
+
+    def measure(self) -> tuple[float, float]:
+        return time.process_time() - self.begun[0], time.perf_counter() - self.begun[1]
 
 
 def main() -> None:
@@ -76,11 +80,11 @@ def main() -> None:
     parser.add_argument("interactions")
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
-    for name, value in (("threads", 1), ("history", 50), ("width", 64), ("blocks", 2), ("heads", 2), ("batch", 128)):
+    for name, value in (("history", 50), ("width", 64), ("blocks", 2), ("heads", 2), ("batch", 128)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--dropout", type=float, default=0.2)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -117,11 +121,11 @@ def main() -> None:
     model.fit(Dataset.construct(table))
     # The trainer that trained is a copy of the one that was given, and so is its clock.
     (clock,) = (callback for callback in model.fit_trainer.callbacks if isinstance(callback, Clock))
+    scale = 1.0 if clock.spent else clock.batches / clock.learned
+    seconds, wall = (scale * statistics.median(spent) for spent in zip(*(clock.spent or [clock.first]), strict=True))
     figures = {
-        "seconds_per_epoch": (
-            statistics.median(clock.seconds) if clock.seconds else clock.first_seconds * clock.batches / clock.learned
-        ),
-        "seconds": [round(seconds, 3) for seconds in clock.seconds],
+        "seconds_per_epoch": seconds,
+        "wall_seconds_per_epoch": wall,
         "loss": [round(loss, 4) for loss in clock.loss],
         "share": clock.learned / clock.batches,
         "targets": clock.targets,

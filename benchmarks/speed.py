@@ -23,7 +23,7 @@ ROWS = (
     (
         "training",
         "beauty/speedup_vs_plain",
-        "an epoch on Amazon Beauty, against a plain loop over padded rows",
+        "an epoch of SASRec on Amazon Beauty, against a plain loop",
         "times",
     ),
     ("training", "beauty/speedup_vs_rectools", "the same, against RecTools' SASRec", "times"),

@@ -14,13 +14,14 @@ training on Ray Train with one worker takes longer than the same epochs in one p
 start: from the end of the first epoch to that of the last, validation and checkpoints included; `two_worker_speedup` of
 an epoch's training time; `peak_gb` of the one process. A `--quick` run leaves Ray out (null).
 
-**Amazon Beauty** (data set `amazon-beauty-2014-5core` of --data-dir), two threads: ours, a plain loop that learns every
+**Amazon Beauty** (data set `amazon-beauty-2014-5core` of --data-dir), one thread: ours, a plain loop that learns every
 position too, and RecTools' SASRec (`benchmarks/beauty.py`).
 
-Keys under `beauty`: seconds of an epoch and `loss`, the training loss after each epoch, of each side; speedups;
-`seconds_by_history`, ours where histories may have 50, 100 and 200 items, which few users have, and
-`longest_over_shortest`, the last against the first. RecTools is measured where PYTHON, RECSYS_RECTOOLS or this Python
-has it (`pip install "rectools[torch]"`), else null; an epoch that the time limit ends is scaled up (`share` was done).
+Keys under `beauty`: seconds of an epoch (processor time; `wall` has the clock's) and `loss`, the training loss of each
+epoch, of each side; speedups; `seconds_by_history`, ours where histories may have 50, 100 and 200 items, which few
+users have, and `longest_over_shortest`, the last against the first. RecTools is measured where PYTHON, RECSYS_RECTOOLS
+or this Python has it (`pip install "rectools[torch]"`), else null; an epoch that the time limit ends is scaled up (of
+which `share` was done).
 """
 
 import argparse

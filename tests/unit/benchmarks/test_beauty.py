@@ -67,6 +67,7 @@ def test_both_loops_lose_alike(
     dataset = random_dataset(users=300)
     ours = beauty.train_ours(beauty.build(dataset), dataset, 2, tmp_path)
     plain = beauty.train_plain(beauty.build(dataset), dataset, 2)
+    assert len(ours) == 2 and all(epoch["seconds"] > 0 < epoch["wall"] for epoch in ours + plain)
     assert [epoch["loss"] for epoch in ours] == pytest.approx([epoch["loss"] for epoch in plain], rel=0.01)
 
 
@@ -74,9 +75,9 @@ def test_a_python_without_rectools_leaves_its_side_out(
     beauty: ModuleType, random_dataset: Callable[..., PreparedDataset], tmp_path: Path
 ) -> None:
     if importlib.util.find_spec("rectools") is None:
-        assert beauty.train_rectools(random_dataset(), 1, 9.0, 1, None, str(tmp_path)) is None
+        assert beauty.train_rectools(random_dataset(), 1, 9.0, None, str(tmp_path)) is None
     with pytest.raises(UserError, match="--rectools: /nowhere/python cannot be run: No such file"):
-        beauty.train_rectools(random_dataset(), 1, 9.0, 1, "/nowhere/python", str(tmp_path))
+        beauty.train_rectools(random_dataset(), 1, 9.0, "/nowhere/python", str(tmp_path))
 
 
 @pytest.mark.skipif(not RECTOOLS, reason="RECSYS_RECTOOLS names no Python that has RecTools")
@@ -85,10 +86,12 @@ def test_rectools_learns_the_same_targets(
     beauty: ModuleType, random_dataset: Callable[..., PreparedDataset], tmp_path: Path, seconds: float
 ) -> None:
     dataset = random_dataset(users=300, max_history=40)
-    figures = beauty.train_rectools(dataset, 2, seconds, 1, RECTOOLS, str(tmp_path))
-    assert figures["seconds_per_epoch"] > 0 and figures["versions"].keys() >= {"rectools", "torch"}
+    figures = beauty.train_rectools(dataset, 2, seconds, RECTOOLS, str(tmp_path))
+    assert figures["wall_seconds_per_epoch"] > 0.5 * figures["seconds_per_epoch"] > 0 and figures[
+        "versions"
+    ].keys() >= {"rectools", "torch"}
     if seconds:
         assert figures["share"] == 1 and figures["targets"] == len(dataset.rows("train"))
-        assert figures["loss"][1] < figures["loss"][0] and len(figures["seconds"]) == 2
+        assert figures["loss"][1] < figures["loss"][0]
     else:
         assert figures["share"] == pytest.approx(1 / 3) and figures["loss"] == []
