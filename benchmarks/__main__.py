@@ -16,7 +16,7 @@ from harness import ROOT
 
 from recsys import environment
 
-PARTS = ("__main__", "beauty", "cells", "harness", "rectools_sasrec", "scaling", "speed")
+PARTS = ("__main__", "cells", "harness", "rectools_sasrec", "scaling", "speed")
 NAMES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in PARTS)
 
 

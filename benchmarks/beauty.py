@@ -1,4 +1,6 @@
-"""An epoch of SASRec on Amazon Beauty by three loops, for `benchmarks/training.py`.
+"""An epoch of SASRec on Amazon Beauty by three loops.
+
+    python benchmarks/beauty.py [--quick] [--minutes N] --data-dir D [--rectools PYTHON]
 
 Ours, a plain loop as one would write it, and RecTools' (`benchmarks/rectools_sasrec.py`, in a Python of its own). Each
 learns every position of the sequences that training may see with the softmax over the whole catalogue: equally wide,
@@ -9,8 +11,15 @@ dropout of training.
 
 Seconds are processor time, so that other work on the machine counts little: alone there, they are those of the clock,
 which are given too (`wall`).
+
+Keys: seconds of an epoch and `loss`, the training loss of each epoch, of each side; speedups; `seconds_by_history`,
+ours where histories may have 50, 100 and 200 items, which few users have, and `longest_over_shortest`, the last against
+the first; `load_at_start` and `load_at_end` of the machine. RecTools is measured where PYTHON, RECSYS_RECTOOLS or this
+Python has it (`pip install "rectools[torch]"`), else null; an epoch that the time limit ends is scaled up (of which
+`share` was done).
 """
 
+import argparse
 import csv
 import json
 import os
@@ -26,7 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import FIXTURE, ROOT, Options, progress
+from harness import FIXTURE, ROOT, Options, main, progress, scratch
 from torch.nn import functional
 
 from recsys.data.config import DataConfig
@@ -55,15 +64,19 @@ Curve = list[dict[str, float]]
 """`seconds`, `wall` and `loss` of each epoch."""
 
 
-def measure(options: Options, folder: str) -> dict[str, Any] | None:
-    """Figures of all sides; None where --data-dir holds no Beauty."""
+def body(options: Options) -> dict[str, Any]:
+    load = os.getloadavg()[0]
+    with scratch() as folder:
+        figures = measure(options, folder)
+    return {**figures, "load_at_start": round(load, 2), "load_at_end": round(os.getloadavg()[0], 2)}
+
+
+def measure(options: Options, folder: str) -> dict[str, Any]:
+    """Figures of all sides."""
     if options.quick:
         config = DataConfig(path=str(FIXTURE))
-    elif options.data_dir and (options.data_dir / DATASET).is_dir():
-        config = DataConfig(source="table", path=str(options.data_dir / DATASET / "interactions.tsv.gz"))
     else:
-        progress(f"Beauty is left out: name a folder that holds {DATASET} by --data-dir")
-        return None
+        config = DataConfig(source="table", path=str(options.dataset(DATASET) / "interactions.tsv.gz"))
     dataset = prepare(config, "beauty", report=progress)
     # Training is what is timed: of the validation in our loop a small part is enough.
     rows = {**dataset.split_rows, "valid": dataset.rows("valid")[:100]}
@@ -72,13 +85,13 @@ def measure(options: Options, folder: str) -> dict[str, Any] | None:
     epochs = 2 if options.quick else EPOCHS
     by_history = {}
     for length in reversed(HISTORIES):
-        progress(f"Beauty: our loop, histories of {length}")
+        progress(f"our loop, histories of {length}")
         longer = replace(dataset, max_history=length, fingerprint="")
         ours = train_ours(build(longer), longer, epochs, Path(folder, f"history-{length}"))
         by_history[str(length)] = find_median(ours)
-    progress("Beauty: a plain loop")
+    progress("a plain loop")
     plain = train_plain(build(dataset), dataset, epochs)
-    progress("Beauty: RecTools")
+    progress("RecTools")
     rectools = train_rectools(dataset, epochs, max(options.seconds_left - 30, 90), options.args.rectools, folder)
     if rectools is None:
         progress(INSTALL)
@@ -204,3 +217,16 @@ def train_rectools(
         raise UserError(f"RecTools failed: {last[0]}")
     figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return figures
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rectools",
+        metavar="PYTHON",
+        default=os.environ.get("RECSYS_RECTOOLS"),
+        help="a Python that has RecTools (default: environment variable RECSYS_RECTOOLS, else this one)",
+    )
+
+
+if __name__ == "__main__":
+    main(__doc__, body, arguments=arguments)

@@ -20,16 +20,10 @@ ROWS = (
     ("data", "speedup_vs_pandas/1000000", "preparing a million interactions, against pandas", "times"),
     ("data", "peak_gb/10000000", "peak memory for ten million interactions", "GB"),
     ("training", "speedup_vs_plain", "an epoch of SASRec on MovieLens 100K, against one row for every prefix", "times"),
-    (
-        "training",
-        "beauty/speedup_vs_plain",
-        "an epoch of SASRec on Amazon Beauty, against a plain loop",
-        "times",
-    ),
-    ("training", "beauty/speedup_vs_rectools", "the same, against RecTools' SASRec", "times"),
-    ("training", "beauty/longest_over_shortest", "the same, histories of up to 200 items against 50", "times"),
+    ("beauty", "speedup_vs_plain", "an epoch of SASRec on Amazon Beauty, against a plain loop", "times"),
+    ("beauty", "speedup_vs_rectools", "the same, against RecTools' SASRec", "times"),
+    ("beauty", "longest_over_shortest", "the same, histories of up to 200 items against 50", "times"),
     ("training", "two_worker_speedup", "two Ray Train workers against one", "times"),
-    ("training", "ray_epoch_overhead", "what Ray Train with one worker adds to an epoch", "share"),
     ("training", "ray_start_seconds", "starting Ray and Ray Train", "s"),
     ("teacher_inference", "speedup", "BIGRec's pass on a model from scratch, against its code", "times"),
     ("teacher_inference", "hllm_speedup", "HLLM's pass over windows, against one row at a time", "times"),
@@ -72,7 +66,7 @@ class Speeds:
 
 
 def read(benchmark: str, figure: str) -> Any:
-    """A committed figure by its path; None where the benchmark has no committed results, or left that part out.
+    """A committed figure by its path; None where the benchmark has no committed results.
 
     Raises:
         KeyError: it has, but not this figure.
@@ -81,7 +75,7 @@ def read(benchmark: str, figure: str) -> Any:
     if not path.is_file():
         return None
     stored = json.loads(path.read_text())
-    return reduce(lambda value, key: None if value is None else value[key], figure.split("/"), stored)
+    return reduce(lambda value, key: value[key], figure.split("/"), stored)
 
 
 def format_figure(value: float, form: str) -> str:

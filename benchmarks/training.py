@@ -1,42 +1,34 @@
-"""Our training loop against others, and what Ray costs and brings.
+"""Our training loop against a plain PyTorch one, and what Ray costs and brings.
 
-    python benchmarks/training.py [--quick] [--minutes N] [--data-dir D] [--rectools PYTHON]
+    python benchmarks/training.py [--quick] [--minutes N] [--data-dir D]
 
-**MovieLens 100K**, one thread a process: all sides train the same SASRec with the same softmax loss over the whole
-catalogue. The plain side is what published code does: every prefix of every sequence becomes a row, a batch is padded
-in Python, and the model's answer after the last item is learned; ours learns every position of a window at once. An
-epoch is the same for both: every training target once. The plain side is timed over as many batches as fit its share of
-the time and scaled up. Sides take turns in rounds, and medians over the rounds are given.
+All sides train the same SASRec with the same softmax loss over the whole catalogue of MovieLens 100K, one thread a
+process. The plain side is what published code does: every prefix of every sequence becomes a row, a batch is padded in
+Python, and the model's answer after the last item is learned; ours learns every position of a window at once. An epoch
+is the same for both: every training target once. The plain side is timed over as many batches as fit its share of the
+time and scaled up. Sides take turns in rounds, and medians over the rounds are given.
 
 Keys: `speedup_vs_plain`, `seconds_per_epoch` and `plain_seconds_per_epoch`; `ray_overhead`, the share by which
 training on Ray Train with one worker takes longer than the same epochs in one process, start included, with
 `ray_start_seconds`, the part of it that does not grow with the epochs; `ray_epoch_overhead`, the same share after the
 start: from the end of the first epoch to that of the last, validation and checkpoints included; `two_worker_speedup` of
-an epoch's training time; `peak_gb` of the one process. A `--quick` run leaves Ray out (null).
+an epoch's training time; `peak_gb` of the one process; `load_at_start` and `load_at_end` of the machine. A `--quick`
+run leaves Ray out (null).
 
-**Amazon Beauty** (data set `amazon-beauty-2014-5core` of --data-dir), one thread: ours, a plain loop that learns every
-position too, and RecTools' SASRec (`benchmarks/beauty.py`).
-
-Keys under `beauty`: seconds of an epoch (processor time; `wall` has the clock's) and `loss`, the training loss of each
-epoch, of each side; speedups; `seconds_by_history`, ours where histories may have 50, 100 and 200 items, which few
-users have, and `longest_over_shortest`, the last against the first. RecTools is measured where PYTHON, RECSYS_RECTOOLS
-or this Python has it (`pip install "rectools[torch]"`), else null; an epoch that the time limit ends is scaled up (of
-which `share` was done).
+Other loops on a larger data set: `benchmarks/beauty.py`.
 """
 
-import argparse
 import os
 import random
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import beauty
 import torch
 from harness import Options, PeakMemory, main, progress, scratch
 from torch.nn import functional
@@ -77,30 +69,23 @@ class Stopwatch(Run):
 
 def body(options: Options) -> dict[str, Any]:
     load = os.getloadavg()[0]
-    with scratch() as folder:
-        figures = measure_movielens(options, folder)
-        figures["beauty"] = beauty.measure(options, folder)
-    return {**figures, "load_at_start": round(load, 2), "load_at_end": round(os.getloadavg()[0], 2)}
-
-
-def measure_movielens(options: Options, folder: str) -> dict[str, Any]:
-    """Our loop, the plain one and Ray Train."""
     torch.set_num_threads(1)
-    minutes = options.minutes / 3 if options.data_dir else options.minutes
-    options = replace(options, minutes=minutes)
     dataset = prepare(options.movielens(), "benchmark", report=progress)
     # As many as a student of the demo takes: the longer the training, the less Ray's start counts.
     epochs = 2 if options.quick else max(SHORT, min(30, int(3 * options.minutes)))
-    dataset.write(f"{folder}/dataset")
-    make = partial(build, f"{folder}/dataset")
-    rounds: list[dict[str, float]] = []
-    while not rounds or (not options.quick and len(rounds) < 3 and options.seconds_left > 1.3 * rounds[-1]["all"]):
-        rounds.append(run_round(dataset, make, epochs, folder, options, len(rounds)))
+    with scratch() as folder:
+        dataset.write(f"{folder}/dataset")
+        make = partial(build, f"{folder}/dataset")
+        rounds: list[dict[str, float]] = []
+        while not rounds or (not options.quick and len(rounds) < 3 and options.seconds_left > 1.3 * rounds[-1]["all"]):
+            rounds.append(run_round(dataset, make, epochs, folder, options, len(rounds)))
     medians = {name: median(one[name] for one in rounds) for name in rounds[0] if name != "all"}
     figures = {
         "speedup_vs_plain": medians["plain_seconds_per_epoch"] / medians["seconds_per_epoch"],
         **medians,
         "peak_gb": max(one["peak_gb"] for one in rounds),
+        "load_at_start": load,
+        "load_at_end": os.getloadavg()[0],
     }
     for name in ("ray_overhead", "ray_epoch_overhead", "ray_start_seconds", "two_worker_speedup"):
         figures.setdefault(name, None)
@@ -206,14 +191,5 @@ def train_on_ray(
     }
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--rectools",
-        metavar="PYTHON",
-        default=os.environ.get("RECSYS_RECTOOLS"),
-        help="a Python that has RecTools (default: environment variable RECSYS_RECTOOLS, else this one)",
-    )
-
-
 if __name__ == "__main__":
-    main(__doc__, body, minutes=12, arguments=arguments)
+    main(__doc__, body)
