@@ -22,7 +22,7 @@ ROWS = (
     ("training", "speedup_vs_plain", "an epoch of SASRec on MovieLens 100K, against one row for every prefix", "times"),
     ("beauty", "speedup_vs_plain", "an epoch of SASRec on Amazon Beauty, against a plain loop", "times"),
     ("beauty", "speedup_vs_rectools", "the same, against RecTools' SASRec", "times"),
-    ("beauty", "longest_over_shortest", "the same, histories of up to 200 items against 50", "times"),
+    ("beauty", "longest_over_shortest", "its time with histories of up to 200 items, against 50", "times"),
     ("training", "two_worker_speedup", "two Ray Train workers against one", "times"),
     ("training", "ray_start_seconds", "starting Ray and Ray Train", "s"),
     ("teacher_inference", "speedup", "BIGRec's pass on a model from scratch, against its code", "times"),
