@@ -16,9 +16,8 @@ from harness import ROOT
 
 from recsys import environment
 
-NAMES = sorted(
-    path.stem for path in ROOT.glob("*.py") if path.stem not in ("__main__", "cells", "harness", "scaling", "speed")
-)
+PARTS = ("__main__", "cells", "harness", "rectools_sasrec", "scaling", "speed")
+NAMES = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in PARTS)
 
 
 def run(name: str, passed_on: list[str], data_dir: str | None) -> dict[str, object] | None:

@@ -10,15 +10,20 @@ time and scaled up. Sides take turns in rounds, and medians over the rounds are 
 
 Keys: `speedup_vs_plain`, `seconds_per_epoch` and `plain_seconds_per_epoch`; `ray_overhead`, the share by which
 training on Ray Train with one worker takes longer than the same epochs in one process, start included, with
-`ray_start_seconds`, the part of it that does not grow with the epochs; `two_worker_speedup` of an epoch's training
-time; `peak_gb` of the one process. A `--quick` run leaves Ray out (null).
+`ray_start_seconds`, the part of it that does not grow with the epochs; `ray_epoch_overhead`, the same share after the
+start: from the end of the first epoch to that of the last, validation and checkpoints included; `two_worker_speedup` of
+an epoch's training time; `peak_gb` of the one process; `load_at_start` and `load_at_end` of the machine. A `--quick`
+run leaves Ray out (null).
+
+Other loops on a larger data set: `benchmarks/beauty.py`.
 """
 
 import os
 import random
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -35,6 +40,7 @@ from recsys.histories import Histories
 from recsys.losses.config import RecommendationLossConfig
 from recsys.students.build import build_student
 from recsys.students.config import SASRecConfig
+from recsys.tracking import Run
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import Progress, train_local
 from recsys.training.objective import Objective
@@ -43,7 +49,26 @@ BATCH = 128
 SHORT = 8  # epochs where only the time of one counts
 
 
+@dataclass(frozen=True)
+class Stopwatch(Run):
+    """When each epoch ended; as a run, it is told by the driver of a training on Ray."""
+
+    times: list[float] = field(default_factory=list)
+
+    def press(self) -> None:
+        self.times.append(time.monotonic())
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # noqa: ARG002
+        self.press()
+
+    @property
+    def pace(self) -> float:
+        """Seconds from epoch to epoch."""
+        return (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+
+
 def body(options: Options) -> dict[str, Any]:
+    load = os.getloadavg()[0]
     torch.set_num_threads(1)
     dataset = prepare(options.movielens(), "benchmark", report=progress)
     # As many as a student of the demo takes: the longer the training, the less Ray's start counts.
@@ -59,8 +84,10 @@ def body(options: Options) -> dict[str, Any]:
         "speedup_vs_plain": medians["plain_seconds_per_epoch"] / medians["seconds_per_epoch"],
         **medians,
         "peak_gb": max(one["peak_gb"] for one in rounds),
+        "load_at_start": load,
+        "load_at_end": os.getloadavg()[0],
     }
-    for name in ("ray_overhead", "ray_start_seconds", "two_worker_speedup"):
+    for name in ("ray_overhead", "ray_epoch_overhead", "ray_start_seconds", "two_worker_speedup"):
         figures.setdefault(name, None)
     facts = {"rounds": len(rounds), "epochs": epochs, "targets": len(dataset.rows("train")), "items": dataset.num_items}
     return {**{name: value and round(value, 4) for name, value in figures.items()}, **facts}
@@ -74,14 +101,16 @@ def run_round(
     progress(f"round {number + 1}: our loop")
     objective, _, training = make(epochs)
     with PeakMemory() as memory:
-        started = time.monotonic()
-        ours = train_local(objective, dataset, training, Path(folder, f"local-{number}")).progress
+        watch, started = Stopwatch(), time.monotonic()
+        ours = train_local(
+            objective, dataset, training, Path(folder, f"local-{number}"), report=lambda _: watch.press()
+        ).progress
         local_seconds = time.monotonic() - started
     figures = {"seconds_per_epoch": find_epoch_seconds(ours), "peak_gb": memory.gb}
     progress(f"round {number + 1}: plain loop")
     figures["plain_seconds_per_epoch"] = time_plain_epoch(dataset, 1 if options.quick else 30)
     if not options.quick:
-        figures |= train_on_ray(make, epochs, folder, number, local_seconds)
+        figures |= train_on_ray(make, epochs, folder, number, local_seconds, watch.pace)
     return {**figures, "all": time.monotonic() - begun}
 
 
@@ -122,7 +151,7 @@ def time_plain_epoch(dataset: PreparedDataset, seconds: float) -> float:
 
 
 def train_on_ray(
-    make: Callable[[int], Any], epochs: int, folder: str, number: int, local_seconds: float
+    make: Callable[[int], Any], epochs: int, folder: str, number: int, local_seconds: float, local_pace: float
 ) -> dict[str, float]:
     """The same training through Ray Train with one worker and with two."""
     with tempfile.TemporaryDirectory(prefix="rb-", ignore_cleanup_errors=True) as temporary:  # short, for Unix sockets
@@ -132,13 +161,13 @@ def train_on_ray(
         from ray_jobs.cluster import runtime
         from ray_jobs.training import train_runs
         from recsys.settings import WorkersConfig
-        from recsys.tracking import Run
 
         runtime.connect()
         try:
-            curves, walls = [], []
+            curves, walls, watches = [], [], []
             for workers, length in ((1, epochs), (2, SHORT)):
                 progress(f"round {number + 1}: Ray Train, {workers} worker(s)")
+                watches.append(watch := Stopwatch())
                 started = time.monotonic()
                 checkpoint = train_runs.fit(
                     "benchmark",
@@ -147,7 +176,7 @@ def train_on_ray(
                     scaling=WorkersConfig(workers=workers),
                     train_runs=f"{folder}/ray",
                     key=digest([number, workers]),
-                    run=Run(),
+                    run=watch,
                 )
                 walls.append(time.monotonic() - started)
                 curves.append(train_runs.load(checkpoint).progress)
@@ -156,6 +185,7 @@ def train_on_ray(
     worked = sum(record["train_seconds"] + record["valid_seconds"] for record in curves[0].curve)
     return {
         "ray_overhead": walls[0] / local_seconds - 1,
+        "ray_epoch_overhead": watches[0].pace / local_pace - 1,
         "ray_start_seconds": walls[0] - worked,
         "two_worker_speedup": find_epoch_seconds(curves[0]) / find_epoch_seconds(curves[1]),
     }

@@ -30,7 +30,17 @@ def test_training(project_root: Path, tmp_path: Path) -> None:
     assert figures["speedup_vs_plain"] > 0 and figures["peak_gb"] > 0
     expected = figures["plain_seconds_per_epoch"] / figures["seconds_per_epoch"]
     assert figures["speedup_vs_plain"] == pytest.approx(expected, rel=0.01)
-    assert {"ray_overhead", "two_worker_speedup"} <= figures.keys()
+    assert {"ray_overhead", "ray_epoch_overhead", "two_worker_speedup"} <= figures.keys()
+
+
+@pytest.mark.full
+def test_beauty(project_root: Path, tmp_path: Path) -> None:
+    figures = last_figures(project_root, tmp_path, "beauty")
+    expected = figures["plain_seconds_per_epoch"] / figures["seconds_per_epoch"]
+    assert figures["speedup_vs_plain"] == pytest.approx(expected, rel=0.05)
+    assert figures["loss"] == pytest.approx(figures["plain_loss"], rel=0.02), "the same model learns the same targets"
+    assert figures["loss"] == sorted(figures["loss"], reverse=True)
+    assert figures["seconds_by_history"].keys() == {"50", "100", "200"}
 
 
 @pytest.mark.full
