@@ -202,7 +202,7 @@ def test_users_stay_on_their_arm_and_bring_their_history(
         ({"history": []}, "history is empty; give at least one item id, or leave it out and give a user_id"),
         ({}, "give a user_id, a history, or both"),
         ({"history": ["50"] * 201}, "history has 201 items; at most 200 are accepted"),
-        ({"history": ["50"], "arm": "x"}, "arm: should be 'teacher', 'student' or 'null' (got 'x')"),
+        ({"history": ["50"], "arm": "x"}, "arm 'x' is not served here; served: teacher, student, null"),
         ({"user": "1"}, f"user: no such field; known: {', '.join(RecommendRequest.model_fields)}"),
         ({"history": ["50"], "where": {"genre": ["Drama"]}}, "items have no attribute 'genre'; known: genres"),
         ({"history": ["50"], "only": ["1"] * 10_001}, "only has 10001 ids; at most 10000 are accepted"),

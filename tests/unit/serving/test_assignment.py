@@ -4,10 +4,12 @@ import pytest
 
 from recsys.config import from_dict
 from recsys.errors import UserError
-from recsys.serving.assignment import Arm, assign, position
+from recsys.serving.assignment import ARMS, Arm, assign, order_arms, position
 from recsys.settings import ServingConfig, Settings
 
 USERS = [f"user-{n}" for n in range(4000)]
+FURTHER = {"challenger": {"model": "sasrec"}, "rules": {"model": "sequential-rules", "in_ingress": True}}
+FIVE: dict[Arm, float] = {"teacher": 0.3, "student": 0.3, "challenger": 0.2, "rules": 0.1, "null": 0.1}
 
 
 def test_position_is_the_hash_of_salt_and_id() -> None:
@@ -54,12 +56,80 @@ def test_an_arm_without_a_share_gets_nobody() -> None:
         ({"split": {"techer": 1}}, "techer"),
         ({"arms": ["student", "null"]}, "split gives users to teacher, which is not one of arms"),
         ({"arms": ["teacher"], "split": {"teacher": 1}}, "default_arm student is not one of arms"),
+        ({"split": {"student": 1, "techer": 0}}, r"users to techer, .* one of arms \(teacher, student, null\)"),
+        ({"arms": ["student", "challenger"]}, r"serving\.arms\.1: should be 'teacher', 'student' or 'null'"),
+        ({"further_arms": {"null": {"model": "a"}}}, "a further arm cannot be called 'null'; choose another name"),
+        ({"further_arms": {"none": {"model": "a"}}}, "a further arm cannot be called 'none'"),
+        ({"further_arms": {"a b": {"model": "a"}}}, "'a b' cannot be a name"),
+        ({"further_arms": {"a": {}}}, r"serving\.further_arms\.a\.model"),
+        ({"further_arms": {"a": {"model": "models:/x"}}}, "write models:/NAME@ALIAS or models:/NAME/NUMBER"),
+        ({"further_arms": {"a": {"modle": "x"}}}, "did you mean model"),
+        (
+            {"further_arms": {"a": {"model": "x", "in_ingress": True, "replicas": {"cpus": 2}}}},
+            "further_arms.a is in the ingress, whose replicas student_replicas describes",
+        ),
+        ({"fallback": "challenger"}, "fallback challenger cannot answer for another arm; known: student, none"),
+        ({"shadow_arm": "student"}, r"shadow_arm is student, but .* name one that is served \(teacher\)"),
+        ({"shadow_arm": "challenger"}, "shadow_arm is challenger, but an arm with a model"),
     ],
 )
 def test_a_split_that_cannot_be(serving: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         from_dict(Settings, {"serving": serving})
     assert "\n" not in str(caught.value)
+
+
+def test_further_arms_stand_between_the_student_and_the_null_arm() -> None:
+    assert order_arms(ARMS) == ["teacher", "student", "null"]
+    assert order_arms(["b", "null", "a", "student", "teacher"]) == ["teacher", "student", "b", "a", "null"]
+
+
+def test_users_of_the_three_arms_stay_whatever_arms_are_named_beside_them() -> None:
+    """Against the rule written out: cumulative shares of teacher, student and null, as it was before arms had names."""
+    split: dict[Arm, float] = {"teacher": 0.2, "student": 0.5, "null": 0.3}
+
+    def expected(user: str) -> Arm:
+        point = int.from_bytes(hashlib.sha256(f"ab-1\0{user}".encode()).digest(), "big") / 2**256
+        return "teacher" if point < 0.2 else "student" if point < 0.7 else "null"
+
+    arms = [assign(user, split, "ab-1") for user in USERS]
+    assert arms == [expected(user) for user in USERS]
+    more = from_dict(ServingConfig, {"split": split, "further_arms": FURTHER}).experiment
+    assert more.arms == (*ARMS, "challenger", "rules")
+    assert [more.assign(user) for user in USERS] == arms
+
+
+@pytest.mark.parametrize(
+    ("changed", "pairs"),
+    [
+        ({"student": 0.2, "challenger": 0.3}, {("student", "challenger")}),
+        ({"challenger": 0.1, "rules": 0.2}, {("challenger", "rules")}),
+        ({"rules": 0.0, "null": 0.2}, {("rules", "null")}),
+        ({"challenger": 0.0, "rules": 0.3}, {("challenger", "rules")}),
+        ({"teacher": 0.2, "student": 0.4}, {("teacher", "student")}),
+    ],
+)
+def test_between_neighbours_only_as_many_users_move_as_must(
+    changed: dict[Arm, float], pairs: set[tuple[Arm, Arm]]
+) -> None:
+    config = from_dict(ServingConfig, {"split": FIVE, "further_arms": FURTHER})
+    before = config.experiment
+    after = before.model_copy(update={"split": {**FIVE, **changed}})
+    moved = [pair for user in USERS if len(set(pair := (before.assign(user), after.assign(user)))) == 2]
+    assert set(moved) == pairs
+    must = sum(abs(after.split[arm] - share) for arm, share in FIVE.items()) / 2
+    assert len(moved) / len(USERS) == pytest.approx(must, abs=0.02)
+    for arm, share in after.split.items():
+        assert [after.assign(user) for user in USERS].count(arm) / len(USERS) == pytest.approx(share, abs=0.03)
+
+
+def test_an_arm_that_comes_takes_users_of_its_neighbour_alone() -> None:
+    before = from_dict(ServingConfig, {}).experiment
+    after = from_dict(
+        ServingConfig, {"split": {"teacher": 0.5, "student": 0.4, "rules": 0.1}, "further_arms": FURTHER}
+    ).experiment
+    pairs = {(before.assign(user), after.assign(user)) for user in USERS}
+    assert {pair for pair in pairs if pair[0] != pair[1]} == {("student", "rules")}, "past one without a share"
 
 
 def test_arms_can_be_left_out() -> None:
