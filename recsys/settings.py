@@ -325,8 +325,8 @@ class ServingConfig:
 
     @property
     def served(self) -> tuple[Arm, ...]:
-        """All arms that are served."""
-        return (*self.arms, *self.further_arms)
+        """All arms that are served, further ones by name."""
+        return (*self.arms, *sorted(self.further_arms))
 
     @property
     def models(self) -> dict[Arm, ArmConfig]:

@@ -34,22 +34,22 @@ def position(user_id: str, salt: str) -> float:
 
 
 def order_arms(arms: Iterable[Arm]) -> list[Arm]:
-    """Arms in the order in which they take their shares of the users: teacher, student, the further ones, null."""
-    return sorted(arms, key=lambda arm: _PLACES.get(arm, 2))
+    """Arms in the order in which they take their shares of the users: teacher, student, the further ones, null.
+
+    Further ones go by name, because what carries a configuration need not keep the order of its keys.
+    """
+    return sorted(arms, key=lambda arm: (_PLACES.get(arm, 2), arm))
 
 
-def assign(user_id: str, split: Mapping[Arm, float], salt: str, arms: Iterable[Arm] = ARMS) -> Arm:
-    """The arm of a user: the same on every replica and after every restart, as long as split, salt and arms stay.
+def assign(user_id: str, split: Mapping[Arm, float], salt: str) -> Arm:
+    """The arm of a user: the same on every replica and after every restart, as long as split and salt stay.
 
     Arms take their shares of [0, 1) in the order of `order_arms`: when a share changes, only users at its border move,
     and an arm without a share is no border.
-
-    Args:
-        arms: at least those with a share; further ones stay in the order in which they are named.
     """
     check_split(split)
     point, upper = position(user_id, salt), 0.0
-    served = [arm for arm in order_arms(arms) if split.get(arm, 0) > 0]
+    served = [arm for arm in order_arms(split) if split[arm] > 0]
     for arm in served:
         upper += split[arm]
         if point < upper:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from recsys import storage
 from recsys.errors import UserError
 from recsys.secrets import mask
-from recsys.serving.assignment import ARMS, Arm, assign, check_split, position
+from recsys.serving.assignment import ARMS, Arm, check_split, position
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Salt = Annotated[str, Field(min_length=1, max_length=256)]
@@ -62,10 +62,6 @@ class Experiment(BaseModel):
         except ValueError as error:
             raise UserError(str(error)) from None
         return after
-
-    def assign(self, user_id: str) -> Arm:
-        """The arm of a user (`recsys.serving.assignment.assign`)."""
-        return assign(user_id, self.split, self.salt, self.arms)
 
     def is_shadowed(self, who: str) -> bool:
         """Whether `shadow_arm` repeats what the student answers to a user, or to a request without one.

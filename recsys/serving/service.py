@@ -15,7 +15,7 @@ from recsys import storage
 from recsys.data.ids import normal_id
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.serving.assignment import Arm
+from recsys.serving.assignment import Arm, assign
 from recsys.serving.experiment import Experiment, State
 from recsys.serving.ranker import Ask
 from recsys.serving.recommender import Recommendation, popular
@@ -309,7 +309,7 @@ class Service:
         if request.arm is not None:
             return request.arm, "request"
         if request.user_id is not None:
-            return experiment.assign(normal_id(request.user_id)), "user"
+            return assign(normal_id(request.user_id), experiment.split, experiment.salt), "user"
         return self._default_arm, "default"
 
 

@@ -31,7 +31,6 @@ from recsys.model import SequentialRecommender
 from recsys.serving.assignment import assign
 from recsys.serving.client import Client
 from recsys.serving.events import count_clicks, read_events
-from recsys.serving.experiment import Experiment
 from recsys.serving.recommender import Recommender
 from recsys.serving.selection import Selection
 from recsys.serving.service import RecommendRequest, RecommendResponse
@@ -367,14 +366,13 @@ def test_further_arms_get_users_and_repeat_unseen(experiment: str, client: httpx
     split = {"student": 0.4, "challenger": 0.3, "inside": 0.2, "null": 0.1}
     said = change(experiment, split=split, shadow=1, shadow_arm="challenger")
     assert said["arms"] == list(ARMS)
-    state = Experiment.model_validate(said)
     seen = set()
     for user in map(str, range(30)):
         answer = client.post(
             "/recommend", json={"user_id": user, "history": ["50"]}, headers={"X-Request-ID": f"f{user}"}
         )
         told = answer.json()
-        assert told["arm"] == told["answered_by"] == state.assign(user)
+        assert told["arm"] == told["answered_by"] == assign(user, split, said["salt"])
         seen.add(told["arm"])
     assert seen == set(split)
     deadline, found = time.monotonic() + 30, []
@@ -383,7 +381,7 @@ def test_further_arms_get_users_and_repeat_unseen(experiment: str, client: httpx
         events = read_events(settings.layout.events).to_pylist()
         found = [one for one in events if one["kind"] == "shadow" and one["answered_by"] == "challenger"]
         time.sleep(0.1)
-    assert state.assign(found[0]["user_id"]) == "student"
+    assert assign(found[0]["user_id"], split, said["salt"]) == "student"
     (expected,) = Recommender.load(settings.layout.student("other")).recommend([["50"]], k=10)
     assert found[0]["items"] == expected
 
@@ -391,8 +389,8 @@ def test_further_arms_get_users_and_repeat_unseen(experiment: str, client: httpx
 @pytest.mark.full
 @pytest.mark.faults
 def test_a_lost_replica_of_a_further_arm_costs_no_answer_and_comes_back(experiment: str, settings: Settings) -> None:
-    state = Experiment.model_validate(change(experiment, split={"student": 0.5, "challenger": 0.5}))
-    user = next(user for user in map(str, range(100)) if state.assign(user) == "challenger")
+    said = change(experiment, split={"student": 0.5, "challenger": 0.5})
+    user = next(user for user in map(str, range(100)) if assign(user, said["split"], said["salt"]) == "challenger")
     (pid,) = actors("ServeReplica:recsys:Arm-challenger")
     os.kill(pid, signal.SIGKILL)
     deadline, answered_by = time.monotonic() + 120, []

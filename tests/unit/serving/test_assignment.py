@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,6 @@ from recsys.serving.assignment import ARMS, Arm, assign, order_arms, position
 from recsys.settings import ServingConfig, Settings
 
 USERS = [f"user-{n}" for n in range(4000)]
-FURTHER = {"challenger": {"model": "sasrec"}, "rules": {"model": "sequential-rules", "in_ingress": True}}
 FIVE: dict[Arm, float] = {"teacher": 0.3, "student": 0.3, "challenger": 0.2, "rules": 0.1, "null": 0.1}
 
 
@@ -81,7 +81,7 @@ def test_a_split_that_cannot_be(serving: dict[str, object], message: str) -> Non
 
 def test_further_arms_stand_between_the_student_and_the_null_arm() -> None:
     assert order_arms(ARMS) == ["teacher", "student", "null"]
-    assert order_arms(["b", "null", "a", "student", "teacher"]) == ["teacher", "student", "b", "a", "null"]
+    assert order_arms(["b", "null", "a", "student", "teacher"]) == ["teacher", "student", "a", "b", "null"]
 
 
 def test_users_of_the_three_arms_stay_whatever_arms_are_named_beside_them() -> None:
@@ -94,9 +94,8 @@ def test_users_of_the_three_arms_stay_whatever_arms_are_named_beside_them() -> N
 
     arms = [assign(user, split, "ab-1") for user in USERS]
     assert arms == [expected(user) for user in USERS]
-    more = from_dict(ServingConfig, {"split": split, "further_arms": FURTHER}).experiment
-    assert more.arms == (*ARMS, "challenger", "rules")
-    assert [more.assign(user) for user in USERS] == arms
+    more = {"challenger": 0.0, **split, "rules": 0.0}
+    assert [assign(user, more, "ab-1") for user in USERS] == arms
 
 
 @pytest.mark.parametrize(
@@ -112,24 +111,32 @@ def test_users_of_the_three_arms_stay_whatever_arms_are_named_beside_them() -> N
 def test_between_neighbours_only_as_many_users_move_as_must(
     changed: dict[Arm, float], pairs: set[tuple[Arm, Arm]]
 ) -> None:
-    config = from_dict(ServingConfig, {"split": FIVE, "further_arms": FURTHER})
-    before = config.experiment
-    after = before.model_copy(update={"split": {**FIVE, **changed}})
-    moved = [pair for user in USERS if len(set(pair := (before.assign(user), after.assign(user)))) == 2]
+    split = {**FIVE, **changed}
+    before, after = ([assign(user, one, "s") for user in USERS] for one in (FIVE, split))
+    moved = [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
     assert set(moved) == pairs
-    must = sum(abs(after.split[arm] - share) for arm, share in FIVE.items()) / 2
+    must = sum(abs(split[arm] - share) for arm, share in FIVE.items()) / 2
     assert len(moved) / len(USERS) == pytest.approx(must, abs=0.02)
-    for arm, share in after.split.items():
-        assert [after.assign(user) for user in USERS].count(arm) / len(USERS) == pytest.approx(share, abs=0.03)
+    for arm, share in split.items():
+        assert after.count(arm) / len(USERS) == pytest.approx(share, abs=0.03)
+    assert after == [assign(user, dict(reversed(split.items())), "s") for user in USERS]
 
 
 def test_an_arm_that_comes_takes_users_of_its_neighbour_alone() -> None:
-    before = from_dict(ServingConfig, {}).experiment
-    after = from_dict(
-        ServingConfig, {"split": {"teacher": 0.5, "student": 0.4, "rules": 0.1}, "further_arms": FURTHER}
-    ).experiment
-    pairs = {(before.assign(user), after.assign(user)) for user in USERS}
+    before, after = {"teacher": 0.5, "student": 0.5}, {"teacher": 0.5, "student": 0.4, "rules": 0.1, "challenger": 0.0}
+    pairs = {(assign(user, before, "s"), assign(user, after, "s")) for user in USERS}
     assert {pair for pair in pairs if pair[0] != pair[1]} == {("student", "rules")}, "past one without a share"
+
+
+def test_further_arms_are_served_beside_the_three() -> None:
+    ours = {"rules": {"model": "sequential-rules", "in_ingress": True}, "challenger": {"model": "sasrec"}}
+    config = from_dict(
+        ServingConfig, {"split": FIVE, "further_arms": ours, "default_arm": "rules", "fallback": "rules"}
+    )
+    assert config.served == config.experiment.arms == (*ARMS, "challenger", "rules")
+    assert config.models.keys() == {"teacher", "student", "challenger", "rules"}
+    assert config.models["rules"].replicas == replace(config.student_replicas, batch=8), "where it lives"
+    assert from_dict(ServingConfig, {}).served == ARMS
 
 
 def test_arms_can_be_left_out() -> None:

@@ -124,7 +124,7 @@ def test_what_cannot_be_kept_is_not_changed(tmp_path: Path) -> None:
 def test_a_further_arm_is_changed_like_the_others_and_may_repeat_unseen() -> None:
     kept = Kept(configured(arms=("teacher", "student", "null", "challenger")))
     after = change(kept, split={"student": 0.5, "challenger": 0.5}, shadow=0.5, shadow_arm="challenger")
-    assert {after.assign(user) for user in USERS} == {"student", "challenger"}
+    assert {assign(user, after.split, after.salt) for user in USERS} == {"student", "challenger"}
     assert (after.shadow, after.shadow_arm) == (0.5, "challenger")
     for given, message in (
         (
