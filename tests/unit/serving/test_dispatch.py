@@ -137,6 +137,7 @@ def test_a_further_arm_that_fails_is_answered_for_and_counted(four: Service, stu
             ask(asked, fallback=fallback)
     with pytest.raises(Busy, match="full"):
         ask(RecommendRequest(user_id="u1", history=["i1"], arm="challenger"))
+    assert models["challenger"].asked == [2, 1, 1, 1, 1], "never twice, though it is its own fallback"
     counted = {
         (sample.labels["arm"], sample.labels["reason"], sample.labels["answered_by"]): sample.value
         for family in text_string_to_metric_families(metrics.text())
