@@ -164,8 +164,9 @@ class ArmConfig:
             the project NAME under the same storage, `@ALIAS` of this one.
         in_ingress: it lives in the replicas that take the HTTP requests, as the student does, so that no hop is paid;
             of `replicas`, only `batch` is its own then.
-        queue: requests that may wait for a place; further ones are refused with 503 and `Retry-After`.
-        seconds: how long a request may wait for its replicas, its turn included.
+        queue: requests that may wait in each replica of the ingress, beyond those that the arm's own replicas have
+            taken (64 or two batches, each); further ones are refused with 503 and `Retry-After`.
+        seconds: how long a request may wait for replicas of its own, its turn included.
     """
 
     model: ModelName
