@@ -542,7 +542,9 @@ def test_the_arms_are_measured_under_load(url: str, settings: Settings, capsys) 
         rows = figures["load"][name]["arms"]
         assert rows.keys() == set(ARMS)
         for (row,) in rows.values():
-            assert row["requests"] > 0 and not row["errors"] and row["cpu_seconds_per_million"] > 0
+            assert row["requests"] > 0 and not row["errors"]
+            if row["answered"]:  # a busy machine may answer none in a second
+                assert row["cpu_seconds_per_million"] > 0
     assert "requests a second with p99 ≤ 100 ms and < 1 % unanswered: teacher" in capsys.readouterr().out
     page = storage.read_bytes(storage.join(settings.layout.results, "ab_report.html")).decode()
     assert "At a rate" in page and "At a number of connections" in page
