@@ -1,4 +1,4 @@
-"""Serve teacher, student and null arm behind one endpoint, for A/B measurement.
+"""Serve teacher, student, null and further arms behind one endpoint, for A/B measurement.
 
     python -m ray_jobs.serve --config F                         until Ctrl-C, on an embedded local Ray
     ray job submit --working-dir . -- python -m ray_jobs.serve --config F storage=/shared/runs
@@ -17,7 +17,7 @@
 `POST /recommend` answers catalogue ids with titles and scores (docs/serving.md); the page `/docs` describes it. A
 request that names no arm gets the one its user is assigned to (`recsys.serving.assignment`). `GET /health` says which
 arms are loaded, from which checkpoints, for which dataset. The student lives inside the replicas that take HTTP
-requests, the teacher in its own (docs/decisions/student-placement.md).
+requests, the teacher in its own (docs/decisions/student-placement.md), further arms as `serving.further_arms` says.
 """
 
 import signal
@@ -45,7 +45,7 @@ def serve_until_stopped(settings: Settings) -> None:
     address = deploy(settings)
     for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, and `ray job stop`
         signal.signal(number, lambda *_: stopped.set())
-    print(f"serving {', '.join(settings.serving.arms)} at {address} (page: {address}/); Ctrl-C stops", flush=True)
+    print(f"serving {', '.join(settings.serving.served)} at {address} (page: {address}/); Ctrl-C stops", flush=True)
     stopped.wait()
     print("stopping", flush=True)
     undeploy()

@@ -1,4 +1,4 @@
-"""Names that become folders, files and runs: of projects, students and sweeps."""
+"""Names that become folders, files and runs: of projects, students, sweeps and arms."""
 
 import re
 from typing import Annotated
@@ -12,7 +12,10 @@ RESERVED_FOR_STUDENTS = (
     "recent-popularity", "co-occurrence", "sequential-rules", "sequential-rules-titles", "teacher", "ladder", "ab",
 )  # fmt: skip
 RESERVED_FOR_PROJECTS = ("mlflow",)
+# What the metrics call a request that got no arm, and a batch that got several; and no fallback.
+RESERVED_FOR_ARMS = ("none", "several")
 _FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_REGISTERED = re.compile(rf"models:/({_FORM.pattern})(?:@({_FORM.pattern})|/([0-9]{{1,9}}))")
 
 
 def check_name(name: str) -> str:
@@ -51,5 +54,28 @@ def check_name_or_alias(name: str) -> str:
     return name
 
 
+def read_registered(model: str) -> tuple[str, str | None, int | None] | None:
+    """Name, alias and number of `models:/NAME@ALIAS` or `models:/NAME/NUMBER` (one of the two is None), as MLflow
+    writes a version of a registered model; None where it is none."""
+    found = _REGISTERED.fullmatch(model)
+    if found is None:
+        return None
+    name, alias, number = found.groups()
+    return name, alias, None if number is None else int(number)
+
+
+def check_model(model: str) -> str:
+    """The text itself: a name, `@` and an alias, or a version of a registered model (`read_registered`).
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if model.startswith("models:") and read_registered(model) is None:
+        raise ValueError(f"{model[:120]!r} names no version; write models:/NAME@ALIAS or models:/NAME/NUMBER")
+    return model if model.startswith("models:") else check_name_or_alias(model)
+
+
 Name = Annotated[str, AfterValidator(check_name)]
 NameOrAlias = Annotated[str, AfterValidator(check_name_or_alias)]
+ModelName = Annotated[str, AfterValidator(check_model)]
+"""A name, an alias, or a version of a registered model."""

@@ -1,6 +1,7 @@
 """The one configuration file of a project: every job reads it whole and uses the sections it needs."""
 
 import os
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from recsys import storage
@@ -11,9 +12,16 @@ from recsys.diagnosis.config import WorthItConfig
 from recsys.evaluation.config import EvaluationConfig
 from recsys.experiment.config import ExperimentConfig
 from recsys.losses.config import AlignmentConfig, DistillationConfig, RecommendationLossConfig
-from recsys.names import RESERVED_FOR_PROJECTS, RESERVED_FOR_STUDENTS, Name, NameOrAlias
+from recsys.names import (
+    RESERVED_FOR_ARMS,
+    RESERVED_FOR_PROJECTS,
+    RESERVED_FOR_STUDENTS,
+    ModelName,
+    Name,
+    NameOrAlias,
+)
 from recsys.rules.config import RULES, RULES_WITH_TITLES, RulesConfig, RulesTuningConfig
-from recsys.serving.assignment import ARMS, Arm
+from recsys.serving.assignment import ARMS, Arm, BuiltIn
 from recsys.serving.experiment import Experiment, check_experiment
 from recsys.signals.config import SignalsConfig
 from recsys.students.config import StudentModelConfig
@@ -146,6 +154,37 @@ class ReplicasConfig:
     batch: int = Field(default=8, ge=1)
 
 
+Scoring = Literal["exact", "int8"]
+
+
+@configuration
+class ArmConfig:
+    """An arm beside teacher, student and null.
+
+    Attributes:
+        model: whose checkpoint it serves: a student of the project, `teacher`, or rules by their kind; or a version of
+            the model registry, as it is when the deployment starts: `models:/NAME@ALIAS` or `models:/NAME/NUMBER` of
+            the project NAME under the same storage, `@ALIAS` of this one.
+        in_ingress: it lives in the replicas that take the HTTP requests, as the student does, so that no hop is paid;
+            of `replicas`, only `batch` is its own then.
+        scoring: as of `ServingConfig`.
+        queue: requests that may wait in each replica of the ingress, beyond those that the arm's own replicas have
+            taken (64 or two batches, each); further ones are refused with 503 and `Retry-After`.
+        seconds: how long a request may wait for replicas of its own, its turn included.
+    """
+
+    model: ModelName
+    in_ingress: bool = False
+    replicas: ReplicasConfig = ReplicasConfig()
+    scoring: Scoring = "exact"
+    queue: NotInKey[int] = Field(default=64, ge=1)
+    seconds: NotInKey[float] = Field(default=60, gt=0)
+
+    def __post_init__(self) -> None:
+        if self.scoring == "int8" and self.replicas.gpus:
+            raise ValueError("scoring is int8, which is for CPUs; set replicas.gpus=0 or scoring=exact")
+
+
 @configuration
 class DepthConfig:
     """The depth study: how many of the teacher's layers the recommendations need.
@@ -204,18 +243,21 @@ class ServingConfig:
     """The A/B application.
 
     Attributes:
-        arms: what is served; `null` answers popular items at once, so that what HTTP costs can be subtracted.
+        arms: what is served of teacher, student and null; `null` answers popular items at once, so that what HTTP costs
+            can be subtracted.
+        further_arms: arms beside them, by name; all are served.
         student: the student that is served, a name of `students`; or `@champion`, the one that was promoted last under
             that alias (`PromotionConfig`), as it is when the deployment starts.
         split: share of users an arm gets when a request names none, by salted hash of the user id; they add up to 1.
         salt: hashed with the user id; another one assigns all users anew.
         default_arm: answers requests that name neither arm nor user.
         teacher_seconds: how long a request may wait for the teacher, its turn included.
-        fallback: `student` answers for a teacher that is late, busy or away, and the answer says so: users get their
-            recommendations, and the experiment is analysed by the arm they were assigned to. With `none`, where the
-            student is not served, and where the request itself names the teacher, that is 503.
-        shadow: share of the student's answers for which the teacher computes its own, unseen, to compare the two; who
+        fallback: the arm, `student` or a further one, that answers for one that is late, busy or away, and the answer
+            says so: users get their recommendations, and the experiment is analysed by the arm they were assigned to.
+            With `none`, where the student is not served, and where the request itself names its arm, that is 503.
+        shadow: share of the student's answers for which `shadow_arm` computes its own, unseen, to compare the two; who
             is chosen is a salted hash of the user id.
+        shadow_arm: the teacher, or a further arm before it gets users.
         shadow_at_once: such computations at the same time in each replica; further ones are dropped and counted.
         host, port: where HTTP listens; the default host is reachable from this machine alone.
         max_k, max_history: what a request may ask for.
@@ -243,14 +285,16 @@ class ServingConfig:
         measure_core_hour: price of a core for an hour, in any currency; tells what a million answers cost.
     """
 
-    arms: tuple[Arm, ...] = ARMS
+    arms: tuple[BuiltIn, ...] = ARMS
+    further_arms: dict[Name, ArmConfig] = Field(default_factory=dict)
     student: NameOrAlias = "sasrec-distilled"
     split: NotInKey[dict[Arm, float]] = Field(default_factory=_halves)
     default_arm: NotInKey[Arm] = "student"
     salt: NotInKey[str] = Field(default="ab-1", min_length=1, max_length=256)
     teacher_seconds: NotInKey[float] = Field(default=60, gt=0)
-    fallback: NotInKey[Literal["student", "none"]] = "student"
+    fallback: NotInKey[Arm] = "student"
     shadow: NotInKey[float] = Field(default=0, ge=0, le=1)
+    shadow_arm: NotInKey[Arm] = "teacher"
     shadow_at_once: NotInKey[int] = Field(default=4, ge=1)
     host: NotInKey[str] = "127.0.0.1"
     port: NotInKey[int] = Field(default=8000, ge=1, le=65535)
@@ -258,7 +302,7 @@ class ServingConfig:
     max_history: int = Field(default=1000, ge=1)
     max_ids: NotInKey[int] = Field(default=10_000, ge=1)
     max_requests: NotInKey[int] = Field(default=32, ge=1)
-    scoring: Literal["exact", "int8"] = "exact"
+    scoring: Scoring = "exact"
     teacher_replicas: ReplicasConfig = ReplicasConfig()
     student_replicas: ReplicasConfig = ReplicasConfig(count=2, cpus=0.45)
     surge: NotInKey[bool] = True
@@ -278,16 +322,50 @@ class ServingConfig:
     measure_core_hour: float | None = Field(default=None, gt=0)
 
     def __post_init__(self) -> None:
-        check_experiment(self.arms, self.split, self.shadow)
-        if self.default_arm not in self.arms:
-            raise ValueError(f"default_arm {self.default_arm} is not one of arms ({', '.join(self.arms)})")
+        for name, arm in self.further_arms.items():
+            if name in (*ARMS, *RESERVED_FOR_ARMS):
+                raise ValueError(f"a further arm cannot be called {name!r}; choose another name")
+            if arm.in_ingress and replace(arm.replicas, batch=1) != ReplicasConfig(batch=1):
+                raise ValueError(
+                    f"further_arms.{name} is in the ingress, whose replicas student_replicas describes; leave its own "
+                    "count, cpus and gpus out, or set in_ingress to false"
+                )
         if self.scoring == "int8" and self.student_replicas.gpus:
             raise ValueError("scoring is int8, which is for CPUs; set student_replicas.gpus=0 or scoring=exact")
+        check_experiment(self.served, self.split, self.shadow, self.shadow_arm)
+        if self.default_arm not in self.served:
+            raise ValueError(f"default_arm {self.default_arm} is not one of arms ({', '.join(self.served)})")
+        if self.fallback not in (known := ("student", "none", *self.further_arms)):
+            raise ValueError(f"fallback {self.fallback} cannot answer for another arm; known: {', '.join(known)}")
+
+    @property
+    def served(self) -> tuple[Arm, ...]:
+        """All arms that are served, further ones by name."""
+        return (*self.arms, *sorted(self.further_arms))
+
+    @property
+    def models(self) -> dict[Arm, ArmConfig]:
+        """The arms that have a model, teacher and student described as further ones are; `replicas` of one that lives
+        in the ingress are those of the ingress."""
+        ingress = self.student_replicas
+        own: dict[Arm, ArmConfig] = {
+            "teacher": ArmConfig(model="teacher", replicas=self.teacher_replicas, seconds=self.teacher_seconds),
+            "student": ArmConfig(
+                model=self.student, in_ingress=True, replicas=ingress, scoring=self.scoring, queue=256
+            ),
+        }
+        further = {
+            name: replace(arm, replicas=replace(ingress, batch=arm.replicas.batch)) if arm.in_ingress else arm
+            for name, arm in self.further_arms.items()
+        }
+        return {**{arm: own[arm] for arm in own if arm in self.arms}, **further}
 
     @property
     def experiment(self) -> Experiment:
         """How the experiment begins."""
-        return Experiment(arms=self.arms, split=self.split, salt=self.salt, shadow=self.shadow)
+        return Experiment(
+            arms=self.served, split=self.split, salt=self.salt, shadow=self.shadow, shadow_arm=self.shadow_arm
+        )
 
 
 @configuration

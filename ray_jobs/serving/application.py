@@ -1,6 +1,6 @@
-"""The Ray Serve application: teacher, student and null arm behind one endpoint.
+"""The Ray Serve application: teacher, student, null and further arms behind one endpoint.
 
-The student lives inside the replicas that take HTTP requests, the teacher in its own
+The student, and what is configured to, lives inside the replicas that take HTTP requests, the others in their own
 (docs/decisions/student-placement.md).
 """
 
@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -47,7 +48,7 @@ def application(settings: Settings) -> serve.Application:
             where it cannot be.
     """
     from ray_jobs.serving.keeper import Keeper
-    from ray_jobs.serving.replicas import Ingress, Teacher
+    from ray_jobs.serving.replicas import ArmReplica, Ingress
 
     config = settings.serving
     if config.log and "://" in settings.layout.events:
@@ -55,25 +56,27 @@ def application(settings: Settings) -> serve.Application:
             f"serving.log appends to files, which cannot be at {settings.layout.events}; leave it out, or set storage "
             "to a folder"
         )
-    # Replicas are to find the same student when they start anew, whatever is promoted meanwhile.
-    if "student" in config.arms:
-        settings = dataclasses.replace(
-            settings, serving=dataclasses.replace(config, student=promotion.find_student(settings))
-        )
     pinned = check(settings)
     # A replica's working directory is not the user's, so the root must be absolute from here on.
     settings = dataclasses.replace(settings, storage=settings.layout.storage_root)
-    teacher = None
-    if "teacher" in config.arms:
-        options = _options(config.teacher_replicas, at_once=64, queued=64, surge=config.surge)
-        teacher = serve.deployment(**options)(Teacher).bind(settings, pinned)
+    handles = {}
+    for arm, its in config.models.items():
+        if not its.in_ingress:
+            options = _options(its.replicas, at_once=64, queued=its.queue, surge=config.surge)
+            replica = serve.deployment(name=name_deployment(arm), **options)(ArmReplica)
+            handles[arm] = replica.bind(settings, arm, pinned)
     # Far more than the arms take before they refuse, so that there is a place for `/health` whatever they do.
     options = _options(config.student_replicas, at_once=1024, queued=1024, surge=config.surge)
     ingress = serve.deployment(**options)(Ingress)
     free = {"ray_actor_options": {"num_cpus": 0}}
     keeper = serve.deployment(**_options(ReplicasConfig(), at_once=64, queued=64) | free)(Keeper)
     state = keeper.bind(config.experiment, settings.layout.experiment)
-    return ingress.bind(settings, pinned, state, teacher)
+    return ingress.bind(settings, pinned, state, handles)
+
+
+def name_deployment(arm: Arm) -> str:
+    """The deployment of an arm, which Ray's dashboard, metrics and processes show."""
+    return "Teacher" if arm == "teacher" else f"Arm-{arm}"
 
 
 def check(settings: Settings) -> Pinned:
@@ -82,12 +85,12 @@ def check(settings: Settings) -> Pinned:
     Raises:
         UserError: one is missing or damaged, or was trained on another dataset.
     """
-    pinned = Pinned(
-        dataset_identity(settings.layout.dataset), {arm: facts["hash"] for arm, facts in inspect_arms(settings).items()}
-    )
-    for arm, uri in _checkpoints(settings).items():
+    uris = _checkpoints(settings)
+    hashes = {arm: facts["hash"] for arm, facts in _inspect(settings, uris).items()}
+    for arm, uri in uris.items():
         storage.local_copy(uri, f"checkpoint of the {arm}")
-    return pinned
+    # Replicas are to find the same checkpoints when they start anew, whatever is promoted meanwhile.
+    return Pinned(dataset_identity(settings.layout.dataset), hashes, uris)
 
 
 def inspect_arms(settings: Settings) -> dict[Arm, dict[str, Any]]:
@@ -96,17 +99,39 @@ def inspect_arms(settings: Settings) -> dict[Arm, dict[str, Any]]:
     Raises:
         UserError: one is missing, or was trained on another dataset.
     """
-    facts = {arm: checkpoint_facts(uri) for arm, uri in _checkpoints(settings).items()}
+    return _inspect(settings, _checkpoints(settings))
+
+
+def _inspect(settings: Settings, uris: Mapping[Arm, str]) -> dict[Arm, dict[str, Any]]:
+    facts = {}
+    for arm, uri in uris.items():
+        with _naming(settings, arm):
+            facts[arm] = checkpoint_facts(uri)
     check_same_dataset(*dataset_identity(settings.layout.dataset), facts)
     return facts
 
 
 def _checkpoints(settings: Settings) -> dict[Arm, str]:
-    layout, config = settings.layout, settings.serving
-    known: dict[Arm, str] = {"teacher": layout.teacher}
-    if "student" in config.arms:
-        known["student"] = layout.student(promotion.find_student(settings))
-    return {arm: uri for arm, uri in known.items() if arm in config.arms}
+    found = {}
+    for arm, its in settings.serving.models.items():
+        with _naming(settings, arm):
+            found[arm] = (
+                settings.layout.student(promotion.find_student(settings))
+                if arm == "student"
+                else promotion.find_checkpoint(settings, its.model)
+            )
+    return found
+
+
+@contextlib.contextmanager
+def _naming(settings: Settings, arm: Arm) -> Iterator[None]:
+    """Of a further arm, a mistake is told with the key that names its model."""
+    try:
+        yield
+    except UserError as error:
+        if arm not in settings.serving.further_arms:
+            raise
+        raise UserError(f"{error} (serving.further_arms.{arm}.model)") from None
 
 
 def proxy_name() -> str:
@@ -152,7 +177,9 @@ def is_this(settings: Settings, health: dict[str, Any]) -> bool:
     """Whether a server that says `health` of itself serves the checkpoints that `settings` name."""
     expected = {arm: facts["hash"] for arm, facts in inspect_arms(settings).items()}
     arms = health.get("arms", {})
-    return set(arms) == set(settings.serving.arms) and all(arms[a].get("checkpoint") == h for a, h in expected.items())
+    return set(arms) == set(settings.serving.served) and all(
+        arms[a].get("checkpoint") == h for a, h in expected.items()
+    )
 
 
 def undeploy() -> None:

@@ -25,7 +25,7 @@ from recsys.errors import UserError
 from recsys.evaluation.ab_report import quality_of_arms, write_ab_report
 from recsys.evaluation.config import name_rule
 from recsys.evaluation.ladder import LADDER
-from recsys.serving.assignment import ARMS, Arm
+from recsys.serving.assignment import Arm, order_arms
 from recsys.serving.load import GRID, Objective, describe_distribution, measure_load, start_clients
 from recsys.serving.measure import ratios, replay, sample_histories, summary, wait_until_ready
 from recsys.serving.service import dataset_identity
@@ -99,19 +99,22 @@ def _read_quality(settings: Settings) -> dict[str, float]:
     if not isinstance(ladder, dict):
         return {}
     rule = name_rule(ladder["mask_seen"])
-    return quality_of_arms(ladder["rows"], rule, settings.serving.student)
+    models = {arm: its.model for arm, its in settings.serving.models.items()}
+    return quality_of_arms(ladder["rows"], rule, models)
 
 
 def print_figures(figures: dict[str, Any]) -> None:
     """The table and the ratios."""
+    width = max(9, *(len(arm) + 1 for arm in figures["arms"]))
     print(
-        f"{'':9}{'requests':>9}{'errors':>8}{'p50':>10}{'p95':>10}{'p99':>10}{'model p50':>12}{'model p99':>12}  (ms)"
+        f"{'':{width}}{'requests':>9}{'errors':>8}{'p50':>10}{'p95':>10}{'p99':>10}"
+        f"{'model p50':>12}{'model p99':>12}  (ms)"
     )
     for arm, row in figures["arms"].items():
         times = [row["p50_ms"], row["p95_ms"], row["p99_ms"]]
         model = [row["model_p50_ms"], row["model_p99_ms"]]
         print(
-            f"{arm:9}{row['requests']:9d}{row['errors']:8d}"
+            f"{arm:{width}}{row['requests']:9d}{row['errors']:8d}"
             + "".join(f"{t:10.2f}" for t in times)
             + "".join(f"{t:12.2f}" for t in model)
         )
@@ -139,7 +142,7 @@ def print_figures(figures: dict[str, Any]) -> None:
 
 def _measure(settings: Settings, dataset: PreparedDataset, url: str, health: dict[str, Any]) -> dict[str, Any]:
     config = settings.serving
-    arms: list[Arm] = [arm for arm in ARMS if arm in health["arms"]]
+    arms = order_arms(health["arms"])
     if config.measure_warmup:
         warmup = sample_histories(dataset, config.measure_warmup, seed=1)
         replay(url, warmup, arms, k=K, concurrency=config.measure_concurrency)
@@ -234,7 +237,7 @@ def _server(settings: Settings, address: str | None) -> Iterator[tuple[str, dict
         print(f"a/b: measuring the server that runs at {url}", flush=True)
         yield url, health
         return
-    print(f"a/b: deploying {', '.join(settings.serving.arms)} at {url}", flush=True)
+    print(f"a/b: deploying {', '.join(settings.serving.served)} at {url}", flush=True)
     application.deploy(settings)
     try:
         yield url, wait_until_ready(url, 10)

@@ -1,18 +1,18 @@
-"""The processes behind `ray_jobs.serve`: HTTP ingress with student and null arm, and the teacher's replicas.
+"""The processes behind `ray_jobs.serve`: the HTTP ingress with the arms that live in it, and replicas of the others.
 
 Apart from it, so that replicas import these classes by name whether the job or `serve deploy` started them.
 """
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
 
@@ -24,7 +24,7 @@ from recsys.serving.arms import Absent, Model
 from recsys.serving.assignment import Arm
 from recsys.serving.events import EventLog
 from recsys.serving.metrics import Metrics
-from recsys.serving.ranker import Ask, Away, Busy, Late, Ranker
+from recsys.serving.ranker import WAITING, Ask, Away, Busy, Late, Ranker
 from recsys.serving.recommender import Recommendation, Recommender
 from recsys.serving.service import Pinned, Service, check_same_dataset
 from recsys.serving.web import TOKEN_VARIABLE, create_app
@@ -39,10 +39,6 @@ class Replaced(UserError):
     """The checkpoint is another than the one that was deployed."""
 
 
-def checkpoint_uri(settings: Settings, arm: Arm) -> str:
-    return settings.layout.teacher if arm == "teacher" else settings.layout.student(settings.serving.student)
-
-
 def load_ranker(settings: Settings, arm: Arm, pinned: Pinned) -> Ranker:
     """The model of an arm, on as many threads as its replica asks for, warmed up.
 
@@ -50,31 +46,29 @@ def load_ranker(settings: Settings, arm: Arm, pinned: Pinned) -> Ranker:
         Replaced: the checkpoint is another than the one that was deployed.
         UserError: it is missing or damaged, or was trained on another dataset.
     """
-    config = settings.serving
-    replicas = config.teacher_replicas if arm == "teacher" else config.student_replicas
+    config = settings.serving.models[arm]
+    replicas = config.replicas
     torch.set_num_threads(max(1, int(replicas.cpus)))
-    recommender = Recommender.load(
-        checkpoint_uri(settings, arm),
-        "cuda" if replicas.gpus else "cpu",
-        scoring=config.scoring if arm == "student" else "exact",
-    )
+    device = "cuda" if replicas.gpus else "cpu"
+    recommender = Recommender.load(pinned.uris[arm], device, scoring=config.scoring)
     if problem := pinned.describe_change(arm, recommender.checkpoint.hash):
         raise Replaced(problem)
     check_same_dataset(*pinned.dataset, {arm: recommender.checkpoint.info})
     # The checkpoint may be older than the attributes of its items, or know items that came later.
     ours, theirs = recommender.catalogue, PreparedDataset.load_catalogue(settings.layout.dataset)
     recommender.catalogue = replace(ours, attributes=theirs.attributes.extend(len(ours) - len(theirs)))
-    ranker = Ranker(recommender, replicas.batch)
+    # Ray Serve keeps the queue of what has replicas of its own, and counts a batch as one.
+    ranker = Ranker(recommender, replicas.batch, config.queue if config.in_ingress else WAITING)
     for _ in range(3):  # libraries set up much of themselves during the first passes
         ranker.rank_now([Ask([recommender.catalogue.item_ids[1]], 1, True)])
     return ranker
 
 
-class Teacher:
-    """A replica of the teacher; it does not start from another checkpoint than the one that was deployed."""
+class ArmReplica:
+    """A replica of one arm; it does not start from another checkpoint than the one that was deployed."""
 
-    def __init__(self, settings: Settings, pinned: Pinned) -> None:
-        self._ranker = load_ranker(settings, "teacher", pinned)
+    def __init__(self, settings: Settings, arm: Arm, pinned: Pinned) -> None:
+        self._ranker = load_ranker(settings, arm, pinned)
 
     async def rank(self, ask: Ask) -> Recommendation:
         return await self._ranker.rank(ask)
@@ -87,17 +81,15 @@ class Teacher:
 
 
 class Remote:
-    """The teacher as the ingress sees it: what Ray says of it becomes what the application says.
+    """An arm with replicas of its own as the ingress sees it: what Ray says becomes what the application says.
 
     Args:
         seconds: how long a request may wait for it, its turn included.
     """
 
-    def __init__(self, handle: DeploymentHandle[Any], pinned: Pinned, uri: str, seconds: float) -> None:
-        self._handle = handle
+    def __init__(self, arm: Arm, handle: DeploymentHandle[Any], pinned: Pinned, seconds: float) -> None:
+        self._arm, self._handle, self._pinned = arm, handle, pinned
         self._seconds = seconds
-        self._pinned = pinned
-        self._uri = uri
 
     async def rank(self, ask: Ask) -> Recommendation:
         return await self._within(self._seconds, self._handle.rank.remote(ask))
@@ -116,19 +108,22 @@ class Remote:
         try:
             return await asyncio.wait_for(answer, seconds)
         except BackPressureError:
-            raise Busy("as many requests wait for the teacher as may") from None
+            raise Busy(f"as many requests wait for the {self._arm} as may") from None
         except TimeoutError:
             answer.cancel()  # what nobody waits for is not computed
-            raise Late(f"the teacher did not answer within {seconds:g} s; try again") from None
+            raise Late(f"the {self._arm} did not answer within {seconds:g} s; try again") from None
         except (RayError, DeploymentUnavailableError) as error:
-            raise Away(f"the teacher does not answer ({type(error).__name__}); try again") from None
+            cause = error.cause if isinstance(error, RayTaskError) else None
+            if isinstance(cause, (UserError, Busy)):  # as a model in this process says it
+                raise type(cause)(str(cause)) from None
+            raise Away(f"the {self._arm} does not answer ({type(error).__name__}); try again") from None
 
     def _describe_change(self) -> str | None:
         try:
-            manifest = storage.read_manifest(self._uri)
+            manifest = storage.read_manifest(self._pinned.uris[self._arm])
         except Exception:
-            return None  # the storage does not answer; what was seen of the teacher is said
-        return self._pinned.describe_change("teacher", manifest.content_hash if manifest else None)
+            return None  # the storage does not answer; what was seen of the arm is said
+        return self._pinned.describe_change(self._arm, manifest.content_hash if manifest else None)
 
 
 def load_dataset(settings: Settings, pinned: Pinned) -> PreparedDataset:
@@ -144,32 +139,39 @@ def load_dataset(settings: Settings, pinned: Pinned) -> PreparedDataset:
     return dataset
 
 
-def models(settings: Settings, pinned: Pinned, teacher: DeploymentHandle[Any] | None) -> dict[Arm, Model]:
-    """The models of the ingress."""
+def models(settings: Settings, pinned: Pinned, handles: Mapping[Arm, DeploymentHandle[Any]]) -> dict[Arm, Model]:
+    """The models of all arms as the ingress has them.
+
+    Args:
+        handles: of the arms with replicas of their own.
+    """
     found: dict[Arm, Model] = {}
-    if teacher is not None:
-        found["teacher"] = Remote(
-            teacher, pinned, checkpoint_uri(settings, "teacher"), settings.serving.teacher_seconds
-        )
-    if "student" in settings.serving.arms:
+    for arm, config in settings.serving.models.items():
+        if not config.in_ingress:
+            found[arm] = Remote(arm, handles[arm], pinned, config.seconds)
+            continue
         try:
-            found["student"] = load_ranker(settings, "student", pinned)
+            found[arm] = load_ranker(settings, arm, pinned)
         except Replaced as error:  # the other arms are served all the same
-            found["student"] = Absent(str(error))
+            found[arm] = Absent(str(error))
     return found
 
 
 @serve.ingress()
 class Ingress:
-    """A replica that takes HTTP requests and holds catalogue, stored histories and the student."""
+    """A replica that takes HTTP requests and holds catalogue, stored histories and the models that live in it."""
 
     def __init__(
-        self, settings: Settings, pinned: Pinned, keeper: DeploymentHandle[Any], teacher: DeploymentHandle[Any] | None
+        self,
+        settings: Settings,
+        pinned: Pinned,
+        keeper: DeploymentHandle[Any],
+        handles: Mapping[Arm, DeploymentHandle[Any]],
     ) -> None:
         config = self._config = settings.serving
         self._service = Service(
             load_dataset(settings, pinned),
-            arms=config.arms,
+            arms=config.served,
             experiment=Followed(keeper, config.experiment),
             default_arm=config.default_arm,
             max_k=config.max_k,
@@ -178,7 +180,7 @@ class Ingress:
             max_requests=config.max_requests,
         )
         self._pinned = pinned
-        self._models = models(settings, pinned, teacher)
+        self._models = models(settings, pinned, handles)
         self._metrics = Metrics(serve.get_replica_context().replica_id.unique_id)
         self._log = None
         if config.log:

@@ -185,12 +185,12 @@ def _number(value: float | None, unit: float) -> str:
     return "–" if value is None else f"{value * unit:.3g}"
 
 
-def quality_of_arms(rows: Sequence[Mapping[str, Any]], rule: str, student: str) -> dict[str, float]:
+def quality_of_arms(rows: Sequence[Mapping[str, Any]], rule: str, models: Mapping[str, str]) -> dict[str, float]:
     """Arm → NDCG@10, from the rows of a ladder; recent popularity stands for the null arm.
 
     Args:
-        student: name of the one that is served.
+        models: arm → name of the model that it serves.
     """
-    names = {"teacher": "teacher", "student": student, "null": "recent-popularity"}
+    names = {**models, "null": "recent-popularity"}
     found = {row["name"]: float(row["metrics"][rule]["ndcg@10"]) for row in rows}
     return {arm: found[name] for arm, name in names.items() if name in found}

@@ -3,17 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from recsys.evaluation.plots import COLOURS, INK, new_axes, set_plain_log_axis
+from recsys.evaluation.plots import INK, colour_arms, new_axes, set_plain_log_axis
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = {"teacher": COLOURS["teacher"], "student": COLOURS["distilled"]}
 _LEAST = 1e-3  # share of the slowest requests that is shown
-
-
-def colour_of(arm: str) -> str:
-    return _COLOURS.get(arm, COLOURS["baseline"])
 
 
 def draw_distribution(
@@ -30,10 +25,11 @@ def draw_distribution(
     least = max(_LEAST, 1 / requests)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    colours = colour_arms(arms)
     for arm, milliseconds in arms.items():
         slower = [1 - level / 100 for level in levels]
         points = [(ms, share) for ms, share in zip(milliseconds, slower, strict=True) if share >= least]
-        axes.plot(*zip(*points, strict=True), color=colour_of(arm), linewidth=2, label=arm)
+        axes.plot(*zip(*points, strict=True), color=colours[arm], linewidth=2, label=arm)
     axes.set_ylim(least, 1.1)
     set_plain_log_axis(axes)
     ticks = {1: "all", 0.5: "50 %", 0.1: "10 %", 0.05: "5 %", 0.01: "1 %", 0.001: "0.1 %"}
@@ -57,11 +53,12 @@ def draw_loads(
     """
     figure, axes = new_axes(form)
     axes.set_yscale("log")
+    colours = colour_arms(arms)
     for arm, all_rows in arms.items():
         rows = [row for row in all_rows if "p99_ms" in row]
         if not rows:
             continue
-        xs, colour = [row[load] for row in rows], colour_of(arm)
+        xs, colour = [row[load] for row in rows], colours[arm]
         axes.plot(xs, [row["p50_ms"] for row in rows], color=colour, linewidth=1, linestyle="--")
         axes.plot(xs, [row["p99_ms"] for row in rows], color=colour, linewidth=2, label=arm)
         low, high = zip(*(row["p99_interval_ms"] for row in rows), strict=True)
@@ -86,8 +83,9 @@ def draw_frontier(arms: Mapping[str, Mapping[str, float]], form: str = "wide") -
     """
     figure, axes = new_axes(form)
     axes.set_xscale("log")
+    colours = colour_arms(arms)
     for arm, row in arms.items():
-        colour, y = colour_of(arm), row["ndcg@10"]
+        colour, y = colours[arm], row["ndcg@10"]
         axes.plot([row["p50_ms"], row["p99_ms"]], [y, y], color=colour, linewidth=2, alpha=0.5)
         axes.plot(row["p50_ms"], y, "o", color=colour, markersize=9)
         axes.plot(row["p99_ms"], y, "|", color=colour, markersize=14, markeredgewidth=2)

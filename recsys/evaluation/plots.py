@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ COLOURS = {"baseline": "#808790", "alone": "#3f83d1", "distilled": "#d2691e", "t
 _MARKERS = {"baseline": "s", "alone": "o", "distilled": "o", "teacher": "D"}
 _NAMES = {"baseline": "counting", "alone": "student alone", "distilled": "student distilled", "teacher": "teacher"}
 INK, GRID = "#010203", "#c9ced6"  # in SVG replaced by what the page says
+_FURTHER_ARMS = (COLOURS["alone"], "#2f9270", "#c4569b", "#9a8420")
 _SIZES = {"wide": (8.4, 4.6), "narrow": (4.2, 4.6)}
 _WAYS = {
     "read-out": (COLOURS["baseline"], "s--"),
@@ -153,13 +155,20 @@ def draw_learning_curves(curves: Mapping[str, Sequence[Mapping[str, float]]], fo
     return figure
 
 
+def colour_arms(arms: Iterable[str]) -> dict[str, str]:
+    """Arm → colour: those of teacher, student and null are the same in every picture, further ones take turns."""
+    known = {"teacher": COLOURS["teacher"], "student": COLOURS["distilled"], "null": COLOURS["baseline"]}
+    turns = cycle(_FURTHER_ARMS)
+    return {arm: known[arm] if arm in known else next(turns) for arm in arms}
+
+
 def draw_arm_latency(arms: Mapping[str, Mapping[str, float]], form: str = "wide") -> "Figure":
     """End-to-end p50, p95 and p99 of every arm (log), with the median model time."""
     figure, axes = new_axes(form, height=0.7 + 0.62 * len(arms) + 0.9)
-    colours = {"teacher": COLOURS["teacher"], "student": COLOURS["distilled"]}
+    colours = colour_arms(arms)
     names = list(arms)
     for y, name in enumerate(names):
-        arm, colour = arms[name], colours.get(name, COLOURS["baseline"])
+        arm, colour = arms[name], colours[name]
         axes.plot([arm["p50_ms"], arm["p99_ms"]], [y, y], color=colour, linewidth=2, alpha=0.5)
         for quantile, marker, size in (("p50_ms", "o", 9), ("p95_ms", "|", 14), ("p99_ms", "|", 14)):
             axes.plot(arm[quantile], y, marker=marker, color=colour, markersize=size, markeredgewidth=2)

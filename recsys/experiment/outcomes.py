@@ -16,8 +16,8 @@ from recsys.data.ids import normal_ids
 
 ANSWERED, FAILED, FEEDBACK = "exposure", "failure", "feedback"
 _COLUMNS = [
-    "kind", "time", "request_id", "user_id", "arm", "assigned_by", "experiment", "teacher_failed", "fallback", "items",
-    "model_ms", "queue_ms",
+    "kind", "time", "request_id", "user_id", "arm", "assigned_by", "experiment", "failed", "teacher_failed", "fallback",
+    "items", "model_ms", "queue_ms",
 ]  # fmt: skip
 
 
@@ -27,7 +27,7 @@ class Outcomes:
 
     Attributes:
         requests: one row each: `user`, `arm` (that of the user's first request), `time`, `answered`, `clicked`,
-            `fallback` (bool, the arm's model did not answer: popular items, or the student for the teacher),
+            `fallback` (bool, the arm's model did not answer: popular items, or another arm in its place),
             `milliseconds` in the replica that answered (queue and model) and `items`.
         left_out: requests that named their arm, or no user, or came before the last change.
         moved: users whom more than one arm answered.
@@ -67,7 +67,8 @@ def read_outcomes(events: pa.Table, event: str = "click", version: int = 1) -> O
             "time": ours["time"],
             "answered": ours["kind"] == ANSWERED,
             "clicked": ours["request_id"].isin(_clicked(events, ours, event)),
-            "fallback": ours["fallback"].fillna(False).astype(bool) | ours["teacher_failed"].notna(),
+            "fallback": ours["fallback"].fillna(False).astype(bool)
+            | ours[["failed", "teacher_failed"]].notna().any(axis=1),
             "milliseconds": ours["model_ms"].fillna(0) + ours["queue_ms"].fillna(0),
             "items": ours["items"],
         }

@@ -1,11 +1,15 @@
 """Which arm of the experiment a user gets."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
-Arm = Literal["teacher", "student", "null"]
-ARMS: tuple[Arm, ...] = get_args(Arm)
+Arm = str
+"""The name of an arm."""
+BuiltIn = Literal["teacher", "student", "null"]
+ARMS: tuple[BuiltIn, ...] = get_args(BuiltIn)
+"""The arms that need no description; configuration may name further ones beside them."""
+_PLACES = {"teacher": 0, "student": 1, "null": 3}
 
 
 def check_split(split: Mapping[Arm, float]) -> None:
@@ -29,14 +33,23 @@ def position(user_id: str, salt: str) -> float:
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53  # 53 bits: exact in a double, so never rounded up to 1
 
 
+def order_arms(arms: Iterable[Arm]) -> list[Arm]:
+    """Arms in the order in which they take their shares of the users: teacher, student, the further ones, null.
+
+    Further ones go by name, because what carries a configuration need not keep the order of its keys.
+    """
+    return sorted(arms, key=lambda arm: (_PLACES.get(arm, 2), arm))
+
+
 def assign(user_id: str, split: Mapping[Arm, float], salt: str) -> Arm:
     """The arm of a user: the same on every replica and after every restart, as long as split and salt stay.
 
-    Arms take their shares of [0, 1) in the order of `ARMS`: when a share changes, only users at its border move.
+    Arms take their shares of [0, 1) in the order of `order_arms`: when a share changes, only users at its border move,
+    and an arm without a share is no border.
     """
     check_split(split)
     point, upper = position(user_id, salt), 0.0
-    served = [arm for arm in ARMS if split.get(arm, 0) > 0]
+    served = [arm for arm in order_arms(split) if split[arm] > 0]
     for arm in served:
         upper += split[arm]
         if point < upper:

@@ -1,10 +1,11 @@
-"""Who answers a task: its arm, or the student where the teacher does not."""
+"""Who answers a task: its arm, or another in place of one that does not."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
 
 from recsys.serving.arms import Model
 from recsys.serving.assignment import Arm
+from recsys.serving.metrics import Metrics
 from recsys.serving.ranker import Away, Busy, Late
 from recsys.serving.recommender import Recommendation
 from recsys.serving.service import Failure, Service, Task
@@ -23,11 +24,19 @@ class Dispatcher:
 
     Args:
         models: of the arms that have one.
-        fallback: answers in place of the teacher, but for requests that name it: those want the teacher or nothing.
+        fallback: answers in place of other arms, but for requests that name theirs: those want that arm or nothing.
+        metrics: count what an arm did not answer.
     """
 
-    def __init__(self, service: Service, models: Mapping[Arm, Model], fallback: Arm | None = None) -> None:
+    def __init__(
+        self,
+        service: Service,
+        models: Mapping[Arm, Model],
+        fallback: Arm | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._service, self._models = service, models
+        self._metrics = metrics or Metrics()
         self._fallback = fallback if fallback in models else None
 
     async def answer(self, tasks: Sequence[Task]) -> list[Answered]:
@@ -52,11 +61,21 @@ class Dispatcher:
         try:
             ranked = await self._models[arm].rank_together(tasks)
         except (Busy, Away) as error:
-            if arm != "teacher" or self._fallback is None or any(task.assigned_by == "request" for task in tasks):
-                raise
-            tasks = [task.fall_back(self._fallback, explain(error)) for task in tasks]
-            try:
-                ranked = await self._models[self._fallback].rank_together(tasks)
-            except (Busy, Away):
-                raise error from None  # what is wrong with the arm itself says more
+            reason = explain(error)
+            answered = await self._rank_in_place(arm, tasks, reason)
+            self._metrics.count_failures(arm, reason, self._fallback if answered else None, len(tasks))
+            if answered is None:
+                raise  # what is wrong with the arm itself says more than what is wrong with the other one
+            return answered
         return list(zip(tasks, ranked, strict=True))
+
+    async def _rank_in_place(self, arm: Arm, tasks: list[Task], failed: Failure) -> list[Answered] | None:
+        """What the fallback answers; None where it does not either, or may not."""
+        other = self._fallback
+        if other is None or other == arm or any(task.assigned_by == "request" for task in tasks):
+            return None
+        try:
+            ranked = await self._models[other].rank_together(tasks)
+        except (Busy, Away):
+            return None
+        return [(task.fall_back(other, failed), one) for task, one in zip(tasks, ranked, strict=True)]

@@ -35,12 +35,13 @@ SCHEMA = pa.schema(
         ("kind", pa.string()),  # exposure, failure (no answer), feedback, or shadow: a list that nobody saw
         ("time", pa.float64()),  # seconds since 1970
         ("request_id", pa.string()),
-        # Of exposures, of shadows but for `fallback` and `teacher_failed`, and the first four of failures:
+        # Of exposures, of shadows but for `fallback` and why an arm failed, and the first four of failures:
         ("user_id", pa.string()),
         ("arm", pa.string()),
         ("assigned_by", pa.string()),
         ("experiment", pa.int64()),
         ("answered_by", pa.string()),
+        ("failed", pa.string()),
         ("teacher_failed", pa.string()),
         ("checkpoint", pa.string()),
         ("fallback", pa.bool_()),

@@ -1,4 +1,4 @@
-"""The state of the experiment: who gets which arm, and how much of the student's work the teacher repeats unseen.
+"""The state of the experiment: who gets which arm, and how much of the student's work another arm repeats unseen.
 
 It starts as the settings say and can be changed while the application runs; `ray_jobs.serving.keeper` keeps one for
 all replicas.
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from recsys import storage
 from recsys.errors import UserError
 from recsys.secrets import mask
-from recsys.serving.assignment import Arm, check_split, position
+from recsys.serving.assignment import ARMS, Arm, check_split, position
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Salt = Annotated[str, Field(min_length=1, max_length=256)]
@@ -27,8 +27,9 @@ class Change(BaseModel):
     split: dict[Arm, Share] | None = Field(None, description="share of users an arm gets; they add up to 1")
     salt: Salt | None = Field(None, description="another salt assigns all users anew")
     shadow: Share | None = Field(
-        None, description="share of the student's answers for which the teacher computes its own, unseen"
+        None, description="share of the student's answers for which shadow_arm computes its own, unseen"
     )
+    shadow_arm: Arm | None = Field(None, description="the arm that does")
 
 
 class Experiment(BaseModel):
@@ -39,7 +40,8 @@ class Experiment(BaseModel):
     arms: tuple[Arm, ...] = Field(description="those that are served")
     split: dict[Arm, Share] = Field(description="share of users an arm gets when a request names none")
     salt: Salt = Field(description="hashed with the user id")
-    shadow: Share = Field(description="share of the student's answers for which the teacher computes its own, unseen")
+    shadow: Share = Field(description="share of the student's answers for which shadow_arm computes its own, unseen")
+    shadow_arm: Arm = Field("teacher", description="the arm that does")
     version: int = Field(1, ge=1, description="counts the changes; every answer and the log name it")
     changed: datetime = Field(
         default_factory=lambda: datetime.now(UTC), description="when; of version 1, when it was deployed"
@@ -56,30 +58,40 @@ class Experiment(BaseModel):
             return self
         after = self.model_copy(update={**given, "version": self.version + 1, "changed": datetime.now(UTC)})
         try:
-            check_experiment(after.arms, after.split, after.shadow)
+            check_experiment(after.arms, after.split, after.shadow, after.shadow_arm)
         except ValueError as error:
             raise UserError(str(error)) from None
         return after
 
     def is_shadowed(self, who: str) -> bool:
-        """Whether the teacher repeats what the student answers to a user, or to a request without one.
+        """Whether `shadow_arm` repeats what the student answers to a user, or to a request without one.
 
         Who was chosen stays so when the share grows. The choice is independent of that of the arm.
         """
         return position(who, f"{self.salt}/shadow") < self.shadow
 
 
-def check_experiment(arms: tuple[Arm, ...], split: Mapping[Arm, float], shadow: float) -> None:
+def check_experiment(
+    arms: tuple[Arm, ...], split: Mapping[Arm, float], shadow: float, shadow_arm: Arm = "teacher"
+) -> None:
     """Refuse a state that cannot be served.
 
     Raises:
         ValueError: one sentence.
     """
     check_split(split)
-    if unserved := sorted({arm for arm, share in split.items() if share > 0} - set(arms)):
-        raise ValueError(f"split gives users to {unserved[0]}, which is not one of arms ({', '.join(arms)})")
-    if shadow and not {"teacher", "student"} <= set(arms):
-        raise ValueError(f"shadow is {shadow:g}, which needs teacher and student among arms ({', '.join(arms)})")
+    served = ", ".join(arms)
+    unserved = {arm for arm, share in split.items() if share > 0 or arm not in ARMS} - set(arms)
+    if unserved:
+        raise ValueError(f"split gives users to {min(unserved)}, which is not one of arms ({served})")
+    if shadow_arm in ("student", "null") or shadow_arm not in {*ARMS, *arms}:
+        others = [arm for arm in arms if arm not in ("student", "null")]
+        raise ValueError(
+            f"shadow_arm is {shadow_arm}, but an arm with a model beside the student's is to be compared with it; name "
+            f"one that is served ({', '.join(others) or 'there is none'})"
+        )
+    if shadow and not {shadow_arm, "student"} <= set(arms):
+        raise ValueError(f"shadow is {shadow:g}, which needs {shadow_arm} and student among arms ({served})")
 
 
 def read_state(uri: str) -> Experiment:
@@ -155,7 +167,8 @@ class Kept:
         return after
 
     def _settings(self) -> dict[str, Any]:
-        return self._configured.model_dump(mode="json", exclude={"version", "changed"})
+        # Without defaults: what was written before a setting came is still of the same settings.
+        return self._configured.model_dump(mode="json", exclude={"version", "changed"}, exclude_defaults=True)
 
     def _write(self, experiment: Experiment) -> None:
         if self._uri is not None:

@@ -1,7 +1,7 @@
 """What `GET /metrics` tells Prometheus: requests and times per arm, in buckets for a student of one millisecond."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -57,15 +57,21 @@ class Metrics:
             ["replica", "reason"],
             registry=self._registry,
         )
+        self._failures = Counter(
+            "recsys_failures",
+            "Requests that their arm's model did not answer, why not, and which arm answered in its place (or none).",
+            ["replica", "arm", "reason", "answered_by"],
+            registry=self._registry,
+        )
         self._shadow = Counter(
             "recsys_shadow",
-            "What the teacher was to compute unseen beside the student's answers, and what came of it.",
+            "What another arm was to compute unseen beside the student's answers, and what came of it.",
             ["replica", "outcome"],
             registry=self._registry,
         )
         self._agreement = Histogram(
             "recsys_shadow_agreement",
-            "Share of items that the student's answer and the teacher's unseen one have in common.",
+            "Share of items that the student's answer and the unseen one have in common.",
             ["replica"],
             buckets=TENTHS,
             registry=self._registry,
@@ -93,13 +99,16 @@ class Metrics:
     def count_teacher_fallback(self, reason: str) -> None:
         self._teacher_fallbacks.labels(self._replica, reason).inc()
 
+    def count_failures(self, arm: str, reason: str, answered_by: str | None, requests: int) -> None:
+        self._failures.labels(self._replica, arm, reason, answered_by or NO_ARM).inc(requests)
+
     def count_shadow(self, outcome: str) -> None:
         self._shadow.labels(self._replica, outcome).inc()
 
-    def count_agreement(self, agreement: float, *, student: Recommendation, teacher: Recommendation) -> None:
+    def count_agreement(self, agreement: float, compared: Mapping[str, Recommendation]) -> None:
         self.count_shadow("compared")
         self._agreement.labels(self._replica).observe(agreement)
-        for arm, answer in (("student", student), ("teacher", teacher)):
+        for arm, answer in compared.items():
             self._shadow_model.labels(self._replica, arm).observe(answer.milliseconds / 1000)
 
     def count_feedback(self) -> None:

@@ -14,6 +14,8 @@ from recsys.serving.selection import Candidates
 
 RETRY_SECONDS = 1
 """When who was refused for want of room should ask again."""
+WAITING = 256
+"""Requests that may wait for the next passes of a model, unless it is told otherwise."""
 
 
 class Busy(Exception):
@@ -54,7 +56,7 @@ class Ranker:
             that takes longer than its client is willing to wait costs a pass all the same.
     """
 
-    def __init__(self, recommender: Recommender, batch: int = 8, waiting: int = 256) -> None:
+    def __init__(self, recommender: Recommender, batch: int = 8, waiting: int = WAITING) -> None:
         self.recommender = recommender
         self._batch = batch
         self._most = waiting

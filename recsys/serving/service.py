@@ -49,7 +49,7 @@ class RecommendRequest(BaseModel):
     user_id: Id | None = Field(None, description="decides the arm; without a history the stored one is used, whole")
     history: Annotated[list[Id], Field(min_length=1)] | None = Field(None, description="catalogue ids, oldest first")
     k: int = Field(10, description="how many items to recommend")
-    arm: Arm | None = Field(None, description="ask for an arm instead of being assigned one")
+    arm: Id | None = Field(None, description="ask for an arm instead of being assigned one")
     mask_seen: bool = Field(True, description="never recommend an item of the history (the null arm ignores this)")
     exclude: list[Id] = Field([], description="ids that are not recommended; unknown ones are told in not_found")
     only: list[Id] | None = Field(None, description="ids to choose from, such as what is in stock; null: all")
@@ -98,8 +98,9 @@ class RecommendResponse(BaseModel):
         description="the request named the arm; hash of the user id; or no user id was given: leave those out of an A/B"
     )
     experiment: int = Field(description="version of the state of the experiment that assigned the arm")
-    answered_by: Arm = Field(description="the arm, or the student in place of a teacher that did not answer")
-    teacher_failed: Failure | None = Field(None, description="why the student answered in place of the teacher")
+    answered_by: Arm = Field(description="the arm, or the one that answers in place of an arm that did not")
+    failed: Failure | None = Field(None, description="why another one answered in place of the arm")
+    teacher_failed: Failure | None = Field(None, description="the same, where the arm is the teacher")
     checkpoint: str | None = Field(description="hash of the checkpoint that ranked; null where no model was asked")
     model_ms: float = Field(description="time in the model alone, measured in the replica; 0 where none was asked")
     queue_ms: float = Field(description="time the request waited in the replica for its turn in the model")
@@ -268,7 +269,8 @@ class Service:
             assigned_by=task.assigned_by,
             experiment=task.experiment,
             answered_by=task.answered_by,
-            teacher_failed=task.failed,
+            failed=task.failed,
+            teacher_failed=task.failed if task.arm == "teacher" else None,
             checkpoint=answer.checkpoint,
             model_ms=round(answer.milliseconds, 4),
             queue_ms=round(answer.waited, 4),
@@ -347,10 +349,12 @@ class Pinned:
     Attributes:
         dataset: name and fingerprint.
         checkpoints: hash of the checkpoint of every arm that has one.
+        uris: where each of them lies; what an alias names later is not looked at.
     """
 
     dataset: tuple[str, str]
     checkpoints: dict[Arm, str]
+    uris: dict[Arm, str]
 
     def describe_change(self, arm: Arm, found: str | None) -> str | None:
         """One sentence where an arm's checkpoint is another by now, or None."""

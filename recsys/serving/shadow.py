@@ -1,10 +1,11 @@
-"""What the teacher would have answered: computed beside a share of the student's answers, compared, never shown."""
+"""What another arm would have answered: computed beside a share of the student's answers, compared, never shown."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from recsys.data.ids import normal_id
 from recsys.serving.arms import Model
+from recsys.serving.assignment import Arm
 from recsys.serving.dispatch import explain
 from recsys.serving.events import EventLog
 from recsys.serving.experiment import State
@@ -23,37 +24,45 @@ def agree(ours: Sequence[str], theirs: Sequence[str]) -> float:
 
 
 class Shadow:
-    """Has the teacher repeat what the student answered, in the background.
+    """Has another arm repeat what the student answered, in the background.
 
     Args:
-        state: says for whom; requests without a user are chosen by their own id.
+        models: of the arms that have one.
+        state: says which arm repeats, and for whom; requests without a user are chosen by their own id.
         at_once: computations at the same time; further ones are dropped and counted, so that neither answers nor the
-            teacher's own requests wait for them.
-        log: takes the teacher's list; None keeps none.
+            other arm's own requests wait for them.
+        log: takes the unseen list; None keeps none.
     """
 
     def __init__(
-        self, teacher: Model, state: State, *, at_once: int, metrics: Metrics, log: EventLog | None = None
+        self,
+        models: Mapping[Arm, Model],
+        state: State,
+        *,
+        at_once: int,
+        metrics: Metrics,
+        log: EventLog | None = None,
     ) -> None:
-        self._teacher, self._state, self._at_once = teacher, state, at_once
+        self._models, self._state, self._at_once = models, state, at_once
         self._metrics, self._log = metrics, log
         self._running: set[asyncio.Task[None]] = set()  # the event loop itself would let go of them
 
     def consider(self, task: Task, answer: Recommendation) -> None:
         """Begin where the student's model answered who is chosen, and where there is room; returns at once."""
         who = task.request_id if task.user_id is None else normal_id(task.user_id)
-        if task.arm != "student" or answer.checkpoint is None or not self._state.current.is_shadowed(who):
+        state = self._state.current
+        if task.arm != "student" or answer.checkpoint is None or not state.is_shadowed(who):
             return
         if len(self._running) >= self._at_once:
             self._metrics.count_shadow("dropped")
             return
-        running = asyncio.create_task(self._compare(task, answer))
+        running = asyncio.create_task(self._compare(task, answer, state.shadow_arm))
         self._running.add(running)
         running.add_done_callback(self._running.discard)
 
-    async def _compare(self, task: Task, answer: Recommendation) -> None:
+    async def _compare(self, task: Task, answer: Recommendation, arm: Arm) -> None:
         try:
-            shadow = await self._teacher.rank(task)
+            shadow = await self._models[arm].rank(task)
         except (Busy, Away) as error:
             self._metrics.count_shadow(explain(error))
             return
@@ -62,7 +71,7 @@ class Shadow:
             print(f"shadow: {type(error).__name__}: {error}", flush=True)
             return
         agreement = agree(answer.items, shadow.items)
-        self._metrics.count_agreement(agreement, student=answer, teacher=shadow)
+        self._metrics.count_agreement(agreement, {task.answered_by: answer, arm: shadow})
         if self._log is not None:
             self._log.append(
                 "shadow",
@@ -71,7 +80,7 @@ class Shadow:
                 arm=task.arm,
                 assigned_by=task.assigned_by,
                 experiment=task.experiment,
-                answered_by="teacher",
+                answered_by=arm,
                 checkpoint=shadow.checkpoint,
                 items=shadow.items,
                 model_ms=round(shadow.milliseconds, 4),

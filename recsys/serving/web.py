@@ -148,10 +148,8 @@ def create_app(
         redoc_url=None,
     )
     counted = metrics or Metrics()
-    dispatcher = Dispatcher(service, models, fallback)
-    shadow = None
-    if {"teacher", "student"} <= models.keys():
-        shadow = Shadow(models["teacher"], service.experiment, at_once=shadow_at_once, metrics=counted, log=log)
+    dispatcher = Dispatcher(service, models, fallback, counted)
+    shadow = Shadow(models, service.experiment, at_once=shadow_at_once, metrics=counted, log=log)
     app.add_middleware(Guard, seconds=body_seconds)
     app.add_middleware(Counted, metrics=counted, paths=frozenset({"/recommend", "/recommend/batch"}))
 
@@ -181,18 +179,17 @@ def create_app(
 
     def tell(task: Task, answer: Recommendation) -> RecommendResponse:
         counted.count_answer(task.answered_by, answer)
-        if task.failed is not None:
+        if task.failed is not None and task.arm == "teacher":
             counted.count_teacher_fallback(task.failed)
-        if shadow is not None:
-            shadow.consider(task, answer)
+        shadow.consider(task, answer)
         said = service.response(task, answer)
         if log is not None:
             log.append(
                 "exposure",
                 **said.model_dump(
                     include={
-                        "request_id", "user_id", "arm", "assigned_by", "experiment", "answered_by", "teacher_failed",
-                        "checkpoint", "fallback", "model_ms", "queue_ms",
+                        "request_id", "user_id", "arm", "assigned_by", "experiment", "answered_by", "failed",
+                        "teacher_failed", "checkpoint", "fallback", "model_ms", "queue_ms",
                     }
                 ),
                 items=answer.items,
@@ -275,7 +272,7 @@ def create_app(
 
     @app.get("/experiment")
     async def experiment() -> Experiment:
-        """Who gets which arm, and how much of the student's work the teacher repeats unseen."""
+        """Who gets which arm, and how much of the student's work another arm repeats unseen."""
         return service.experiment.current
 
     async def check_token(given: Bearer) -> None:

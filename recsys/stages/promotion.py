@@ -15,7 +15,8 @@ from recsys import locks, storage
 from recsys.errors import UserError
 from recsys.evaluation.config import name_rule
 from recsys.manifest import MANIFEST
-from recsys.settings import PromotionConfig, Settings
+from recsys.names import read_registered
+from recsys.settings import Layout, PromotionConfig, Settings
 from recsys.stages.artefacts import fingerprint, require
 from recsys.tracking_registry import Registry, Version
 
@@ -95,6 +96,38 @@ def find_student(settings: Settings) -> str:
             f"no student of {settings.name} is @{alias}; run promote --alias {alias}, or name one: serving.student=NAME"
         )
     return _kept_as(version)
+
+
+def find_checkpoint(settings: Settings, model: str) -> str:
+    """The URI of the checkpoint that the model of an arm (`ArmConfig.model`) means now, whether or not it is there.
+
+    Raises:
+        UserError: it is a version of the model registry that there is not, or whose checkpoint was replaced since.
+    """
+    registered = read_registered(f"models:/{settings.name}{model}" if model.startswith("@") else model)
+    if registered is None:
+        return settings.layout.model(model)
+    name, alias, number = registered
+    registry = Registry(settings.tracking, settings.layout.mlflow, name)
+    if alias is not None:
+        version = registry.find(alias)
+        mend = f"run promote --alias {alias}"
+    else:
+        version = next((one for one in registry.versions() if one.number == number), None)
+        mend = "run evaluate, which registers students"
+    if version is None:
+        raise UserError(f"the model registry holds no {model}; {mend}, or name another")
+    if not {"student", "checkpoint"} <= version.tags.keys():
+        raise UserError(f"{model} is no student that evaluate has registered; name another")
+    layout = Layout(settings.layout.storage_root, name)
+    for uri in (layout.student(_kept_as(version)), layout.student(version.tags["student"])):
+        manifest = storage.read_manifest(uri)
+        if manifest is not None and manifest.content_hash == version.tags["checkpoint"]:
+            return uri
+    raise UserError(
+        f"the checkpoint of {model}, {_describe(version)}, has been replaced since it was evaluated; promote keeps a "
+        "copy of what it promotes, so promote in time, or name another"
+    )
 
 
 def find_objection(candidate: Version, champion: Version | None, config: PromotionConfig, rule: str) -> str | None:

@@ -41,6 +41,9 @@ def serving(settings: Settings) -> list[Need]:
     replicas = {
         "serving.teacher_replicas": settings.serving.teacher_replicas,
         "serving.student_replicas": settings.serving.student_replicas,
+        **{
+            f"serving.{name}": arm.replicas for name, arm in settings.serving.further_arms.items() if not arm.in_ingress
+        },
     }
     return [Need(what, asked.count, asked.cpus, asked.gpus) for what, asked in replicas.items()]
 

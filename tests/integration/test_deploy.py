@@ -231,6 +231,7 @@ def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
     metrics.count_answer("student", Recommendation([], [], [], False, checkpoint="c", milliseconds=1, waited=1))
     metrics.count_answer("student", Recommendation([], [], [], True))
     metrics.count_feedback()
+    metrics.count_failures("challenger", "busy", "student", 1)
     known: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(metrics.text()):
         for sample in family.samples:

@@ -53,5 +53,8 @@ def test_quality_is_that_of_what_is_served() -> None:
         {"name": name, "metrics": {"masked": {"ndcg@10": value}}}
         for name, value in (("teacher", 0.1), ("sasrec", 0.2), ("recent-popularity", 0.05))
     ]
-    assert quality_of_arms(rows, "masked", "sasrec") == {"teacher": 0.1, "student": 0.2, "null": 0.05}
-    assert quality_of_arms(rows, "masked", "gru4rec").keys() == {"teacher", "null"}
+    models = {"teacher": "teacher", "student": "sasrec"}
+    assert quality_of_arms(rows, "masked", {**models, "challenger": "sasrec"}) == {
+        "teacher": 0.1, "student": 0.2, "challenger": 0.2, "null": 0.05,
+    }  # fmt: skip
+    assert quality_of_arms(rows, "masked", {**models, "student": "gru4rec"}).keys() == {"teacher", "null"}

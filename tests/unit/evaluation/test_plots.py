@@ -4,7 +4,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.evaluation.plots import draw_arm_latency, draw_quality_latency, place_labels, series, to_svg, write_png
+from recsys.evaluation.plots import (
+    colour_arms,
+    draw_arm_latency,
+    draw_quality_latency,
+    place_labels,
+    series,
+    to_svg,
+    write_png,
+)
 
 
 def row(name: str, ms: float, quality: float, role: str = "student", twin: str | None = None) -> dict:
@@ -74,3 +82,9 @@ def test_png_has_a_white_ground(tmp_path: Path) -> None:
     pixels = imread(tmp_path / "ab.png")
     assert pixels.shape[0] > 200 and pixels.shape[1] > 1000
     assert np.allclose(pixels[0, 0], 1)
+
+
+def test_further_arms_have_colours_of_their_own_and_the_others_keep_theirs() -> None:
+    three = colour_arms(["teacher", "student", "null"])
+    five = colour_arms(["teacher", "student", "b", "a", "null"])
+    assert {arm: five[arm] for arm in three} == three and len(set(five.values())) == 5

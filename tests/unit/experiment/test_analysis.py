@@ -1,5 +1,6 @@
 import json
 
+import pyarrow.compute as pc
 import pytest
 
 from recsys.errors import UserError
@@ -49,3 +50,13 @@ def test_without_users_of_both_arms_there_is_nothing_to_say() -> None:
 def test_an_arm_against_itself_is_refused() -> None:
     with pytest.raises(ValueError, match="name two arms"):
         ExperimentConfig(control="student")
+
+
+def test_any_two_arms_may_be_compared() -> None:
+    log = simulate(clicks=SAME)
+    arms = pc.replace_substring(log["arm"], "student", "challenger")
+    renamed = log.set_column(log.schema.get_field_index("arm"), "arm", arms)
+    config = ExperimentConfig(**{**vars(CONFIG), "treatment": "challenger"})
+    found, expected = analyse(renamed, config, {"teacher": 0.5, "challenger": 0.5}), analyse(log, CONFIG, SPLIT)
+    assert found["verdict"] == expected["verdict"] and found["arms"].keys() == {"teacher", "challenger"}
+    assert found["differences"]["click_through"]["value"] == expected["differences"]["click_through"]["value"]

@@ -30,6 +30,8 @@ def test_a_student_in_place_of_the_teacher_is_a_fallback_of_the_teacher_s_arm() 
     failed = {"answered_by": "student", "teacher_failed": "timeout"}
     log = to_table([exposure("a", "u1", "teacher", 1.0, **failed), exposure("b", "u2", "teacher", 2.0)])
     assert read_outcomes(log).of("teacher")["fallback"].tolist() == [True, False]
+    log = to_table([exposure("a", "u1", "rules", 1.0, failed="busy"), exposure("b", "u2", "rules", 2.0)])
+    assert read_outcomes(log).of("rules")["fallback"].tolist() == [True, False], "and so for every arm"
 
 
 def test_only_what_came_since_the_last_change_counts() -> None:

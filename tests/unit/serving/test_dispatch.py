@@ -5,10 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from recsys.data.prepared import PreparedDataset
 from recsys.serving.arms import Absent
-from recsys.serving.assignment import Arm, assign
+from recsys.serving.assignment import ARMS, Arm, assign
 from recsys.serving.dispatch import Answered, Dispatcher, explain
+from recsys.serving.experiment import Experiment, Kept
+from recsys.serving.metrics import Metrics
 from recsys.serving.ranker import Ask, Away, Busy, Late, Ranker
 from recsys.serving.recommender import Recommendation, Recommender
 from recsys.serving.service import RecommendRequest, Service
@@ -39,7 +43,7 @@ def answer(
     service: Service, *requests: RecommendRequest, fallback: Arm | None = "student", **models: Any
 ) -> list[Answered]:
     tasks = service.tasks(requests, "r")
-    return asyncio.run(Dispatcher(service, models, fallback).answer(tasks))  # type: ignore[arg-type]
+    return asyncio.run(Dispatcher(service, models, fallback).answer(tasks))
 
 
 @pytest.mark.parametrize(
@@ -105,6 +109,48 @@ def test_in_a_batch_each_arm_is_asked_once_and_the_order_stays(service: Service,
         answer(
             service, *requests[:3], RecommendRequest(history=["i4"], arm="teacher"), teacher=teacher, student=student
         )
+
+
+@pytest.fixture
+def four(dataset: PreparedDataset) -> Service:
+    """A service whose users are all the challenger's."""
+    experiment = Experiment(arms=(*ARMS, "challenger"), split={"challenger": 1}, salt="s", shadow=0)
+    return Service(
+        dataset, arms=experiment.arms, experiment=Kept(experiment), default_arm="student",
+        max_k=20, max_history=30, max_ids=25, max_requests=4,
+    )  # fmt: skip
+
+
+def test_a_further_arm_that_fails_is_answered_for_and_counted(four: Service, student: Ranker) -> None:
+    metrics = Metrics()
+    models: dict[Arm, Any] = {"student": student, "challenger": Failing(Busy("full")), "spare": Failing(Away("gone"))}
+
+    def ask(*requests: RecommendRequest, fallback: Arm | None = "student") -> list[Answered]:
+        return asyncio.run(Dispatcher(four, models, fallback, metrics).answer(four.tasks(requests, "r")))
+
+    asked = RecommendRequest(user_id="u1", history=["i1"])
+    for task, _ in ask(asked, asked):
+        said = four.response(task, Recommendation([], [], [], False))
+        assert (said.arm, said.answered_by, said.failed, said.teacher_failed) == ("challenger", "student", "busy", None)
+    for fallback in (None, "challenger", "spare"):
+        with pytest.raises(Busy, match="full"):
+            ask(asked, fallback=fallback)
+    with pytest.raises(Busy, match="full"):
+        ask(RecommendRequest(user_id="u1", history=["i1"], arm="challenger"))
+    assert models["challenger"].asked == [2, 1, 1, 1, 1], "never twice, though it is its own fallback"
+    counted = {
+        (sample.labels["arm"], sample.labels["reason"], sample.labels["answered_by"]): sample.value
+        for family in text_string_to_metric_families(metrics.text())
+        for sample in family.samples
+        if sample.name == "recsys_failures_total"
+    }
+    assert counted == {("challenger", "busy", "student"): 2, ("challenger", "busy", "none"): 4}
+
+
+def test_a_further_arm_may_answer_for_the_others(four: Service, student: Ranker) -> None:
+    asked = RecommendRequest(history=["i1"], k=3)
+    ((task, answered),) = answer(four, asked, fallback="challenger", challenger=student, student=Failing(Late("1 s")))
+    assert (task.arm, task.answered_by, task.failed) == ("student", "challenger", "timeout") and answered.items
 
 
 def test_errors_have_a_word() -> None:

@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from recsys.errors import UserError
-from recsys.serving.events import EventLog, compact_left, count_clicks, read_events, remove_oldest
+from recsys.serving.events import SCHEMA, EventLog, compact_left, count_clicks, read_events, remove_oldest
 
 FAST = 0.01
 
@@ -38,6 +40,14 @@ def test_what_is_appended_is_soon_on_disk_and_finished_at_the_end(tmp_path: Path
     assert [event["request_id"] for event in shown] == [f"r{number}" for number in range(5)]
     assert (clicked["kind"], clicked["event"], clicked["arm"], clicked["items"]) == ("feedback", "click", None, None)
     assert abs(clicked["time"] - time.time()) < 60
+
+
+def test_what_was_written_before_a_column_came_is_read(tmp_path: Path) -> None:
+    older = pa.schema([field for field in SCHEMA if field.name != "failed"])
+    row = {"kind": "exposure", "time": 1.0, "request_id": "r", "arm": "teacher", "teacher_failed": "busy", "items": []}
+    pq.write_table(pa.Table.from_pylist([row], schema=older), tmp_path / "w-1.parquet")
+    (event,) = read_events(tmp_path).to_pylist()
+    assert (event["arm"], event["teacher_failed"], event["failed"]) == ("teacher", "busy", None)
 
 
 def test_a_log_without_events_leaves_nothing(tmp_path: Path) -> None:

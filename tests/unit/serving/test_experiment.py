@@ -71,7 +71,7 @@ def test_a_shadow_needs_teacher_and_student() -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"shadow": 1.1}, {"shadow": float("nan")}, {"salt": ""}, {"split": {"x": 1}}, {"k": 1}]
+    "given", [{"shadow": 1.1}, {"shadow": float("nan")}, {"salt": ""}, {"split": {"x": -1}}, {"k": 1}]
 )
 def test_changes_of_the_wrong_form(given: Any) -> None:
     with pytest.raises(ValidationError):
@@ -119,3 +119,36 @@ def test_what_cannot_be_kept_is_not_changed(tmp_path: Path) -> None:
     with pytest.raises((UnwritableError, OSError)):
         change(kept, shadow=0.5)
     assert kept.current.shadow == 0 and kept.current.version == 1
+
+
+def test_a_further_arm_is_changed_like_the_others_and_may_repeat_unseen() -> None:
+    kept = Kept(configured(arms=("teacher", "student", "null", "challenger")))
+    after = change(kept, split={"student": 0.5, "challenger": 0.5}, shadow=0.5, shadow_arm="challenger")
+    assert {assign(user, after.split, after.salt) for user in USERS} == {"student", "challenger"}
+    assert (after.shadow, after.shadow_arm) == (0.5, "challenger")
+    for given, message in (
+        (
+            {"split": {"chalenger": 1}},
+            r"users to chalenger, which is not one of arms \(teacher, student, null, challenger",
+        ),
+        ({"shadow_arm": "null"}, r"shadow_arm is null, .* name one that is served \(teacher, challenger\)"),
+        ({"shadow_arm": "other"}, "shadow_arm is other"),
+    ):
+        with pytest.raises(UserError, match=message):
+            change(kept, **given)
+    alone = Kept(configured(arms=("student", "challenger"), split={"student": 1}))
+    with pytest.raises(UserError, match="which needs teacher and student among arms"):
+        change(alone, shadow=0.5)
+    assert change(alone, shadow=0.5, shadow_arm="challenger").shadow == 0.5
+
+
+def test_what_was_written_before_arms_had_names_is_of_the_same_settings(tmp_path: Path) -> None:
+    uri = str(tmp_path / "experiment.json")
+    change(Kept(configured(), uri), salt="t")
+    stored = json.loads(Path(uri).read_text())
+    assert stored["configured"] == {
+        "arms": ["teacher", "student", "null"], "split": {"teacher": 0.1, "student": 0.9}, "salt": "s", "shadow": 0.0,
+    }  # fmt: skip
+    del stored["current"]["shadow_arm"]
+    Path(uri).write_text(json.dumps(stored))
+    assert Kept(configured(), uri, pytest.fail).current.salt == "t"

@@ -9,8 +9,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from recsys.serving.arms import Absent
+from recsys.serving.assignment import Arm
 from recsys.serving.events import EventLog, read_events
-from recsys.serving.experiment import Change, Kept
+from recsys.serving.experiment import Change, Experiment, Kept
 from recsys.serving.metrics import Metrics
 from recsys.serving.ranker import Ask, Busy, Late
 from recsys.serving.recommender import Recommendation
@@ -45,13 +46,14 @@ def run(
     *,
     answer: Recommendation = SHOWN,
     log: EventLog | None = None,
+    arm: Arm = "teacher",
     meanwhile: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Have tasks considered while the teacher does not answer, then let it; the metrics by name and label."""
     metrics = Metrics()
 
     async def consider() -> None:
-        shadow = Shadow(teacher, service.experiment, at_once=2, metrics=metrics, log=log)
+        shadow = Shadow({arm: teacher}, service.experiment, at_once=2, metrics=metrics, log=log)
         for task in tasks:
             shadow.consider(task, answer)
         await asyncio.sleep(0)
@@ -102,6 +104,20 @@ def test_both_answers_come_to_the_metrics_and_the_log(shadowed: Service, tmp_pat
         "experiment": 2, "answered_by": "teacher", "checkpoint": "t", "items": UNSEEN.items, "model_ms": 250,
         "queue_ms": 7, "agreement": 0.5,
     }  # fmt: skip
+
+
+def test_a_further_arm_repeats_where_it_is_named(service: Service, tmp_path: Path) -> None:
+    arms = ("teacher", "student", "null", "challenger")
+    state = Experiment(arms=arms, split={"student": 1}, salt="s", shadow=1, shadow_arm="challenger")
+    service.experiment = Kept(state)
+    log, challenger = EventLog(tmp_path, flush_seconds=0.01), Teacher()
+    found = run(service, challenger, [task(service)], log=log, arm="challenger")
+    log.close()
+    assert len(challenger.asked) == found["recsys_shadow_total compared"] == 1
+    assert found["recsys_shadow_model_seconds_sum challenger"] == 0.25
+    assert "recsys_shadow_model_seconds_sum teacher" not in found
+    (event,) = read_events(tmp_path).to_pylist()
+    assert (event["arm"], event["answered_by"]) == ("student", "challenger")
 
 
 def test_what_finds_no_room_is_dropped_and_counted(shadowed: Service) -> None:

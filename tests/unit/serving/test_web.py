@@ -268,8 +268,8 @@ def test_exposures_and_feedback_are_logged(service: Service, student: Ranker, tm
     assert [event["kind"] for event in events] == ["exposure", "exposure", "feedback"]
     assert events[0]["items"] == [item["item_id"] for item in shown["items"]]
     for field in (
-        "request_id", "user_id", "arm", "assigned_by", "experiment", "answered_by", "teacher_failed", "checkpoint",
-        "fallback", "model_ms", "queue_ms",
+        "request_id", "user_id", "arm", "assigned_by", "experiment", "answered_by", "failed", "teacher_failed",
+        "checkpoint", "fallback", "model_ms", "queue_ms",
     ):  # fmt: skip
         assert events[0][field] == shown[field], field
     assert events[2]["event"] == "click"
@@ -297,12 +297,15 @@ def test_the_student_answers_for_a_busy_teacher_and_it_is_told_counted_and_logge
         said = asked.post("/recommend", json={"user_id": user})
         assert said.status_code == 200
         shown = said.json()
-        assert (shown["arm"], shown["answered_by"], shown["teacher_failed"]) == ("teacher", "student", "busy")
+        assert (shown["arm"], shown["answered_by"]) == ("teacher", "student")
+        assert (shown["failed"], shown["teacher_failed"]) == ("busy", "busy")
         assert shown["checkpoint"] == student.recommender.checkpoint.hash
         assert asked.post("/recommend", json={"user_id": user, "arm": "teacher"}).status_code == 503
         found = samples(asked)
     log.close()
     assert found["recsys_teacher_fallbacks_total", "busy"] == 1
+    for answered_by in ("student", "none"):
+        assert found["recsys_failures_total", f"{answered_by} teacher busy"] == 1
     assert found["recsys_model_seconds_count", "student"] == 1
     for status in (200, 503):
         assert found["recsys_requests_total", f"teacher /recommend {status}"] == 1
@@ -314,6 +317,31 @@ def test_the_student_answers_for_a_busy_teacher_and_it_is_told_counted_and_logge
     assert count_clicks(read_events(tmp_path))["teacher"]["shown"] == 1, "by the arm that was assigned"
     without = TestClient(create_app(service, models, checkpoints={}))
     assert without.post("/recommend", json={"user_id": user}).status_code == 503
+
+
+def test_a_further_arm_is_told_of_wherever_arms_are(service: Service, student: Ranker, experiment: Kept) -> None:
+    arms = ("teacher", "student", "null", "challenger")
+    split: dict[Arm, float] = {"student": 0.5, "challenger": 0.5}
+    service.arms, service.experiment = arms, Kept(Experiment(arms=arms, split=split, salt="s", shadow=0))
+    models: dict[Arm, Model] = {"teacher": Full(), "student": student, "challenger": student}
+    app = create_app(service, models, checkpoints={"challenger": "c"}, token="secret", fallback="student")
+    with TestClient(app) as asked:
+        said = asked.post("/recommend", json={**PLAIN, "arm": "challenger"}).json()
+        assert (said["arm"], said["answered_by"], said["assigned_by"]) == ("challenger", "challenger", "request")
+        given = {asked.post("/recommend", json={"user_id": f"u{n}", **PLAIN}).json()["arm"] for n in range(9)}
+        assert given == {"student", "challenger"}
+        health = asked.get("/health").json()
+        assert list(health["arms"]) == list(arms) and health["arms"]["challenger"]["state"] == "ready"
+        assert health["split"] == split
+        told = asked.get("/experiment").json()
+        assert (told["arms"], told["shadow_arm"]) == (list(arms), "teacher")
+        assert change(asked, split={"challenger": 1}).status_code == 200
+        assert asked.post("/recommend", json={"user_id": "u1", **PLAIN}).json()["arm"] == "challenger"
+        found = samples(asked)
+        fields = asked.get("/openapi.json").json()["components"]["schemas"]["RecommendRequest"]["properties"]
+        assert fields["arm"]["anyOf"][0]["enum"] == list(arms)
+    assert found["recsys_requests_total", "challenger /recommend 200"] > 1
+    assert found["recsys_model_seconds_count", "challenger"] > 1
 
 
 class Hanging(Full):
@@ -344,7 +372,7 @@ def test_the_experiment_is_changed_by_who_has_the_token(service: Service, studen
     before = asked.get("/experiment").json()
     assert before | {"changed": None} == {
         "arms": ["teacher", "student", "null"], "split": {"teacher": 0.5, "student": 0.5}, "salt": "s", "shadow": 0,
-        "version": 1, "changed": None,
+        "shadow_arm": "teacher", "version": 1, "changed": None,
     }  # fmt: skip
     for token in ("", "secre", "secret2", "sécret".encode().decode("latin-1")):
         refused = asked.put(
@@ -381,8 +409,11 @@ def test_without_a_token_nobody_may_change_the_experiment(api: TestClient) -> No
             "the shares of the split must add up to 1 (got teacher 0.5); name every arm that gets users",
         ),
         ({"shadow": 2}, "shadow: should be less than or equal to 1 (got 2)"),
-        ({"seed": 1}, "seed: no such field; known: split, salt, shadow"),
-        ({"split": {"techer": 1}}, "split.techer.[key]: should be 'teacher', 'student' or 'null' (got 'techer')"),
+        ({"seed": 1}, "seed: no such field; known: split, salt, shadow, shadow_arm"),
+        (
+            {"split": {"techer": 1}},
+            "split gives users to techer, which is not one of arms (teacher, student, null)",
+        ),
     ],
 )
 def test_changes_that_are_refused(service: Service, given: dict[str, Any], detail: str) -> None:

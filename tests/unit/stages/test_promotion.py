@@ -117,8 +117,27 @@ def test_from_evaluation_to_what_is_served(
     assert promotion.promote(lenient).said.endswith(f"in place of version {versions[worse].number} ({worse})")
     assert application.inspect_arms(settings)["student"]["hash"] == first[best]
 
-    built = application.application(settings)._bound_deployment.init_args[0]
-    assert built.serving.student == f"{best}.{first[best][:12]}", "replicas that start anew find the same"
+    pinned = application.application(settings)._bound_deployment.init_args[1]
+    kept = settings.layout.student(f"{best}.{first[best][:12]}")
+    assert pinned.uris == {"student": kept}, "replicas that start anew find the same"
+
+    # Further arms find versions in the registry too, of this project or, as here, of one seen from another.
+    number = versions[worse].number
+    elsewhere = replace(settings, name="q")
+    for model, uri in (
+        ("models:/p@champion", kept),
+        (f"models:/p/{versions[best].number}", kept),
+        (f"models:/p/{number}", settings.layout.student(f"{worse}.{first[worse][:12]}")),
+    ):
+        assert promotion.find_checkpoint(settings, model) == promotion.find_checkpoint(elsewhere, model) == uri
+    assert promotion.find_checkpoint(settings, "@champion") == kept
+    for model, message in (
+        ("models:/p@next", "the model registry holds no models:/p@next; run promote --alias next, or name another"),
+        ("models:/p/99", "the model registry holds no models:/p/99; run evaluate"),
+        ("models:/r/1", "the model registry holds no models:/r/1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            promotion.find_checkpoint(settings, model)
 
     # What is trained anew changes nothing of what is served, and is promoted only once it was evaluated.
     second = save(settings, best, dataset, 7)
@@ -128,6 +147,16 @@ def test_from_evaluation_to_what_is_served(
     evaluation.make(settings, InProcess())
     assert promotion.promote(lenient, best).done
     assert application.inspect_arms(settings)["student"]["hash"] == second
+
+    # Of what was evaluated and never promoted there is no copy.
+    third = save(settings, worse, dataset, 9)
+    assert third != first[worse]
+    evaluation.make(settings, InProcess())
+    latest = f"models:/p/{max(v.number for v in registry.versions())}"
+    assert promotion.find_checkpoint(settings, latest) == settings.layout.student(worse)
+    save(settings, worse, dataset, 10)
+    with pytest.raises(UserError, match=f"the checkpoint of {latest}, version .* has been replaced since it was evalu"):
+        promotion.find_checkpoint(settings, latest)
 
     # Back, and back again; then there is nothing before.
     served = []
@@ -159,3 +188,9 @@ def test_without_a_registry_nothing_is_promoted(tmp_path: Path) -> None:
 def test_a_name_means_itself() -> None:
     settings = from_dict(Settings, {"serving": {"student": "mine"}, "tracking": {"uri": "none"}})
     assert promotion.find_student(settings) == "mine"
+    for model, uri in (
+        ("mine", settings.layout.student("mine")),
+        ("teacher", settings.layout.teacher),
+        ("sequential-rules", settings.layout.rules("sequential-rules")),
+    ):
+        assert promotion.find_checkpoint(settings, model) == uri

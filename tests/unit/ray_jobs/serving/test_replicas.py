@@ -1,4 +1,4 @@
-"""What the ingress makes of what Ray says of the teacher, and what replicas do whose files were replaced. No Ray."""
+"""What the ingress makes of what Ray says of an arm, and what replicas do whose files were replaced. No Ray."""
 
 import asyncio
 from collections.abc import Generator
@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 
 from ray_jobs.serving import application, replicas
 from recsys.checkpoint import save_checkpoint
+from recsys.config import copy_with
 from recsys.data.attributes import Attributes
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
@@ -44,10 +45,16 @@ class Answer:
         Answer.cancelled += 1
 
 
-def remote(outcome: Exception | None, uri: str = "/nowhere", seconds: float = 60) -> replicas.Remote:
+def handle_of(outcome: Exception | None) -> Any:
     method = SimpleNamespace(remote=lambda *_: Answer(outcome))
-    handle: Any = SimpleNamespace(rank=method, rank_together=method, facts=method)
-    return replicas.Remote(handle, Pinned(("random", "f"), {"teacher": "0" * 64}), uri, seconds)
+    return SimpleNamespace(rank=method, rank_together=method, facts=method)
+
+
+def remote(
+    outcome: Exception | None, uri: str = "/nowhere", seconds: float = 60, arm: str = "teacher"
+) -> replicas.Remote:
+    pinned = Pinned(("random", "f"), {arm: "0" * 64}, {arm: uri})
+    return replicas.Remote(arm, handle_of(outcome), pinned, seconds)
 
 
 def test_a_full_queue_is_busy_and_a_lost_replica_away() -> None:
@@ -55,6 +62,20 @@ def test_a_full_queue_is_busy_and_a_lost_replica_away() -> None:
         asyncio.run(remote(BackPressureError(64, 64)).rank(ASK))
     with pytest.raises(Away, match=r"the teacher does not answer \(RayActorError\); try again"):
         asyncio.run(remote(RayActorError()).rank(ASK))
+    with pytest.raises(Away, match=r"the challenger does not answer \(RayActorError\); try again"):
+        asyncio.run(remote(RayActorError(), arm="challenger").rank(ASK))
+
+
+def test_what_a_model_says_of_a_request_is_said_of_it_from_another_process_too() -> None:
+    def told(cause: Exception) -> Exception:
+        return RayTaskError("rank", "a traceback", cause).as_instanceof_cause()
+
+    with pytest.raises(UserError, match=r"^this model has no item vectors$"):
+        asyncio.run(remote(told(UserError("this model has no item vectors"))).rank(ASK))
+    with pytest.raises(Busy, match=r"^256 requests wait already$"):
+        asyncio.run(remote(told(Busy("256 requests wait already"))).rank(ASK))
+    with pytest.raises(Away, match="the teacher does not answer"):
+        asyncio.run(remote(told(RuntimeError("broken"))).rank(ASK))
 
 
 @pytest.mark.parametrize("method", ["rank", "rank_together"])
@@ -87,7 +108,7 @@ def test_what_is_deployed_is_pinned(settings: Settings, dataset: PreparedDataset
     replicas.load_ranker(settings, "teacher", pinned)
     write(settings, dataset, seed=1)
     with pytest.raises(UserError, match=r"the teacher was deployed from checkpoint \w{12}, which is \w{12} now"):
-        replicas.Teacher(settings, pinned)
+        replicas.ArmReplica(settings, "teacher", pinned)
     away = remote(RayActorError(), settings.layout.teacher)
     with pytest.raises(Away, match=r"the teacher was deployed from checkpoint 0{12}, which is \w{12} now; deploy"):
         asyncio.run(away.facts())
@@ -98,7 +119,7 @@ def test_an_ingress_whose_student_was_replaced_serves_the_other_arms(
 ) -> None:
     pinned = application.check(settings)
     write(settings, dataset, seed=1)
-    models = replicas.models(settings, pinned, None)
+    models = replicas.models(settings, pinned, {"teacher": handle_of(RayActorError())})
     with pytest.raises(Away, match="the student was deployed from checkpoint"):
         asyncio.run(models["student"].rank(ASK))
 
@@ -137,11 +158,63 @@ def test_a_log_in_a_bucket_is_refused(settings: Settings) -> None:
         application.application(logged)
 
 
-def test_queues_have_an_end(settings: Settings) -> None:
+def deployments(settings: Settings) -> dict[str, Any]:
+    """What is deployed, by name, the ingress last."""
     ingress = application.application(settings)._bound_deployment
-    inner = [one._bound_deployment for one in ingress.init_args if hasattr(one, "_bound_deployment")]
-    assert [deployment.name for deployment in inner] == ["Keeper", "Teacher"]
-    for deployment in (ingress, *inner):
+    *_, keeper, handles = ingress.init_args
+    found = [one._bound_deployment for one in (keeper, *handles.values())] + [ingress]
+    return {deployment.name: deployment for deployment in found}
+
+
+@pytest.fixture
+def further(settings: Settings) -> Settings:
+    """Five arms: two of the student's checkpoint, one of them with replicas of its own."""
+    arms = {
+        "challenger": {"model": "small", "replicas": {"count": 3, "cpus": 0.2, "batch": 4}, "queue": 7, "seconds": 0.5},
+        "inside": {"model": "small", "in_ingress": True, "replicas": {"batch": 2}, "queue": 5},
+    }
+    return replace(settings, serving=copy_with(settings.serving, further_arms=arms))
+
+
+def test_a_further_arm_is_a_deployment_of_its_own_or_in_the_ingress(further: Settings) -> None:
+    found = deployments(further)
+    assert list(found) == ["Keeper", "Teacher", "Arm-challenger", "Ingress"]
+    own = found["Arm-challenger"]
+    assert own.num_replicas == 3 and own.ray_actor_options == {"num_cpus": 0.2, "num_gpus": 0}
+    assert own.max_queued_requests == 7
+    pinned = application.check(further)
+    assert pinned.uris["challenger"] == pinned.uris["inside"] == further.layout.student("small")
+    handles = {arm: handle_of(BackPressureError(7, 7)) for arm in ("teacher", "challenger")}
+    models = replicas.models(further, pinned, handles)
+    assert models.keys() == {"teacher", "student", "challenger", "inside"}
+    with pytest.raises(Busy, match="as many requests wait for the challenger as may"):
+        asyncio.run(models["challenger"].rank(ASK))
+    answers = [asyncio.run(models[arm].rank(ASK)) for arm in ("student", "inside")]
+    assert answers[0].items == answers[1].items and models["student"] is not models["inside"]
+    inside: Any = models["inside"]
+    assert (inside._batch, inside._most) == (2, 5)
+    served = further.serving.served
+    assert served == ("teacher", "student", "null", "challenger", "inside")
+    health = {"arms": {arm: {"checkpoint": pinned.checkpoints.get(arm)} for arm in served}}
+    assert application.is_this(further, health)
+    assert not application.is_this(further, {"arms": {arm: health["arms"][arm] for arm in served[:4]}})
+
+
+def test_of_a_further_arm_whose_model_is_not_there_the_key_is_told(
+    further: Settings, dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    lost = replace(further, serving=copy_with(further.serving, further_arms={"rules": {"model": "sequential-rules"}}))
+    with pytest.raises(UserError, match=r"rules/sequential-rules does not .*; train it \(serving\.further_arms\.rules"):
+        application.application(lost)
+    other = replace(dataset, user_ids=[f"v{user}" for user in dataset.user_ids], fingerprint="")
+    save_checkpoint(further.layout.student("foreign"), SASRec(SASRecConfig(width=16), num_items=60), other)
+    lost = replace(further, serving=copy_with(further.serving, further_arms={"x": {"model": "foreign"}}))
+    with pytest.raises(UserError, match="the x was trained on dataset 'random'"):
+        application.application(lost)
+
+
+def test_queues_have_an_end(further: Settings) -> None:
+    for deployment in deployments(further).values():
         assert 0 < deployment.max_queued_requests <= 1024
         assert (deployment.backpressure_config.status_code, deployment.backpressure_config.retry_after_s) == (503, 1)
 
@@ -151,7 +224,6 @@ def test_models_are_replaced_beside_the_old_ones_where_there_is_room(
     settings: Settings, surge: bool, percent: int
 ) -> None:
     chosen = replace(settings, serving=replace(settings.serving, surge=surge))
-    ingress = application.application(chosen)._bound_deployment
-    found = [one._bound_deployment for one in ingress.init_args if hasattr(one, "_bound_deployment")] + [ingress]
-    surges = {deployment.name: deployment._deployment_config.max_surge_percent for deployment in found}
+    found = deployments(chosen)
+    surges = {name: deployment._deployment_config.max_surge_percent for name, deployment in found.items()}
     assert surges == {"Ingress": percent, "Teacher": percent, "Keeper": 0}, "two keepers would be two states"
