@@ -393,7 +393,7 @@ def test_a_lost_replica_of_a_further_arm_costs_no_answer_and_comes_back(experime
     user = next(user for user in map(str, range(100)) if assign(user, said["split"], said["salt"]) == "challenger")
     (pid,) = actors("ServeReplica:recsys:Arm-challenger")
     os.kill(pid, signal.SIGKILL)
-    deadline, answered_by = time.monotonic() + 120, []
+    deadline, answered_by = time.monotonic() + 240, []
     with httpx.Client(base_url=experiment, trust_env=False, timeout=60) as client:
         while answered_by[-3:] != ["challenger"] * 3 or actors("ServeReplica:recsys:Arm-challenger") in ([], [pid]):
             assert time.monotonic() < deadline, answered_by
