@@ -264,7 +264,7 @@ class ServingConfig:
         max_ids: ids in each of `exclude` and `only` of a request.
         max_requests: requests in a batch; they are scored in one pass, which takes memory for so many catalogues.
         scoring: how the student scores the catalogue: `exact` in full precision; `int8` in 8 bits on a CPU, and what
-            may be among the best in full precision, for 100,000 items or more (docs/serving.md). Answers are the same.
+            may be among the best in full precision, for several 100,000 items (docs/serving.md). Answers are the same.
         teacher_replicas, student_replicas: the student lives in the replicas that take the HTTP requests; there are two
             of them, so that one may go.
         surge: when the application is deployed again, new replicas start beside the old ones, which serve until then;

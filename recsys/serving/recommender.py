@@ -74,7 +74,7 @@ class Recommender:
 
     Args:
         scoring: `exact` scores every item in full precision; `int8` scores every item roughly first, for a catalogue of
-            a hundred thousand items or more on a CPU (`recsys.serving.scoring`). The answers are the same.
+            several hundred thousand items on a CPU (`recsys.serving.scoring`). The answers are the same.
 
     Raises:
         UserError: this model cannot be scored so, or its item vectors are not finite.
