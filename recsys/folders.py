@@ -81,6 +81,7 @@ def remove_unused(folder: Path) -> bool:
 def scratch(prefix: str, inside: Path) -> Iterator[Path]:
     """A folder to work in, removed afterwards; what killed processes left of their own is removed first."""
     assert prefix in _SCRATCH
+    inside.mkdir(parents=True, exist_ok=True)
     for left in [path for name in _SCRATCH for path in inside.glob(f"{name}*")]:
         with suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > _JUST_MADE:

@@ -110,3 +110,10 @@ def test_a_wrong_limit_is_one_line(monkeypatch: pytest.MonkeyPatch, said: str) -
     monkeypatch.setenv("RECSYS_CACHE_GB", said)
     with pytest.raises(UserError, match=f"RECSYS_CACHE_GB is '{said}'"):
         copies.limit()
+
+
+def test_a_folder_for_copies_that_is_not_there_yet_is_made(remote: Callable[..., Path], tmp_path: Path) -> None:
+    assert not (tmp_path / "copies").exists()
+    with storage.new_artifact("far://new") as directory:
+        (directory / "data").write_text("a")
+    assert (storage.local_copy("far://new") / "data").read_text() == "a"

@@ -5,9 +5,9 @@ It gives what transformers' `generate` gives (same beams, same scores, same stop
 - the common beginning of all prompts is computed once, its keys and values are copied into every batch;
 - prompts are batched by length and read in parts that fit the processor's cache; one that is done leaves its batch;
 - a prompt is computed once, not once a beam: the beams of a prompt are positions of one sequence, which see the prompt
-  and their own ancestors alone (a tree of tokens in one cache), so that no cache is reordered or copied either;
-- a quotation mark closes a title. What a trained model writes next is the end of the text; that is taken for certain
-  instead of computed.
+  and their own ancestors alone (a tree of tokens in one cache), so that no cache is reordered or copied either.
+
+A quotation mark closes a title. What is written after it is computed, since it ranks the beams, but is no part of it.
 
 Legend: B prompts in a batch, k beams, P longest prompt, T tokens generated, S slots of the cache, V vocabulary.
 """
@@ -199,7 +199,6 @@ class _Search:
         self._results: list[list[int] | None] = [None for _ in range(size)]
         self._running = torch.zeros(size, 1, device=device)  # [B, k] sums of log probabilities
         self._tokens = torch.zeros(size, 1, new_tokens, dtype=torch.int64, device=device)
-        self._closed = torch.zeros(size, 1, dtype=torch.bool, device=device)  # the last token closed the title
         self._final = torch.full((size, beams), _NEVER, device=device)  # mean log probabilities of what is finished
         self._final_tokens = torch.zeros(size, beams, new_tokens, dtype=torch.int64, device=device)
         self._finished = torch.zeros(size, beams, dtype=torch.bool, device=device)
@@ -216,10 +215,6 @@ class _Search:
             parents: [B, k] the beams they continue; tokens: [B, k] what they add.
         """
         vocabulary = scores.shape[-1]
-        if self._beams > 1:
-            # After a closing quote the text ends, with probability 1.
-            scores.masked_fill_(self._closed[:, :, None], -torch.inf)
-            scores[:, :, self._end] = scores[:, :, self._end].masked_fill(self._closed, 0.0)
         sums = (scores + self._running[:, :, None]).flatten(1)
         values, index = sums.topk(2 * self._beams, dim=1)
         self._poisoned |= values.isnan().any(dim=1) & self._open  # to topk NaN is the largest of all
@@ -227,15 +222,15 @@ class _Search:
         sequences = self._tokens.gather(1, parents[:, :, None].expand(-1, -1, self._limit))
         sequences[:, :, self._step] = tokens
         self._step += 1
-        closes = torch.isin(tokens, self._closing)
-        ends = tokens == self._end if self._beams > 1 else (tokens == self._end) | closes
+        ends = tokens == self._end
+        if self._beams == 1:
+            ends |= torch.isin(tokens, self._closing)
         if self._step == self._limit:
             ends = torch.ones_like(ends)
         self._finish(values, sequences, ends)
         running, best = (values + ends * _NEVER).topk(self._beams, dim=1)
         self._running = running
         self._tokens = sequences.gather(1, best[:, :, None].expand(-1, -1, self._limit))
-        self._closed = closes.gather(1, best)
         worst = torch.where(self._finished, self._final.min(dim=1, keepdim=True).values, _NEVER)
         improvable = (running[:, :1] / self._step > worst).any(dim=1)
         if self._beams == 1:
@@ -265,7 +260,6 @@ class _Search:
             "_rows",
             "_running",
             "_tokens",
-            "_closed",
             "_final",
             "_final_tokens",
             "_finished",

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+from transformers import DynamicCache
 
 from recsys.data.prepared import PreparedDataset
 from recsys.decoders.loading import load_tokenizer
@@ -22,20 +22,6 @@ CLOSING = list(range(5, 300, 11))  # so many that random models close their text
 def few_tokens_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that even small batches are read in parts of different widths."""
     monkeypatch.setattr(generation, "_TOKENS", {"cpu": 300})
-
-
-class EndsAfterQuote(LogitsProcessor):
-    """What the generator takes for certain: after a closing token comes the end of the text."""
-
-    def __init__(self, model: BIGRec, begin: int) -> None:
-        self._closing = torch.tensor(CLOSING)
-        self._end, self._begin = model.prompts.end, begin
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        closed = torch.isin(input_ids[:, -1], self._closing) & (input_ids.shape[1] > self._begin)
-        ends = torch.full_like(scores, -torch.inf)
-        ends[:, self._end] = 0.0
-        return torch.where(closed[:, None], ends, scores)
 
 
 def prompts_of(model: BIGRec, dataset: PreparedDataset, count: int = 24) -> list[list[int]]:
@@ -61,7 +47,6 @@ def published(model: BIGRec, prompt: list[int], beams: int, new_tokens: int = 12
         max_new_tokens=new_tokens,
         eos_token_id=model.prompts.end,
         pad_token_id=model.prompts.pad,
-        logits_processor=LogitsProcessorList([EndsAfterQuote(model, ids.shape[1])]),
     )[0, ids.shape[1] :].tolist()
     stops = {model.prompts.end, *CLOSING}
     return out[: next((i + 1 for i, token in enumerate(out) if token in stops), len(out))]
