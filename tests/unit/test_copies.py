@@ -10,7 +10,7 @@ from pyarrow import fs
 
 from recsys import copies, storage
 from recsys.errors import UserError
-from recsys.folders import hold, remove_unused
+from recsys.folders import hold, remove_unused, scratch
 
 
 @pytest.fixture
@@ -112,8 +112,7 @@ def test_a_wrong_limit_is_one_line(monkeypatch: pytest.MonkeyPatch, said: str) -
         copies.limit()
 
 
-def test_a_folder_for_copies_that_is_not_there_yet_is_made(remote: Callable[..., Path], tmp_path: Path) -> None:
-    assert not (tmp_path / "copies").exists()
-    with storage.new_artifact("far://new") as directory:
-        (directory / "data").write_text("a")
-    assert (storage.local_copy("far://new") / "data").read_text() == "a"
+def test_a_folder_that_is_not_there_yet_is_made(tmp_path: Path) -> None:
+    with scratch("recsys-write-", tmp_path / "copies" / "of") as work:
+        assert work.is_dir()
+    assert not list((tmp_path / "copies" / "of").iterdir())
