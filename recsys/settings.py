@@ -21,7 +21,7 @@ from recsys.names import (
     NameOrAlias,
 )
 from recsys.rules.config import RULES, RULES_WITH_TITLES, RulesConfig, RulesTuningConfig
-from recsys.serving.assignment import ARMS, Arm, BuiltIn
+from recsys.serving.assignment import ARMS, Arm, BuiltIn, Scoring
 from recsys.serving.experiment import Experiment, check_experiment
 from recsys.signals.config import SignalsConfig
 from recsys.students.config import StudentModelConfig
@@ -152,9 +152,6 @@ class ReplicasConfig:
     cpus: float = Field(default=0.9, gt=0)
     gpus: float = Field(default=0, ge=0)
     batch: int = Field(default=8, ge=1)
-
-
-Scoring = Literal["exact", "int8"]
 
 
 @configuration
@@ -330,8 +327,12 @@ class ServingConfig:
                     f"further_arms.{name} is in the ingress, whose replicas student_replicas describes; leave its own "
                     "count, cpus and gpus out, or set in_ingress to false"
                 )
-        if self.scoring == "int8" and self.student_replicas.gpus:
-            raise ValueError("scoring is int8, which is for CPUs; set student_replicas.gpus=0 or scoring=exact")
+        inside = {f"further_arms.{name}.": arm.scoring for name, arm in self.further_arms.items() if arm.in_ingress}
+        for place, scoring in {"": self.scoring, **inside}.items():
+            if scoring == "int8" and self.student_replicas.gpus:
+                raise ValueError(
+                    f"{place}scoring is int8, which is for CPUs; set student_replicas.gpus=0 or {place}scoring=exact"
+                )
         check_experiment(self.served, self.split, self.shadow, self.shadow_arm)
         if self.default_arm not in self.served:
             raise ValueError(f"default_arm {self.default_arm} is not one of arms ({', '.join(self.served)})")

@@ -9,6 +9,8 @@ Arm = str
 BuiltIn = Literal["teacher", "student", "null"]
 ARMS: tuple[BuiltIn, ...] = get_args(BuiltIn)
 """The arms that need no description; configuration may name further ones beside them."""
+Scoring = Literal["exact", "int8"]
+"""How the model of an arm scores the catalogue (`recsys.serving.scoring`)."""
 _PLACES = {"teacher": 0, "student": 1, "null": 3}
 
 

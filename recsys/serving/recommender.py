@@ -13,8 +13,9 @@ from recsys.checkpoint import Checkpoint, load_checkpoint, save_again
 from recsys.data.prepared import Catalogue
 from recsys.errors import UserError
 from recsys.histories import UNKNOWN_TIME, Histories
+from recsys.serving.assignment import Scoring
 from recsys.serving.memory import move_to_large_pages
-from recsys.serving.scoring import Scores, Scoring, build_scorer
+from recsys.serving.scoring import Scores, build_scorer
 from recsys.serving.selection import Candidates, Selection, choose
 
 T = TypeVar("T")

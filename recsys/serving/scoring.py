@@ -4,7 +4,7 @@ Legend: B batch, N items, C candidates, D width.
 """
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,10 +12,9 @@ from torch import Tensor
 from recsys.errors import UserError
 from recsys.histories import Histories
 from recsys.model import CausalRecommender, SequentialRecommender
+from recsys.serving.assignment import Scoring
 from recsys.serving.memory import allocate
 from recsys.serving.top_k import find_at_least, top_k
-
-Scoring = Literal["exact", "int8"]
 
 LEVELS = 127
 SHARE = 16

@@ -57,6 +57,13 @@ def test_an_arm_without_a_share_gets_nobody() -> None:
         ({"arms": ["student", "null"]}, "split gives users to teacher, which is not one of arms"),
         ({"arms": ["teacher"], "split": {"teacher": 1}}, "default_arm student is not one of arms"),
         ({"scoring": "int8", "student_replicas": {"gpus": 1}}, "int8, which is for CPUs; set student_replicas.gpus=0"),
+        (
+            {
+                "further_arms": {"a": {"model": "x", "in_ingress": True, "scoring": "int8"}},
+                "student_replicas": {"gpus": 1},
+            },
+            "further_arms.a.scoring is int8, which is for CPUs; set student_replicas.gpus=0",
+        ),
         ({"split": {"student": 1, "techer": 0}}, r"users to techer, .* one of arms \(teacher, student, null\)"),
         ({"arms": ["student", "challenger"]}, r"serving\.arms\.1: should be 'teacher', 'student' or 'null'"),
         ({"further_arms": {"null": {"model": "a"}}}, "a further arm cannot be called 'null'; choose another name"),

@@ -14,8 +14,8 @@ from recsys import storage
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.histories import Histories
+from recsys.serving.assignment import Scoring
 from recsys.serving.recommender import Recommender
-from recsys.serving.scoring import Scoring
 from recsys.serving.selection import Selection
 
 
