@@ -12,7 +12,6 @@ cores the clients kept busy under 16 connections.
 import dataclasses
 import multiprocessing
 import os
-import socket
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -21,6 +20,7 @@ from harness import FIXTURE, Options, add_project_arguments, main, progress, scr
 
 from recsys.data.config import DataConfig
 from recsys.data.prepared import PreparedDataset
+from recsys.ports import free_port
 from recsys.serving.assignment import Arm
 from recsys.serving.measure import Replay, ratios, replay, sample_histories, summary
 from recsys.settings import ServingConfig, Settings
@@ -35,9 +35,7 @@ def body(options: Options) -> dict[str, Any]:
             settings = make_random_project(folder)
         else:
             settings = Settings(name=options.args.name, storage=options.args.storage)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            serving = dataclasses.replace(settings.serving, port=probe.getsockname()[1])
+        serving = dataclasses.replace(settings.serving, port=free_port())
         return measure(dataclasses.replace(settings, serving=serving), options)
 
 

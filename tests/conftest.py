@@ -17,8 +17,8 @@ import pytest
 
 from ray_jobs.cli import QUIET
 from recsys.environment import start_time
+from recsys.ports import free_port
 from recsys.serving.web import TOKEN_VARIABLE
-from tests.integration.commands import free_port
 
 MARKER = "RECSYS_TEST_SESSION"
 ROOT = Path(__file__).resolve().parents[1]

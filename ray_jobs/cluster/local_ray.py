@@ -11,10 +11,10 @@ by the pid file in it, and its processes are ended by the next start.
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,11 +29,14 @@ from ray_jobs.address import LOOPBACK
 from ray_jobs.cli import QUIET
 from recsys.environment import start_time
 from recsys.errors import UserError
+from recsys.ports import free_ports
 
 MARKER = "RECSYS_LOCAL_RAY"
 _PREFIX = "recsys-ray-"
 _PID_FILE = "owner.json"
 _TOKEN_FILE = "token"
+_LOG_FILE = "start.log"
+_COLOUR = re.compile(r"\x1b\[\d*m")
 LONGEST_ROOT = 24
 _READY_SECONDS = 120
 _KIND_SECONDS = 0.5
@@ -47,15 +50,26 @@ class LocalRay:
     Attributes:
         address: URL of the job server.
         folder: its private temporary folder, gone after the block.
+        process: what runs it, and ends with the first part of Ray that does.
     """
 
     address: str
     folder: Path
+    process: subprocess.Popen[bytes]
 
     @property
     def headers(self) -> dict[str, str]:
         """What a job client must show."""
         return {"Authorization": f"Bearer {(self.folder / _TOKEN_FILE).read_text()}"}
+
+    @property
+    def end(self) -> str | None:
+        """What it said when it ended by itself: the parts that ended first, else its last line; None while it runs."""
+        if self.process.poll() is None:
+            return None
+        said = _COLOUR.sub("", (self.folder / _LOG_FILE).read_text(errors="replace")).splitlines()
+        parts = [line.rpartition("-- ")[2] for line in said if "[exit code=" in line]
+        return ", ".join(parts) or next((line.strip() for line in reversed(said) if line.strip()), "it said nothing")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -126,8 +140,11 @@ def end_processes(marker: str) -> int:
     """
     seen: set[int] = set()
     begun = time.monotonic()
+    missed = 0
     # What cannot be killed (it hangs in the kernel) is not waited for.
-    while (pids := _find_marked(marker)) and time.monotonic() - begun < _ENDING_SECONDS:
+    while missed < 2 and time.monotonic() - begun < _ENDING_SECONDS:
+        pids = _find_marked(marker)
+        missed = 0 if pids else missed + 1  # one that is just starting its program shows no environment
         by_force = time.monotonic() - begun > _KIND_SECONDS
         for pid in pids:
             if by_force or pid not in seen:
@@ -148,7 +165,7 @@ def _start(folder: Path, marker: str, num_cpus: int, environment: dict[str, str]
     token = folder / _TOKEN_FILE
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
-    ports = _free_ports(5)
+    ports = free_ports(5)
     dashboard = ports[1]
     options = {
         "port": ports[0],
@@ -177,8 +194,7 @@ def _start(folder: Path, marker: str, num_cpus: int, environment: dict[str, str]
         # `python` in a job's command line is this one.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }
-    log = folder / "start.log"
-    with log.open("wb") as output:
+    with (folder / _LOG_FILE).open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
             + [f"--{name}={value}" for name, value in options.items()],
@@ -188,12 +204,11 @@ def _start(folder: Path, marker: str, num_cpus: int, environment: dict[str, str]
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    ray = LocalRay(f"http://127.0.0.1:{dashboard}", folder)
+    ray = LocalRay(f"http://127.0.0.1:{dashboard}", folder, process)
     deadline = time.monotonic() + _READY_SECONDS
     while not _answers(ray):
-        if process.poll() is not None or time.monotonic() > deadline:
-            last = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()][-1:]
-            raise UserError(f"the local Ray did not start: {last[0] if last else 'it said nothing'}")
+        if (end := ray.end) is not None or time.monotonic() > deadline:
+            raise UserError(f"the local Ray did not start: {end or f'no answer for {_READY_SECONDS} s'}")
         time.sleep(0.1)
     return ray
 
@@ -207,14 +222,6 @@ def _answers(ray: LocalRay) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _find_marked(marker: str) -> set[int]:

@@ -7,8 +7,9 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray_jobs.cli import CHATTER
 from ray_jobs.cluster.local_ray import LocalRay
@@ -39,23 +40,24 @@ def submit(ray: LocalRay, entrypoint: str, *, heartbeat: bool = False) -> int:
 
     for noisy in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    client = ask_patiently(lambda: JobSubmissionClient(ray.address, headers=ray.headers))
-    job = _submit_when_ready(client, entrypoint)
+    ask = partial(ask_patiently, ray=ray)
+    client = ask(lambda: JobSubmissionClient(ray.address, headers=ray.headers))
+    job = _submit_when_ready(client, entrypoint, ask)
     try:
-        _stream(client, job, heartbeat)
+        _stream(client, job, heartbeat, ask)
     except BaseException:
         # The job hears of it (a server takes its application down); Ray's end is not waited for any longer than that.
         with contextlib.suppress(OSError, RuntimeError):
             client.stop_job(job)
         raise
-    info = ask_patiently(lambda: client.get_job_info(job))
+    info = ask(lambda: client.get_job_info(job))
     if info.driver_exit_code is None:
         print(f"error: the job did not run: {' '.join((info.message or 'no reason given').split())}", file=sys.stderr)
         return 1
     return int(info.driver_exit_code)
 
 
-def _submit_when_ready(client: "JobSubmissionClient", entrypoint: str) -> str:
+def _submit_when_ready(client: "JobSubmissionClient", entrypoint: str, ask: Callable[..., Any]) -> str:
     job = f"recsys-{uuid.uuid4().hex[:16]}"  # so that it is there once, however often it is submitted
 
     def attempt() -> str | None:
@@ -74,35 +76,37 @@ def _submit_when_ready(client: "JobSubmissionClient", entrypoint: str) -> str:
             return None
 
     deadline = time.monotonic() + _AGENT_SECONDS
-    while (found := ask_patiently(attempt)) is None:
+    while (found := ask(attempt)) is None:
         time.sleep(0.2)
-    return found
+    return str(found)
 
 
-def ask_patiently(ask: Callable[[], T], seconds: float = _AGENT_SECONDS) -> T:
+def ask_patiently(ask: Callable[[], T], *, ray: LocalRay | None = None, seconds: float = _AGENT_SECONDS) -> T:
     """The answer of Ray's job server, which on a busy machine drops a connection now and then.
 
     Raises:
-        UserError: it has not answered for that long.
+        UserError: it has not answered for that long, or its Ray has ended.
     """
     deadline = time.monotonic() + seconds
     while True:
         try:
             return ask()
         except OSError as error:  # as the errors of requests are
+            if ray is not None and (end := ray.end) is not None:
+                raise UserError(f"the local Ray has ended by itself ({end}); run it again") from None
             if time.monotonic() > deadline:
                 raise UserError(f"Ray's job server does not answer ({type(error).__name__}); run it again") from None
             time.sleep(0.2)
 
 
-def _stream(client: "JobSubmissionClient", job: str, heartbeat: bool) -> None:
+def _stream(client: "JobSubmissionClient", job: str, heartbeat: bool, ask: Callable[..., Any]) -> None:
     """Print the log as it grows. (Ray's own tail waits seconds for its websocket after the job has ended.)"""
     started = spoke = time.monotonic()
     shown = 0
     ended = False
     while not ended:
-        ended = ask_patiently(lambda: client.get_job_status(job).is_terminal())
-        log = ask_patiently(lambda: client.get_job_logs(job))
+        ended = ask(lambda: client.get_job_status(job).is_terminal())
+        log = ask(lambda: client.get_job_logs(job))
         # Whole lines only, so that chatter is known as such; the last one may lack its end.
         whole = len(log) if ended else log.rfind("\n") + 1
         lines = [line for line in log[shown:whole].splitlines() if not _CHATTER.search(line)]

@@ -209,15 +209,16 @@ def _put_load(settings: Settings, dataset: PreparedDataset, url: str, arms: list
     }
 
 
-def count_cpu_seconds() -> float | None:
-    """What the replicas and proxies on this machine have computed since they began; None where there are none."""
-    ticks = []
+def count_cpu_seconds() -> dict[str, float]:
+    """What each of the replicas and proxies on this machine has computed since it began."""
+    seconds = {}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended meanwhile
             if (process / "cmdline").read_bytes().startswith(_SERVERS):
                 fields = (process / "stat").read_text().rpartition(")")[2].split()
-                ticks.append(int(fields[11]) + int(fields[12]))
-    return sum(ticks) / os.sysconf("SC_CLK_TCK") if ticks else None
+                ticks = int(fields[11]) + int(fields[12])
+                seconds[f"{process.name} {fields[19]}"] = ticks / os.sysconf("SC_CLK_TCK")  # with its start: ids return
+    return seconds
 
 
 @contextlib.contextmanager

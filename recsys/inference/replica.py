@@ -22,7 +22,8 @@ from torch import Tensor
 from recsys.checkpoint import Checkpoint, load_checkpoint
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.processes import free_port, import_deepspeed
+from recsys.ports import free_port
+from recsys.processes import import_deepspeed
 from recsys.signals.config import SignalsConfig
 from recsys.signals.rankings import Rankings
 from recsys.signals.states import DTYPES

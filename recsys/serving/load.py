@@ -256,7 +256,7 @@ def measure_load(
     settle: float,
     seconds: float,
     objective: Objective,
-    cpu: Callable[[], float | None] = lambda: None,
+    cpu: Callable[[], dict[str, float]] = dict,
     report: Callable[[str], Any] = lambda _: None,
 ) -> dict[str, Any]:
     """Put every load on every arm, the arms one after another in an order that changes with the load.
@@ -266,7 +266,7 @@ def measure_load(
     Args:
         rates: requests a second of open loops.
         connections: numbers of them, of closed loops.
-        cpu: seconds that the server has computed so far, where that is known.
+        cpu: seconds that each process of the server has computed so far, where that is known.
         report: called with a line before each.
 
     Returns:
@@ -290,8 +290,10 @@ def measure_load(
                     done = clients.keep_busy(url, arm, histories, connections=int(value), seconds=settle + seconds)
                 row = {load: value, **summarise(done, settle=settle, seconds=seconds, objective=objective)}
                 answers = int((done.outcome == OK).sum())
-                if before is not None and (after := cpu()) is not None and answers:
-                    row["cpu_seconds_per_million"] = 1e6 * (after - before) / answers
+                after = cpu()
+                if answers and after:  # what ended meanwhile is not counted
+                    spent = sum(seconds - before.get(process, 0.0) for process, seconds in after.items())
+                    row["cpu_seconds_per_million"] = 1e6 * spent / answers
                 rows[arm].append(row)
         if values:
             result[name] = {"arms": rows, "highest": {arm: find_highest(rows[arm], load) for arm in arms}}

@@ -18,7 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from recsys.errors import UserError
 from recsys.model import SequentialRecommender
-from recsys.processes import free_port, import_deepspeed, world
+from recsys.ports import free_port
+from recsys.processes import import_deepspeed, world
 from recsys.training.batches import Batch
 from recsys.training.config import TrainingConfig
 from recsys.training.objective import Objective

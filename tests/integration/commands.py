@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -12,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from recsys.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,12 +93,6 @@ class DemoRuns:
     @property
     def project(self) -> Path:
         return self.storage / "fixture"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def processes(*entries: str) -> set[str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.commands import ROOT, DemoRuns, Make, free_port
+from recsys.ports import free_port
+from tests.integration.commands import ROOT, DemoRuns, Make
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,8 @@ from ray_jobs.cluster.local_ray import MARKER as RAY_MARKER
 from ray_jobs.cluster.local_ray import LocalRay, local_ray
 from ray_jobs.cluster.submission import submit
 from recsys.evaluation.ladder import verdict
-from tests.integration.commands import DemoRuns, Make, free_port, processes
+from recsys.ports import free_port
+from tests.integration.commands import DemoRuns, Make, processes
 
 MARKER = "RECSYS_TEST_SESSION"  # in the environment of whatever this session starts (tests/conftest.py)
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.commands import Make, free_port
+from recsys.ports import free_port
+from tests.integration.commands import Make
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 SECRET = "not-to-be-seen-anywhere"

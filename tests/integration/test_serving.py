@@ -28,6 +28,7 @@ from recsys.data.prepare import prepare
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.model import SequentialRecommender
+from recsys.ports import free_port
 from recsys.serving.assignment import assign
 from recsys.serving.client import Client
 from recsys.serving.events import count_clicks, read_events
@@ -44,12 +45,6 @@ from tests.integration.commands import processes
 
 MARKER = "RECSYS_TEST_SESSION"  # in the environment of whatever this session starts (tests/conftest.py)
 pytestmark = pytest.mark.ray
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.commands import ROOT, free_port, ray_nodes
+from recsys.ports import free_port
+from tests.integration.commands import ROOT, ray_nodes
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 

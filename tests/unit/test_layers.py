@@ -11,11 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # Of recsys/, from the ground up: a room imports itself and what stands before it.
 ORDER = (
-    "errors", "environment", "processes", "names", "secrets", "kinds", "fields", "config", "fetching", "manifest",
-    "folders", "copies", "storage", "locks", "tracking_store", "tracking_run", "tracking", "tracking_registry", "data",
-    "histories", "model", "checkpoint", "losses", "evaluation", "decoders", "signals", "distiller", "training",
-    "teacher", "inference", "rules", "diagnosis", "teachers", "distillers", "students", "serving", "experiment",
-    "settings", "tuning", "stages",
+    "errors", "environment", "ports", "processes", "names", "secrets", "kinds", "fields", "config", "fetching",
+    "manifest", "folders", "copies", "storage", "locks", "tracking_store", "tracking_run", "tracking",
+    "tracking_registry", "data", "histories", "model", "checkpoint", "losses", "evaluation", "decoders", "signals",
+    "distiller", "training", "teacher", "inference", "rules", "diagnosis", "teachers", "distillers", "students",
+    "serving", "experiment", "settings", "tuning", "stages",
 )  # fmt: skip
 
 

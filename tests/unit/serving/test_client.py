@@ -1,5 +1,4 @@
 import json
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +8,7 @@ import httpx
 import pytest
 
 from recsys.errors import UserError
+from recsys.ports import free_port
 from recsys.serving import client as module
 from recsys.serving.client import Client
 from recsys.serving.ranker import Ranker
@@ -121,9 +121,7 @@ def test_something_else_that_answers(clock: Clock) -> None:
 
 
 def test_a_server_that_comes_later_is_found(service: Service, recommender: Recommender) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     answers: list[str] = []
 
     def ask() -> None:

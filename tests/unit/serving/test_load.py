@@ -1,6 +1,7 @@
 """Load on a small real server whose behaviour is known."""
 
 import asyncio
+import itertools
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -137,7 +138,7 @@ def test_all_loads_on_all_arms_with_the_same_requests(clients: Clients) -> None:
     async def only_the_student_keeps_up(server: Server, arm: str) -> int:
         return 200 if arm == "student" else 503
 
-    server, said, cpu = Server(only_the_student_keeps_up), [], iter(range(100))
+    server, said, cpu = Server(only_the_student_keeps_up), [], itertools.count()
     with listening(server) as url:
         told = measure_load(
             clients,
@@ -149,7 +150,7 @@ def test_all_loads_on_all_arms_with_the_same_requests(clients: Clients) -> None:
             settle=0.1,
             seconds=0.4,
             objective=Objective(p99_ms=60_000),
-            cpu=lambda: float(next(cpu)),
+            cpu=lambda: {"replica": float(at := next(cpu)), "ends" if at % 2 == 0 else "begins": 0.5},
             report=said.append,
         )
     rows = told["open_loop"]["arms"]
@@ -157,7 +158,9 @@ def test_all_loads_on_all_arms_with_the_same_requests(clients: Clients) -> None:
     assert [row["requests"] for row in rows["student"]] == [row["requests"] for row in rows["teacher"]]
     assert told["open_loop"]["highest"] == {"teacher": None, "student": 40}
     assert told["closed_loop"]["highest"] == {"teacher": None, "student": 3}
-    assert rows["student"][0]["cpu_seconds_per_million"] > 1e4 and "cpu_seconds_per_million" not in rows["teacher"][0]
+    for row in rows["student"]:
+        assert 1e4 < row["cpu_seconds_per_million"] <= 1.5e6 / row["answered"], "1 s, and 0.5 s of a new process"
+    assert "cpu_seconds_per_million" not in rows["teacher"][0]
     assert len(said) == 6 and "student at 20 requests a second" in said and "teacher at 3 connections" in said
 
 

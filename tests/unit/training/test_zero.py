@@ -6,7 +6,6 @@ The teachers are tiny, with random weights.
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from recsys.config import from_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.ports import free_port
 from recsys.training.config import DeepSpeedConfig
 from tests.unit.teachers.test_hllm_training import save_item_model
 
@@ -78,9 +78,7 @@ def launch(
     accumulation: int = 3,
     workers: int = 2,
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     given = [uri, json.dumps(zero), str(output), json.dumps(model), json.dumps(accumulation)]
     processes = [
         subprocess.Popen(
