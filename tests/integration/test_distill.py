@@ -117,6 +117,7 @@ def build_cramped(uri: str) -> tuple[Objective, PreparedDataset, TrainingConfig]
     return objective, data, training
 
 
+@pytest.mark.full
 @pytest.mark.ray
 @pytest.mark.faults
 def test_a_full_disk_ends_all_workers_at_once(

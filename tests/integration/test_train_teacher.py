@@ -17,6 +17,7 @@ from recsys.teachers.bigrec.language_model import train_tokenizer
 from tests.unit.teachers.bigrec.conftest import SMALL, save_base
 
 
+@pytest.mark.full
 @pytest.mark.ray
 def test_a_model_in_a_relative_folder_is_adapted_and_finished_by_tasks(
     fixture_data: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch

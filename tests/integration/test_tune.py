@@ -195,6 +195,7 @@ def test_a_trial_learns_what_the_same_student_learns_alone(ray_session: None, se
         assert [e["loss"] for e in record.curve] == pytest.approx([e["loss"] for e in alone.curve], rel=1e-5)
 
 
+@pytest.mark.full
 def test_the_winner_is_trained_anew_tested_and_registered(
     ray_session: None, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
