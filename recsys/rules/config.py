@@ -49,14 +49,19 @@ class RulesTuningConfig:
 
     Attributes:
         rows: validation rows that a candidate is ranked on: a seeded sample, or all where there are no more.
+        mask_seen: whether the items of the user's past are left out of that ranking, as `evaluation.mask_seen` says of
+            the test.
         rounds: passes over the constants at most; the search ends earlier where a pass changes nothing.
         decay, backward, distance, source, target, title_weight: values that are tried, each beside the best of the
             others.
         student_rules, student_titles: the same for the weights of a hybrid student's terms.
+        student_repeats: the same for the term that is 1 for an item of the history; where the past is left out, it has
+            no say and is 0.
     """
 
     rows: int = Field(default=10_000, ge=1)
     rounds: int = Field(default=3, ge=1)
+    mask_seen: bool = True
     decay: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 1.0)
     backward: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
     distance: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
@@ -65,6 +70,7 @@ class RulesTuningConfig:
     title_weight: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
     student_rules: tuple[float, ...] = (0.0, 0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.4, 3.2, 4.8)
     student_titles: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 16.0)
+    student_repeats: tuple[float, ...] = (-16.0, -4.0, -2.0, 0.0, 2.0)
 
     def __post_init__(self) -> None:
         for name in ("decay", "backward", "distance", "source", "target", "title_weight"):
@@ -102,6 +108,7 @@ class HybridModelConfig:
     Attributes:
         student: kind and configuration of the student.
         rules_weight, title_weight: of the two terms beside the student's score.
+        repeat_weight: added to the score of every item of the history.
     """
 
     kind: Literal["hybrid"] = "hybrid"
@@ -109,3 +116,4 @@ class HybridModelConfig:
     rules: RulesConfig
     rules_weight: float
     title_weight: float
+    repeat_weight: float = 0.0
