@@ -49,19 +49,15 @@ class RulesTuningConfig:
 
     Attributes:
         rows: validation rows that a candidate is ranked on: a seeded sample, or all where there are no more.
-        mask_seen: whether the items of the user's past are left out of that ranking, as `evaluation.mask_seen` says of
-            the test.
         rounds: passes over the constants at most; the search ends earlier where a pass changes nothing.
         decay, backward, distance, source, target, title_weight: values that are tried, each beside the best of the
             others.
         student_rules, student_titles: the same for the weights of a hybrid student's terms.
-        student_repeats: the same for the term that is 1 for an item of the history; where the past is left out, it has
-            no say and is 0.
+        student_repeats: the same for the term that is 1 for an item of the history, where the past is ranked as well.
     """
 
     rows: int = Field(default=10_000, ge=1)
     rounds: int = Field(default=3, ge=1)
-    mask_seen: bool = True
     decay: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 1.0)
     backward: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
     distance: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
@@ -87,6 +83,8 @@ class HybridConfig(StudentConfig):
     Attributes:
         student: the student whose scores they are added to.
         titles: add the cosine of titles as well, where the catalogue has titles.
+        mask_seen: whether the weights are chosen with the items of the user's past left out, as `evaluation.mask_seen`
+            says of the test. Without that, an item of the history has a weight of its own: how likely it comes again.
     """
 
     recommender: ClassVar[str] = "recsys.rules.hybrid:Hybrid"
@@ -95,6 +93,7 @@ class HybridConfig(StudentConfig):
     kind: Literal["hybrid"]
     student: str
     titles: bool = True
+    mask_seen: bool = True
 
     @property
     def made_from(self) -> str:

@@ -199,16 +199,9 @@ def history_weights(
     return sparse.csr_array((values, history[which, column], starts), shape=(len(rows), dataset.num_items + 1))
 
 
-def mean_gain(
-    weights: sparse.csr_array,
-    rules: sparse.csr_array,
-    dataset: PreparedDataset,
-    rows: np.ndarray,
-    *,
-    mask_seen: bool = True,
-) -> float:
+def mean_gain(weights: sparse.csr_array, rules: sparse.csr_array, dataset: PreparedDataset, rows: np.ndarray) -> float:
     """Mean NDCG@10 of rows by full ranking, as of `rank_by_counts`."""
-    return sum(float(gains(rank, 10).sum()) for rank in _ranks(weights, rules, dataset, rows, mask_seen)) / len(rows)
+    return sum(float(gains(rank, 10).sum()) for rank in _ranks(weights, rules, dataset, rows)) / len(rows)
 
 
 def rank_by_counts(
@@ -222,11 +215,11 @@ def rank_by_counts(
     Args:
         weights: `history_weights` of the rows.
     """
-    return np.concatenate([np.zeros(0), *_ranks(weights, rules, dataset, rows, True)])
+    return np.concatenate([np.zeros(0), *_ranks(weights, rules, dataset, rows)])
 
 
 def _ranks(
-    weights: sparse.csr_array, rules: sparse.csr_array, dataset: PreparedDataset, rows: np.ndarray, mask_seen: bool
+    weights: sparse.csr_array, rules: sparse.csr_array, dataset: PreparedDataset, rows: np.ndarray
 ) -> Iterator[np.ndarray]:
     size = dataset.num_items + 1
     for begin in range(0, len(rows), 2048):
@@ -237,14 +230,11 @@ def _ranks(
         of_target = np.zeros(len(batch))
         of_target[which[is_target]] = scores.data[is_target]
         ahead = np.flatnonzero((scores.data >= of_target[which]) & (of_target[which] > 0) & ~is_target)
-        found = of_target > 0
-        if mask_seen:
-            row, seen = dataset.past(batch)
-            cells = which[ahead] * size + scores.indices[ahead]
-            ahead = ahead[~np.isin(cells, row * size + seen)]
-            found &= ~find_seen_targets(dataset, batch)
+        row, seen = dataset.past(batch)
+        cells = which[ahead] * size + scores.indices[ahead]
+        ahead = ahead[~np.isin(cells, row * size + seen)]
         rank = 1 + np.bincount(which[ahead], minlength=len(batch))
-        yield np.where(found, rank, np.inf)
+        yield np.where((of_target > 0) & ~find_seen_targets(dataset, batch), rank, np.inf)
 
 
 def _power(frequency: np.ndarray, exponent: float) -> np.ndarray:

@@ -96,8 +96,7 @@ def _tune_titles(
     def terms(histories: Histories) -> tuple[Tensor, Tensor]:
         return alone.log_share(histories), alone.query(histories, vectors) @ vectors.T
 
-    candidates = [(weight,) for weight in tuning.title_weight]
-    reached = weighted_gains(terms, dataset, rows, candidates, mask_seen=tuning.mask_seen)
+    reached = weighted_gains(terms, dataset, rows, [(weight,) for weight in tuning.title_weight])
     best = max(range(len(reached)), key=reached.__getitem__)
     tried = [{"title_weight": w, "valid": gain} for w, gain in zip(tuning.title_weight, reached, strict=True)]
     return replace(config, title_weight=tuning.title_weight[best]), reached[best], tried

@@ -134,14 +134,14 @@ def make_hybrid(
     memory = rules.model
     assert isinstance(memory, SequentialRules)
     with_titles = tuning.student_titles if config.titles and memory.config.title_width else (0.0,)
-    repeats = (0.0,) if tuning.mask_seen else tuning.student_repeats
+    repeats = (0.0,) if config.mask_seen else tuning.student_repeats
     probe = Hybrid.of(source.model, memory, rules_weight=1.0, title_weight=float(with_titles != (0.0,)))
     terms = partial(_list_terms, probe, vectors=probe.student.item_vectors().detach(), repeats=repeats != (0.0,))
     alone = (0.0, 0.0, 0.0)
     candidates = [alone, *(each for each in product(tuning.student_rules, with_titles, repeats) if each != alone)]
     shown = [0, *([1] if probe.rules.config.title_width else []), *([2] if repeats != (0.0,) else [])]
     weights = [[each[column] for column in shown] for each in candidates]
-    reached = weighted_gains(terms, dataset, rows, weights, mask_seen=tuning.mask_seen)
+    reached = weighted_gains(terms, dataset, rows, weights, mask_seen=config.mask_seen)
     tried = [
         {"rules_weight": a, "title_weight": b, "repeat_weight": c, "valid": gain}
         for (a, b, c), gain in zip(candidates, reached, strict=True)

@@ -1,6 +1,6 @@
 """Finding the constants on validation: coordinate search, seconds to a minute or two.
 
-Every candidate is ranked over the whole catalogue by NDCG@10.
+Every candidate is ranked over the whole catalogue, items of the user's past left out, by NDCG@10.
 
 Legend: R validation rows, N items, T training events.
 """
@@ -45,7 +45,7 @@ def tune_counts(
     rows = dataset.sample("valid", config.rows, seed=0)
     if not len(rows):
         return Tuned(start, None, [])
-    search = _Search(dataset, rows, config.mask_seen)
+    search = _Search(dataset, rows)
     best, chosen = search.gain(start), start
     for _ in range(config.rounds):
         before = chosen
@@ -64,8 +64,8 @@ def tune_counts(
 class _Search:
     """Candidates that were ranked, and what two candidates have in common."""
 
-    def __init__(self, dataset: PreparedDataset, rows: np.ndarray, mask_seen: bool) -> None:
-        self.dataset, self.rows, self._mask_seen = dataset, rows, mask_seen
+    def __init__(self, dataset: PreparedDataset, rows: np.ndarray) -> None:
+        self.dataset, self.rows = dataset, rows
         self.known: dict[tuple[float, ...], float] = {}
         self._events = Events.of(dataset)
         self._frequency = self._events.frequency
@@ -76,8 +76,7 @@ class _Search:
         if values not in self.known:
             counts = Counts.of(self._follows(config), self._frequency, config)
             weights = history_weights(self.dataset, self.rows, config.decay)
-            rules = counts.rules()
-            self.known[values] = mean_gain(weights, rules, self.dataset, self.rows, mask_seen=self._mask_seen)
+            self.known[values] = mean_gain(weights, counts.rules(), self.dataset, self.rows)
         return self.known[values]
 
     def _follows(self, config: RulesConfig) -> sparse.csr_array:

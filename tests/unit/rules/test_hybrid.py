@@ -80,9 +80,8 @@ def test_one_checkpoint_with_the_best_of_the_weights_is_served(
     student, dataset, tmp_path: Path, titles: bool, mask_seen: bool
 ) -> None:
     rules = memory(dataset, tmp_path)
-    config = dataclasses.replace(CONFIG, titles=titles)
-    tuning = dataclasses.replace(TUNING, mask_seen=mask_seen)
-    found = make_hybrid(config, student, dataset, rules=rules, tuning=tuning)
+    config = dataclasses.replace(CONFIG, titles=titles, mask_seen=mask_seen)
+    found = make_hybrid(config, student, dataset, rules=rules, tuning=TUNING)
     tried, valid = found.training["weights"], found.training["valid"]
     assert len(tried) == (6 if titles else 3) * (1 if mask_seen else 2)
     assert valid["ndcg@10"] == max(each["valid"] for each in tried) >= valid["alone"] == tried[0]["valid"]
