@@ -53,6 +53,7 @@ class RulesTuningConfig:
         decay, backward, distance, source, target, title_weight: values that are tried, each beside the best of the
             others.
         student_rules, student_titles: the same for the weights of a hybrid student's terms.
+        student_repeats: the same for the term that is 1 for an item of the history, where the past is ranked as well.
     """
 
     rows: int = Field(default=10_000, ge=1)
@@ -65,6 +66,7 @@ class RulesTuningConfig:
     title_weight: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
     student_rules: tuple[float, ...] = (0.0, 0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.4, 3.2, 4.8)
     student_titles: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 16.0)
+    student_repeats: tuple[float, ...] = (-16.0, -4.0, -2.0, 0.0, 2.0)
 
     def __post_init__(self) -> None:
         for name in ("decay", "backward", "distance", "source", "target", "title_weight"):
@@ -81,6 +83,8 @@ class HybridConfig(StudentConfig):
     Attributes:
         student: the student whose scores they are added to.
         titles: add the cosine of titles as well, where the catalogue has titles.
+        mask_seen: whether the weights are chosen with the items of the user's past left out, as `evaluation.mask_seen`
+            says of the test. Without that, an item of the history has a weight of its own: how likely it comes again.
     """
 
     recommender: ClassVar[str] = "recsys.rules.hybrid:Hybrid"
@@ -89,6 +93,7 @@ class HybridConfig(StudentConfig):
     kind: Literal["hybrid"]
     student: str
     titles: bool = True
+    mask_seen: bool = True
 
     @property
     def made_from(self) -> str:
@@ -102,6 +107,7 @@ class HybridModelConfig:
     Attributes:
         student: kind and configuration of the student.
         rules_weight, title_weight: of the two terms beside the student's score.
+        repeat_weight: added to the score of every item of the history.
     """
 
     kind: Literal["hybrid"] = "hybrid"
@@ -109,3 +115,4 @@ class HybridModelConfig:
     rules: RulesConfig
     rules_weight: float
     title_weight: float
+    repeat_weight: float = 0.0

@@ -23,10 +23,10 @@ from recsys.rules.weights import weighted_gains
 
 
 class Hybrid(SequentialRecommender):
-    """score(j | h) = log p_student(j | h) + w1 · log share(j | h) + w2 · cosine(title of j, titles of h).
+    """score(j | h) = log p_student(j | h) + w1 · log share(j | h) + w2 · cosine(titles of j and h) + w3 · [j in h].
 
     The student's logarithm of a probability is its softmax over the catalogue, the share and the cosine are those of
-    `SequentialRules`. All three are tables and a small net: no language model is needed.
+    `SequentialRules`. All of it is tables and a small net: no language model is needed.
     """
 
     kind = "hybrid"
@@ -42,7 +42,13 @@ class Hybrid(SequentialRecommender):
 
     @classmethod
     def of(
-        cls, student: SequentialRecommender, rules: SequentialRules, *, rules_weight: float, title_weight: float
+        cls,
+        student: SequentialRecommender,
+        rules: SequentialRules,
+        *,
+        rules_weight: float,
+        title_weight: float,
+        repeat_weight: float = 0.0,
     ) -> "Hybrid":
         """From a trained student and fitted rules; where the weight of the titles is 0, without their vectors.
 
@@ -62,6 +68,7 @@ class Hybrid(SequentialRecommender):
             rules=own,
             rules_weight=rules_weight,
             title_weight=title_weight,
+            repeat_weight=repeat_weight,
         )
         model = cls(config, num_items=student.num_items)
         model.student, model.rules = student, SequentialRules(own, num_items=student.num_items)
@@ -79,10 +86,13 @@ class Hybrid(SequentialRecommender):
         scores, *others = self.terms(histories, vectors[:, :width], vectors[:, width:])
         for weight, term in zip((self.config.rules_weight, self.config.title_weight), others, strict=False):
             scores.add_(term, alpha=weight)
+        if self.config.repeat_weight:
+            items = histories.items
+            scores.scatter_(1, items, scores.gather(1, items) + self.config.repeat_weight)  # twice in it: once added
         return scores
 
     def terms(self, histories: Histories, vectors: Tensor, titles: Tensor) -> list[Tensor]:
-        """The three terms without their weights, [B, N+1] each; two where there are no titles.
+        """The first three terms without their weights, [B, N+1] each; two where there are no titles.
 
         Args:
             vectors: of the student's items; titles: the rules' vectors of titles.
@@ -111,7 +121,7 @@ def make_hybrid(
 ) -> Made:
     """The hybrid of a student and rules whose weights are best on the validation rows.
 
-    Every pair of the tuning's `student_rules` and `student_titles` is tried.
+    Every combination of the tuning's `student_rules`, `student_titles` and `student_repeats` is tried.
 
     Raises:
         UserError: student or rules are of another dataset or kind, or there are no validation rows to choose by.
@@ -124,20 +134,29 @@ def make_hybrid(
     memory = rules.model
     assert isinstance(memory, SequentialRules)
     with_titles = tuning.student_titles if config.titles and memory.config.title_width else (0.0,)
-    pairs = [(0.0, 0.0)]
-    pairs += [pair for pair in product(tuning.student_rules, with_titles) if pair != (0.0, 0.0)]
+    repeats = (0.0,) if config.mask_seen else tuning.student_repeats
     probe = Hybrid.of(source.model, memory, rules_weight=1.0, title_weight=float(with_titles != (0.0,)))
-    vectors = probe.student.item_vectors().detach()
-    terms = partial(probe.terms, vectors=vectors, titles=probe.rules.titles)
-    weights = pairs if probe.rules.config.title_width else [(a,) for a, _ in pairs]
-    reached = weighted_gains(terms, dataset, rows, weights)
-    best = max(range(len(reached)), key=reached.__getitem__)
-    rules_weight, title_weight = pairs[best]
-    tried = [{"rules_weight": a, "title_weight": b, "valid": gain} for (a, b), gain in zip(pairs, reached, strict=True)]
+    terms = partial(_list_terms, probe, vectors=probe.student.item_vectors().detach(), repeats=repeats != (0.0,))
+    alone = (0.0, 0.0, 0.0)
+    candidates = [alone, *(each for each in product(tuning.student_rules, with_titles, repeats) if each != alone)]
+    shown = [0, *([1] if probe.rules.config.title_width else []), *([2] if repeats != (0.0,) else [])]
+    weights = [[each[column] for column in shown] for each in candidates]
+    reached = weighted_gains(terms, dataset, rows, weights, mask_seen=config.mask_seen)
+    tried = [
+        {"rules_weight": a, "title_weight": b, "repeat_weight": c, "valid": gain}
+        for (a, b, c), gain in zip(candidates, reached, strict=True)
+    ]
+    best = max(tried, key=lambda each: each["valid"])
     return Made(
-        Hybrid.of(source.model, memory, rules_weight=rules_weight, title_weight=title_weight),
-        f"rules {rules_weight:g}, titles {title_weight:g}: NDCG@10 on validation {reached[best]:.4f}, the student "
-        f"alone {reached[0]:.4f}",
-        {"rules_weight": rules_weight, "title_weight": title_weight, "valid": reached[best]},
-        {"valid": {"ndcg@10": reached[best], "alone": reached[0]}, "weights": tried},
+        Hybrid.of(source.model, memory, **{name: weight for name, weight in best.items() if name != "valid"}),
+        f"rules {best['rules_weight']:g}, titles {best['title_weight']:g}, repeats {best['repeat_weight']:g}: NDCG@10 "
+        f"on validation {best['valid']:.4f}, the student alone {reached[0]:.4f}",
+        best,
+        {"valid": {"ndcg@10": best["valid"], "alone": reached[0]}, "weights": tried},
     )
+
+
+def _list_terms(hybrid: Hybrid, histories: Histories, *, vectors: Tensor, repeats: bool) -> list[Tensor]:
+    """The terms of `Hybrid.terms`, and with `repeats` the one that is 1 for an item of the history."""
+    terms = hybrid.terms(histories, vectors, hybrid.rules.titles)
+    return [*terms, torch.zeros_like(terms[0]).scatter_(1, histories.items, 1.0)] if repeats else terms

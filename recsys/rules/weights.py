@@ -19,17 +19,29 @@ Terms = Callable[[Histories], Sequence[Tensor]]
 
 @torch.inference_mode()
 def weighted_gains(
-    terms: Terms, dataset: PreparedDataset, rows: np.ndarray, candidates: Sequence[Sequence[float]], batch: int = 256
+    terms: Terms,
+    dataset: PreparedDataset,
+    rows: np.ndarray,
+    candidates: Sequence[Sequence[float]],
+    *,
+    mask_seen: bool = True,
+    batch: int = 256,
 ) -> list[float]:
-    """Mean NDCG@10 over rows, full ranking, items of the user's past left out, of the first term plus each candidate's
-    weights times the others: [C]. Every row is scored once; memory is a few times batch · N."""
+    """Mean NDCG@10 over rows, full ranking, of the first term plus each candidate's weights times the others: [C].
+
+    Every row is scored once; memory is a few times batch · N.
+
+    Args:
+        mask_seen: leave out the items of the user's past.
+    """
     total = np.zeros(len(candidates))
     for begin in range(0, len(rows), batch):
         chosen = rows[begin : begin + batch]
         first, *others = terms(Histories.of_rows(dataset, chosen))
         target = torch.from_numpy(dataset.targets(chosen).astype(np.int64))[:, None]
-        which, seen = (torch.from_numpy(each) for each in dataset.past(chosen))
-        first[which, seen] = -torch.inf
+        if mask_seen:
+            which, seen = (torch.from_numpy(each) for each in dataset.past(chosen))
+            first[which, seen] = -torch.inf
         first[:, 0] = -torch.inf
         findable = first.gather(1, target)[:, 0] > -torch.inf  # a target of the past is never recommended
         for number, weights in enumerate(candidates):

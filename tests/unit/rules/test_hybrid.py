@@ -25,7 +25,7 @@ from recsys.students.hstu import HSTU
 from recsys.students.sasrec import SASRec
 from tests.unit.rules.test_model import text_of
 
-TUNING = RulesTuningConfig(student_rules=(0.0, 0.7, 1.5), student_titles=(0.0, 2.0))
+TUNING = RulesTuningConfig(student_rules=(0.0, 0.7, 1.5), student_titles=(0.0, 2.0), student_repeats=(0.0, -3.0))
 CONFIG = HybridConfig(kind="hybrid", student="any")
 
 
@@ -62,19 +62,34 @@ def test_scores_are_the_weighted_sum_of_three_terms(student, dataset, tmp_path: 
     torch.testing.assert_close(model_scorer(hybrid)(shown)[:, 1:], expected, atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("titles", [True, False])
-def test_one_checkpoint_with_the_best_of_the_weights_is_served(student, dataset, tmp_path: Path, titles: bool) -> None:
+def test_an_item_of_the_history_gets_its_weight_once(student, dataset, tmp_path: Path) -> None:
     rules = memory(dataset, tmp_path)
-    config = dataclasses.replace(CONFIG, titles=titles)
+    plain = Hybrid.of(student.model, rules.model, rules_weight=1.2, title_weight=4.0)
+    hybrid = Hybrid.of(student.model, rules.model, rules_weight=1.2, title_weight=4.0, repeat_weight=-3.0)
+    shown = Histories.of(torch.tensor([[4, 9, 4, 0], [7, 0, 0, 0]]), torch.zeros(2, 4, dtype=torch.int64))
+    expected = torch.zeros(2, dataset.num_items + 1)
+    for row, items in enumerate(([4, 9], [7])):
+        expected[row, items] = -3.0
+    changed = model_scorer(hybrid)(shown) - model_scorer(plain)(shown)
+    torch.testing.assert_close(changed[:, 1:], expected[:, 1:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("titles", [True, False])
+@pytest.mark.parametrize("mask_seen", [True, False])
+def test_one_checkpoint_with_the_best_of_the_weights_is_served(
+    student, dataset, tmp_path: Path, titles: bool, mask_seen: bool
+) -> None:
+    rules = memory(dataset, tmp_path)
+    config = dataclasses.replace(CONFIG, titles=titles, mask_seen=mask_seen)
     found = make_hybrid(config, student, dataset, rules=rules, tuning=TUNING)
     tried, valid = found.training["weights"], found.training["valid"]
-    assert len(tried) == (6 if titles else 3)
+    assert len(tried) == (6 if titles else 3) * (1 if mask_seen else 2)
     assert valid["ndcg@10"] == max(each["valid"] for each in tried) >= valid["alone"] == tried[0]["valid"]
     assert found.metrics["valid"] == valid["ndcg@10"] and f"{valid['ndcg@10']:.4f}" in found.line
     for each in tried:  # what the search says is what the full ranking of the model with these weights gives
-        weights = {name: each[name] for name in ("rules_weight", "title_weight")}
+        weights = {name: each[name] for name in ("rules_weight", "title_weight", "repeat_weight")}
         model = Hybrid.of(student.model, rules.model, **weights)
-        ranks = rank_targets(model_scorer(model), dataset, dataset.rows("valid"), mask_seen=True)
+        ranks = rank_targets(model_scorer(model), dataset, dataset.rows("valid"), mask_seen=mask_seen)
         assert each["valid"] == pytest.approx(gains(ranks, 10).mean(), abs=1e-4)
 
     save_checkpoint(str(tmp_path / "hybrid"), found.model, dataset)
