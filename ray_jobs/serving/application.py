@@ -26,10 +26,11 @@ from recsys import storage
 from recsys.config import from_dict
 from recsys.errors import UserError
 from recsys.serving.assignment import Arm
+from recsys.serving.config import ReplicasConfig
 from recsys.serving.measure import wait_until_ready
 from recsys.serving.ranker import RETRY_SECONDS
 from recsys.serving.service import Pinned, check_same_dataset, checkpoint_facts, dataset_identity
-from recsys.settings import ReplicasConfig, Settings
+from recsys.settings import Settings
 from recsys.stages import promotion
 
 APPLICATION = "recsys"

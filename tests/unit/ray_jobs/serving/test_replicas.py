@@ -18,10 +18,11 @@ from recsys.config import copy_with
 from recsys.data.attributes import Attributes
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.serving.config import ServingConfig
 from recsys.serving.ranker import Ask, Away, Busy, Late
 from recsys.serving.selection import Selection
 from recsys.serving.service import Pinned
-from recsys.settings import ServingConfig, Settings
+from recsys.settings import Settings
 from recsys.students.config import SASRecConfig
 from recsys.students.sasrec import SASRec
 
