@@ -18,8 +18,9 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentRes
 
 from ray_jobs.serving.experiment import Followed
 from recsys import storage
-from recsys.data.prepared import PreparedDataset
+from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.errors import UserError
+from recsys.serving import new_items
 from recsys.serving.arms import Absent, Model
 from recsys.serving.assignment import Arm
 from recsys.serving.events import EventLog
@@ -57,6 +58,7 @@ def load_ranker(settings: Settings, arm: Arm, pinned: Pinned) -> Ranker:
     # The checkpoint may be older than the attributes of its items, or know items that came later.
     ours, theirs = recommender.catalogue, PreparedDataset.load_catalogue(settings.layout.dataset)
     recommender.catalogue = replace(ours, attributes=theirs.attributes.extend(len(ours) - len(theirs)))
+    recommender.catalogue.attributes.warm()
     # Ray Serve keeps the queue of what has replicas of its own, and counts a batch as one.
     ranker = Ranker(recommender, replicas.batch, config.queue if config.in_ingress else WAITING)
     for _ in range(3):  # libraries set up much of themselves during the first passes
@@ -139,6 +141,21 @@ def load_dataset(settings: Settings, pinned: Pinned) -> PreparedDataset:
     return dataset
 
 
+def read_further_items(pinned: Pinned, catalogue: Catalogue) -> dict[str, str]:
+    """The items (id → title) that the arms' checkpoints know besides those of the dataset. Of an id that several know,
+    the first arm's title counts; arms whose checkpoint is another than the one that was deployed are passed over.
+
+    Raises:
+        UserError: a checkpoint is damaged.
+    """
+    found: dict[str, str] = {}
+    for arm, uri in pinned.uris.items():
+        manifest = storage.read_manifest(uri)
+        if manifest is not None and manifest.content_hash == pinned.checkpoints[arm]:
+            found = new_items.read_further_items(uri, catalogue) | found
+    return found
+
+
 def models(settings: Settings, pinned: Pinned, handles: Mapping[Arm, DeploymentHandle[Any]]) -> dict[Arm, Model]:
     """The models of all arms as the ingress has them.
 
@@ -169,8 +186,9 @@ class Ingress:
         handles: Mapping[Arm, DeploymentHandle[Any]],
     ) -> None:
         config = self._config = settings.serving
+        dataset = load_dataset(settings, pinned)
         self._service = Service(
-            load_dataset(settings, pinned),
+            dataset,
             arms=config.served,
             experiment=Followed(keeper, config.experiment),
             default_arm=config.default_arm,
@@ -178,6 +196,7 @@ class Ingress:
             max_history=config.max_history,
             max_ids=config.max_ids,
             max_requests=config.max_requests,
+            further_items=read_further_items(pinned, dataset.catalogue),
         )
         self._pinned = pinned
         self._models = models(settings, pinned, handles)

@@ -7,8 +7,7 @@ is how often an item will be met: the offsets of the other items have learned th
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
+from recsys import storage
 from recsys.checkpoint import Checkpoint
 from recsys.config import digest
 from recsys.data.ids import normal_id
@@ -46,15 +45,24 @@ def add_items(checkpoint: Checkpoint, items: Mapping[str, str]) -> Checkpoint:
     return replace(
         checkpoint,
         model=grown,
-        catalogue=Catalogue(
-            [*catalogue.item_ids, *ids],
-            [*catalogue.titles, *titles],
-            np.append(catalogue.train_counts, np.zeros(len(ids), dtype=np.int64)),
-            catalogue.attributes.extend(len(ids)),
-        ),
+        catalogue=catalogue.extend(dict(zip(ids, titles, strict=True))),
         hash=f"unsaved-{digest(made_from)}",
         info={**checkpoint.info, "added_items": record},
     )
+
+
+def read_further_items(uri: str, catalogue: Catalogue) -> dict[str, str]:
+    """The items (id → title) of a checkpoint that a catalogue does not hold; of most there are none, as `config.json`
+    tells without another file.
+
+    Raises:
+        UserError: the checkpoint is missing or damaged.
+    """
+    if storage.read_json(storage.join(uri, "config.json"))["num_items"] <= len(catalogue):
+        return {}
+    theirs = Catalogue.read(storage.local_copy(uri, "checkpoint") / "items.parquet")
+    pairs = zip(theirs.item_ids[1:], theirs.titles[1:], strict=True)
+    return {item: title for item, title in pairs if item not in catalogue.index}
 
 
 def check_new(ids: list[str], titles: list[str], catalogue: Catalogue) -> None:

@@ -343,6 +343,6 @@ def _tell_limits(app: FastAPI, service: Service) -> None:
     fields["exclude"]["maxItems"] = service.max_ids
     forms["BatchRequest"]["properties"]["requests"]["maxItems"] = service.max_requests
     next(one for one in fields["arm"]["anyOf"] if one["type"] == "string")["enum"] = list(service.arms)
-    names = service.dataset.catalogue.attributes.names
+    names = service.catalogue.attributes.names
     for name in ("where", "at_most"):
         fields[name]["propertyNames" if names else "maxProperties"] = {"enum": names} if names else 0

@@ -13,6 +13,7 @@ import httpx
 import jsonschema
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -247,6 +248,37 @@ def test_a_selection_and_attributes_through_http(api: TestClient, recommender: R
     assert said["fewer"] == 18 and said["not_found"] == {"only": ["?"]}
     assert all(item["attributes"]["brand"] == ["Acme"] for item in said["items"])
     assert api.post("/recommend", json=body).json()["items"][0]["attributes"] is None
+
+
+def test_items_that_were_added_to_a_student_through_http(
+    dataset: PreparedDataset, recommender: Recommender, experiment: Kept
+) -> None:
+    """Two arms of which one alone knows them, and not at the end of the catalogue that requests are read with."""
+    known, further = recommender.checkpoint, {"other": "Of another arm", "new1": "Heat 2", "new2": "Third"}
+    own = {item: further[item] for item in ("new1", "new2")}
+    torch.manual_seed(0)
+    vectors = torch.randn(2, 16)
+    grown = replace(known, model=known.model.with_items(vectors), catalogue=known.catalogue.extend(own))
+    service = Service(
+        dataset, arms=("teacher", "student", "null"), experiment=experiment, default_arm="student",
+        max_k=60, max_history=30, max_ids=25, max_requests=4, further_items=further,
+    )  # fmt: skip
+    models = {"teacher": Ranker(recommender), "student": Ranker(Recommender(grown))}
+    client = TestClient(create_app(service, models, checkpoints={}))
+
+    def ask(**given: Any) -> dict[str, Any]:
+        said = client.post("/recommend", json={"history": ["new2"], "arm": "student", **given})
+        assert said.status_code == 200, said.text
+        return said.json()
+
+    said = ask(only=["new1", "other", "i3"])
+    assert {item["item_id"]: item["title"] for item in said["items"]} == {"new1": "Heat 2", "i3": "Film number 3"}
+    assert not said["fallback"] and said["unknown"] == [] and said["not_found"] == {"only": ["other"]}
+    assert [item["item_id"] for item in ask(only=["new1", "i3"], exclude=["new1"])["items"]] == ["i3"]
+    said = ask(arm="teacher", only=["new1", "i3"])
+    assert said["fallback"] and said["unknown"] == ["new2"] and said["not_found"] == {"only": ["new1"]}
+    assert client.get("/items/new1").json()["title"] == "Heat 2"
+    assert [item["item_id"] for item in client.get("/items?search=heat").json()["items"]] == ["new1"]
 
 
 def test_feedback_without_a_log_says_how_to_get_one(api: TestClient) -> None:

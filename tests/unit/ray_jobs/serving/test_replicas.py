@@ -13,7 +13,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 
 from ray_jobs.serving import application, replicas
-from recsys.checkpoint import save_checkpoint
+from recsys.checkpoint import load_checkpoint, save_again, save_checkpoint
 from recsys.config import copy_with
 from recsys.data.attributes import Attributes
 from recsys.data.prepared import PreparedDataset
@@ -138,11 +138,27 @@ def test_a_checkpoint_that_is_older_than_the_attributes_of_its_items_takes_those
 ) -> None:
     write(settings, replace(dataset, catalogue=replace(dataset.catalogue, attributes=Attributes())), seed=0)
     ranker = replicas.load_ranker(settings, "student", application.check(settings))
-    candidates = Selection(where={"genres": ["Drama"]}, at_most={"brand": 2}).find(dataset.catalogue)
-    (answer,) = ranker.rank_now([replace(ASK, k=20, candidates=candidates)])
+    selection = Selection(where={"genres": ["Drama"]}, at_most={"brand": 2})
+    (answer,) = ranker.rank_now([replace(ASK, k=20, selection=selection)])
     found = dataset.catalogue.attributes.of(dataset.catalogue.index[item] for item in answer.items)
     assert found and all("Drama" in one["genres"] for one in found)
     assert sum("brand" in one for one in found) == 2
+
+
+def test_items_that_were_added_to_a_checkpoint_have_their_titles(settings: Settings, dataset: PreparedDataset) -> None:
+    assert replicas.read_further_items(application.check(settings), dataset.catalogue) == {}
+    for uri, added in (
+        (settings.layout.teacher, {"n1": "Of the teacher", "n2": "Second"}),
+        (settings.layout.student("small"), {"n2": "Of the student", "n3": "Third"}),
+    ):
+        checkpoint = load_checkpoint(uri)
+        grown = checkpoint.model.with_items(torch.ones(2, 16))
+        save_again(uri, replace(checkpoint, model=grown, catalogue=checkpoint.catalogue.extend(added)))
+    pinned = application.check(settings)
+    expected = {"n1": "Of the teacher", "n2": "Second", "n3": "Third"}
+    assert replicas.read_further_items(pinned, dataset.catalogue) == expected
+    replaced = replace(pinned, checkpoints={**pinned.checkpoints, "teacher": "0" * 64})
+    assert replicas.read_further_items(replaced, dataset.catalogue) == {"n2": "Of the student", "n3": "Third"}
 
 
 def test_the_student_alone_is_scored_as_asked(settings: Settings) -> None:
