@@ -163,7 +163,7 @@ def _measure(settings: Settings, dataset: PreparedDataset, url: str, health: dic
             "requests": config.measure_requests,
             "warmup": config.measure_warmup,
             "concurrency": config.measure_concurrency,
-            "proxy": application.proxy_name(),
+            "proxy": application.proxy_name(config),
             "client": "httpx, one process, kept-alive connections, arms in turns",
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": environment.versions(),

@@ -20,10 +20,12 @@ from ray_jobs.serving.experiment import Followed
 from recsys import storage
 from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.errors import UserError
+from recsys.names import read_exported
 from recsys.serving import new_items
 from recsys.serving.arms import Absent, Model
 from recsys.serving.assignment import Arm
 from recsys.serving.events import EventLog
+from recsys.serving.exported import load_exported
 from recsys.serving.metrics import Metrics
 from recsys.serving.ranker import WAITING, Ask, Away, Busy, Late, Ranker
 from recsys.serving.recommender import Recommendation, Recommender
@@ -51,12 +53,16 @@ def load_ranker(settings: Settings, arm: Arm, pinned: Pinned) -> Ranker:
     replicas = config.replicas
     torch.set_num_threads(max(1, int(replicas.cpus)))
     device = "cuda" if replicas.gpus else "cpu"
-    recommender = Recommender.load(pinned.uris[arm], device, scoring=config.scoring)
+    theirs = PreparedDataset.load_catalogue(settings.layout.dataset)
+    if read_exported(config.model) is not None:
+        recommender = Recommender(load_exported(pinned.uris[arm], theirs), config.scoring)
+    else:
+        recommender = Recommender.load(pinned.uris[arm], device, scoring=config.scoring)
     if problem := pinned.describe_change(arm, recommender.checkpoint.hash):
         raise Replaced(problem)
     check_same_dataset(*pinned.dataset, {arm: recommender.checkpoint.info})
     # The checkpoint may be older than the attributes of its items, or know items that came later.
-    ours, theirs = recommender.catalogue, PreparedDataset.load_catalogue(settings.layout.dataset)
+    ours = recommender.catalogue
     recommender.catalogue = replace(ours, attributes=theirs.attributes.extend(len(ours) - len(theirs)))
     recommender.catalogue.attributes.warm()
     # Ray Serve keeps the queue of what has replicas of its own, and counts a batch as one.
@@ -198,7 +204,7 @@ class Ingress:
             max_requests=config.max_requests,
             further_items=read_further_items(pinned, dataset.catalogue),
         )
-        self._pinned = pinned
+        self._settings, self._pinned = settings, pinned
         self._models = models(settings, pinned, handles)
         self._metrics = Metrics(serve.get_replica_context().replica_id.unique_id)
         self._log = None
@@ -213,6 +219,7 @@ class Ingress:
             metrics=self._metrics,
             gather=self._gather_metrics,
             log=self._log,
+            report=None if self._log is None else self._report,
             fallback=None if self._config.fallback == "none" else self._config.fallback,
             shadow_at_once=self._config.shadow_at_once,
             token=os.environ.get(TOKEN_VARIABLE, "").strip() or None,
@@ -220,6 +227,11 @@ class Ingress:
 
     def metrics_text(self) -> str:
         return self._metrics.text()
+
+    def _report(self) -> dict[str, Any]:
+        from recsys.stages import experiment  # statistics and plots, which nobody may ask for
+
+        return experiment.analyse_log(self._settings)
 
     async def _gather_metrics(self) -> Sequence[str]:
         """The metrics of all replicas of the ingress; its own alone where the others do not answer."""

@@ -1,12 +1,14 @@
 """How arms are served, and how everyone is recommended something."""
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from recsys.config import Field, NotInKey, configuration
-from recsys.names import RESERVED_FOR_ARMS, ModelName, Name, NameOrAlias
+from recsys.names import RESERVED_FOR_ARMS, ModelName, Name, NameOrAlias, read_exported
 from recsys.serving.assignment import ARMS, Arm, BuiltIn, Scoring
 from recsys.serving.experiment import Experiment, check_experiment
+
+Proxy = Literal["serve", "haproxy"]
 
 
 @configuration
@@ -15,15 +17,22 @@ class ReplicasConfig:
 
     Attributes:
         count: replicas, each with its own copy of the model.
+        max_count: with it, Ray Serve adds replicas, up to this many, while each has more than `batch` requests in hand
+            or waiting, and takes them away again down to `count`; null: there are always `count`.
         cpus: logical cores a replica asks for; it computes on that many threads, at least one.
         gpus: GPUs a replica asks for; 0 serves on CPU.
         batch: requests that wait at the same time and are answered in one pass, at most.
     """
 
     count: int = Field(default=1, ge=1)
+    max_count: int | None = Field(default=None, ge=1)
     cpus: float = Field(default=0.9, gt=0)
     gpus: float = Field(default=0, ge=0)
     batch: int = Field(default=8, ge=1)
+
+    def __post_init__(self) -> None:
+        if self.max_count is not None and self.max_count < self.count:
+            raise ValueError(f"max_count is {self.max_count}, less than count ({self.count}); raise it")
 
 
 @configuration
@@ -33,7 +42,8 @@ class ArmConfig:
     Attributes:
         model: whose checkpoint it serves: a student of the project, `teacher`, or rules by their kind; or a version of
             the model registry, as it is when the deployment starts: `models:/NAME@ALIAS` or `models:/NAME/NUMBER` of
-            the project NAME under the same storage, `@ALIAS` of this one.
+            the project NAME under the same storage, `@ALIAS` of this one; or `export:NAME`, what `ray_jobs.export` made
+            of the model NAME, on CPUs (docs/export.md).
         in_ingress: it lives in the replicas that take the HTTP requests, as the student does, so that no hop is paid;
             of `replicas`, only `batch` is its own then.
         scoring: as of `ServingConfig`.
@@ -50,6 +60,8 @@ class ArmConfig:
     seconds: NotInKey[float] = Field(default=60, gt=0)
 
     def __post_init__(self) -> None:
+        if read_exported(self.model) is not None and (self.replicas.gpus or self.scoring != "exact"):
+            raise ValueError(f"{self.model} is scored by its program, on a CPU; set replicas.gpus=0 and scoring=exact")
         if self.scoring == "int8" and self.replicas.gpus:
             raise ValueError("scoring is int8, which is for CPUs; set replicas.gpus=0 or scoring=exact")
 
@@ -80,6 +92,8 @@ class ServingConfig:
         shadow_arm: the teacher, or a further arm before it gets users.
         shadow_at_once: such computations at the same time in each replica; further ones are dropped and counted.
         host, port: where HTTP listens; the default host is reachable from this machine alone.
+        proxy: what takes the HTTP requests, chosen when Serve starts: its own proxy (`serve`), or `haproxy`, which
+            hands them to the replicas without a hop through Ray (docs/serving.md#the-proxy).
         max_k, max_history: what a request may ask for.
         max_ids: ids in each of `exclude` and `only` of a request.
         max_requests: requests in a batch; they are scored in one pass, which takes memory for so many catalogues.
@@ -118,6 +132,7 @@ class ServingConfig:
     shadow_at_once: NotInKey[int] = Field(default=4, ge=1)
     host: NotInKey[str] = "127.0.0.1"
     port: NotInKey[int] = Field(default=8000, ge=1, le=65535)
+    proxy: Proxy = "serve"
     max_k: int = Field(default=100, ge=1)
     max_history: int = Field(default=1000, ge=1)
     max_ids: NotInKey[int] = Field(default=10_000, ge=1)
@@ -149,6 +164,10 @@ class ServingConfig:
                 raise ValueError(
                     f"further_arms.{name} is in the ingress, whose replicas student_replicas describes; leave its own "
                     "count, cpus and gpus out, or set in_ingress to false"
+                )
+            if arm.in_ingress and read_exported(arm.model) is not None and self.student_replicas.gpus:
+                raise ValueError(
+                    f"further_arms.{name}: {arm.model} is for CPUs, but the ingress has GPUs; set in_ingress=false"
                 )
         inside = {f"further_arms.{name}.": arm.scoring for name, arm in self.further_arms.items() if arm.in_ingress}
         for place, scoring in {"": self.scoring, **inside}.items():

@@ -7,8 +7,10 @@ is how often an item will be met: the offsets of the other items have learned th
 from collections.abc import Mapping
 from dataclasses import replace
 
+import pyarrow.parquet as pq
+
 from recsys import storage
-from recsys.checkpoint import Checkpoint
+from recsys.checkpoint import Checkpoint, read_description
 from recsys.config import digest
 from recsys.data.ids import normal_id
 from recsys.data.prepared import Catalogue
@@ -52,16 +54,16 @@ def add_items(checkpoint: Checkpoint, items: Mapping[str, str]) -> Checkpoint:
 
 
 def read_further_items(uri: str, catalogue: Catalogue) -> dict[str, str]:
-    """The items (id → title) of a checkpoint that a catalogue does not hold; of most there are none, as `config.json`
-    tells without another file.
+    """The items (id → title) of a checkpoint, or an export, that a catalogue does not hold; of most there are none, as
+    its description tells without another file.
 
     Raises:
         UserError: the checkpoint is missing or damaged.
     """
-    if storage.read_json(storage.join(uri, "config.json"))["num_items"] <= len(catalogue):
+    if read_description(uri)["num_items"] <= len(catalogue):
         return {}
-    theirs = Catalogue.read(storage.local_copy(uri, "checkpoint") / "items.parquet")
-    pairs = zip(theirs.item_ids[1:], theirs.titles[1:], strict=True)
+    theirs = pq.read_table(storage.local_copy(uri, "checkpoint") / "items.parquet", columns=["item_id", "title"])
+    pairs = zip(theirs["item_id"].to_pylist(), theirs["title"].to_pylist(), strict=True)
     return {item: title for item, title in pairs if item not in catalogue.index}
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from recsys import storage
+from recsys.checkpoint import read_description
 from recsys.data.ids import normal_id
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
@@ -330,7 +331,7 @@ def checkpoint_facts(uri: str) -> dict[str, Any]:
     manifest = storage.read_manifest(uri)
     if manifest is None:
         raise UserError(f"checkpoint {uri} does not exist or is incomplete; train it")
-    config = storage.read_json(storage.join(uri, "config.json"))
+    config = read_description(uri)
     return {"hash": manifest.content_hash, "kind": config["kind"], "dataset": config["dataset"]}
 
 

@@ -45,6 +45,16 @@ from recsys.settings import Settings
             {"further_arms": {"a": {"model": "x", "in_ingress": True, "replicas": {"cpus": 2}}}},
             "further_arms.a is in the ingress, whose replicas student_replicas describes",
         ),
+        ({"further_arms": {"a": {"model": "export:a/b"}}}, "'a/b' cannot be a name"),
+        (
+            {"further_arms": {"a": {"model": "export:x", "scoring": "int8"}}},
+            "export:x is scored by its program, on a CPU; set replicas.gpus=0 and scoring=exact",
+        ),
+        (
+            {"further_arms": {"a": {"model": "export:x", "in_ingress": True}}, "student_replicas": {"gpus": 1}},
+            r"further_arms\.a: export:x is for CPUs, but the ingress has GPUs; set in_ingress=false",
+        ),
+        ({"teacher_replicas": {"count": 3, "max_count": 2}}, r"max_count is 2, less than count \(3\); raise it"),
         ({"fallback": "challenger"}, "fallback challenger cannot answer for another arm; known: student, none"),
         ({"shadow_arm": "student"}, r"shadow_arm is student, but .* name one that is served \(teacher\)"),
         ({"shadow_arm": "challenger"}, "shadow_arm is challenger, but an arm with a model"),

@@ -18,6 +18,8 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from recsys.data.prepared import Catalogue, PreparedDataset
+from recsys.errors import UserError
+from recsys.serving import web
 from recsys.serving.arms import Absent, Model
 from recsys.serving.assignment import Arm, assign
 from recsys.serving.events import EventLog, count_clicks, read_events
@@ -422,6 +424,30 @@ def test_the_experiment_is_changed_by_who_has_the_token(service: Service, studen
         shown = asked.post("/recommend", json={"user_id": f"u{n}"}).json()
         assert (shown["arm"], shown["experiment"]) == ("student", 2)
     assert asked.get("/health").json()["split"] == {"student": 1}
+
+
+def test_the_report_of_the_experiment_is_read_once_a_minute(
+    service: Service, student: Ranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[dict[str, Any]] = []
+
+    def report() -> dict[str, Any]:
+        looks.append({"verdict": "keep measuring", "looks": len(looks) + 1})
+        return looks[-1]
+
+    client = TestClient(create_app(service, {"student": student}, checkpoints={}, report=report))
+    assert [client.get("/experiment/report").json()["looks"] for _ in range(3)] == [1, 1, 1]
+    monkeypatch.setattr(web, "REPORT_SECONDS", 0.0)
+    assert client.get("/experiment/report").json() == {"verdict": "keep measuring", "looks": 2}
+
+    def nobody() -> dict[str, Any]:
+        raise UserError("the log holds no request of the teacher")
+
+    client = TestClient(create_app(service, {"student": student}, checkpoints={}, report=nobody))
+    refused = client.get("/experiment/report")
+    assert (refused.status_code, refused.json()["detail"]) == (422, "the log holds no request of the teacher")
+    client = TestClient(create_app(service, {"student": student}, checkpoints={}))
+    assert client.get("/experiment/report").status_code == 409
 
 
 def test_without_a_token_nobody_may_change_the_experiment(api: TestClient) -> None:

