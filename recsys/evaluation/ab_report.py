@@ -1,9 +1,6 @@
-"""The page of an A/B measurement: `ab_report.html`, one file that needs nothing else, drawn from `ab.json` alone.
+"""The page of an A/B measurement: `ab_report.html`, one file that needs nothing else, drawn from `ab.json` alone."""
 
-Where the ladder of the evaluation is there, quality stands beside latency.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -29,14 +26,11 @@ _LOADS = {
 }
 
 
-def write_ab_report(
-    directory: Path, ab: Mapping[str, Any], quality: Mapping[str, float], title: str, core_hour: float | None = None
-) -> None:
+def write_ab_report(directory: Path, ab: Mapping[str, Any], title: str, core_hour: float | None = None) -> None:
     """Write `ab_report.html` and its PNG files into `directory`.
 
     Args:
         ab: as in `ab.json` (`ray_jobs.measure_ab`).
-        quality: arm → NDCG@10 on test, of the arms for which it is known.
         core_hour: price of a core for an hour.
     """
     body = [
@@ -44,7 +38,7 @@ def write_ab_report(
         paragraph(" ".join(_find(ab)) or "Each arm was asked the same histories over HTTP.", "lead"),
         _distribution(directory, ab),
         *(_loads(directory, ab["load"], name, core_hour) for name in _LOADS if name in ab.get("load", {})),
-        _frontier(directory, ab, quality),
+        _frontier(directory, ab),
         _conditions(ab),
     ]
     (directory / "ab_report.html").write_text(page(f"{title}: latency of the arms", [part for part in body if part]))
@@ -133,10 +127,12 @@ def _loads(directory: Path, load: Mapping[str, Any], name: str, core_hour: float
     return section(title, paragraph(said), figure, table(caption, header, cells, strong=strong), paragraph(warning))
 
 
-def _frontier(directory: Path, ab: Mapping[str, Any], quality: Mapping[str, float]) -> str:
+def _frontier(directory: Path, ab: Mapping[str, Any]) -> str:
+    quality = ab.get("quality", {})
     arms = {arm: {**ab["arms"][arm], "ndcg@10": quality[arm]} for arm in ab["arms"] if arm in quality}
     if not arms:
         return ""
+    missing = [arm for arm in ab["arms"] if arm not in arms]
     description = "NDCG@10 against latency: " + "; ".join(
         f"{arm} {row['ndcg@10']:.4f} at {human_ms(row['p50_ms'])} ms" for arm, row in arms.items()
     )
@@ -149,6 +145,7 @@ def _frontier(directory: Path, ab: Mapping[str, Any], quality: Mapping[str, floa
             "Up and to the left is better. A dot is the median over HTTP, the bar p99. Recent popularity stands for "
             "the null arm, whose own quality is not measured.",
         ),
+        paragraph(f"Not evaluated: {', '.join(missing)}." if missing else ""),
     )
 
 
@@ -183,14 +180,3 @@ def _time(row: Mapping[str, Any], level: str) -> str:
 
 def _number(value: float | None, unit: float) -> str:
     return "–" if value is None else f"{value * unit:.3g}"
-
-
-def quality_of_arms(rows: Sequence[Mapping[str, Any]], rule: str, models: Mapping[str, str]) -> dict[str, float]:
-    """Arm → NDCG@10, from the rows of a ladder; recent popularity stands for the null arm.
-
-    Args:
-        models: arm → name of the model that it serves.
-    """
-    names = {**models, "null": "recent-popularity"}
-    found = {row["name"]: float(row["metrics"][rule]["ndcg@10"]) for row in rows}
-    return {arm: found[name] for arm, name in names.items() if name in found}

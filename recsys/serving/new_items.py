@@ -7,9 +7,10 @@ is how often an item will be met: the offsets of the other items have learned th
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
+import pyarrow.parquet as pq
 
-from recsys.checkpoint import Checkpoint
+from recsys import storage
+from recsys.checkpoint import Checkpoint, read_description
 from recsys.config import digest
 from recsys.data.ids import normal_id
 from recsys.data.prepared import Catalogue
@@ -46,15 +47,24 @@ def add_items(checkpoint: Checkpoint, items: Mapping[str, str]) -> Checkpoint:
     return replace(
         checkpoint,
         model=grown,
-        catalogue=Catalogue(
-            [*catalogue.item_ids, *ids],
-            [*catalogue.titles, *titles],
-            np.append(catalogue.train_counts, np.zeros(len(ids), dtype=np.int64)),
-            catalogue.attributes.extend(len(ids)),
-        ),
+        catalogue=catalogue.extend(dict(zip(ids, titles, strict=True))),
         hash=f"unsaved-{digest(made_from)}",
         info={**checkpoint.info, "added_items": record},
     )
+
+
+def read_further_items(uri: str, catalogue: Catalogue) -> dict[str, str]:
+    """The items (id → title) of a checkpoint, or an export, that a catalogue does not hold; of most there are none, as
+    its description tells without another file.
+
+    Raises:
+        UserError: the checkpoint is missing or damaged.
+    """
+    if read_description(uri)["num_items"] <= len(catalogue):
+        return {}
+    theirs = pq.read_table(storage.local_copy(uri, "checkpoint") / "items.parquet", columns=["item_id", "title"])
+    pairs = zip(theirs["item_id"].to_pylist(), theirs["title"].to_pylist(), strict=True)
+    return {item: title for item, title in pairs if item not in catalogue.index}
 
 
 def check_new(ids: list[str], titles: list[str], catalogue: Catalogue) -> None:

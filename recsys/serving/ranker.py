@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from recsys.serving.recommender import Recommendation, Recommender
-from recsys.serving.selection import Candidates
+from recsys.serving.selection import Selection
 
 RETRY_SECONDS = 1
 """When who was refused for want of room should ask again."""
@@ -33,12 +33,12 @@ class Late(Away):
 @dataclass(frozen=True)
 class Ask:
     """One request: a history of ids (not empty), how many items, whether those seen are left out, and what may be
-    recommended (in the numbers of the dataset that all arms share)."""
+    recommended (ids, which every arm looks up: one may know items that another does not)."""
 
     history: list[str]
     k: int
     mask_seen: bool
-    candidates: Candidates | None = None
+    selection: Selection | None = None
 
 
 _Group = tuple[Sequence[Ask], float, asyncio.Future[list[Recommendation]]]
@@ -92,7 +92,7 @@ class Ranker:
             [ask.history for ask in asks],
             [ask.k for ask in asks],
             mask_seen=[ask.mask_seen for ask in asks],
-            selection=[ask.candidates for ask in asks],
+            selection=[ask.selection for ask in asks],
         )
         milliseconds = 1000 * (time.perf_counter() - started)
         return [replace(one, milliseconds=milliseconds, together=len(asks)) for one in ranked]

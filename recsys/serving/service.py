@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from recsys import storage
+from recsys.checkpoint import read_description
 from recsys.data.ids import normal_id
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
@@ -158,6 +159,7 @@ class Service:
 
     Args:
         dataset: catalogue and stored histories; takes memory in proportion to its interactions.
+        further_items: id → title of items that checkpoints know besides (docs/new-items.md).
         arms: the arms that are served.
         experiment: decides who gets which arm.
         default_arm: for requests that name neither user nor arm.
@@ -176,18 +178,20 @@ class Service:
         max_history: int,
         max_ids: int,
         max_requests: int,
+        further_items: Mapping[str, str] | None = None,
     ) -> None:
         self.dataset = dataset
+        self.catalogue = dataset.catalogue.extend(further_items) if further_items else dataset.catalogue
         self.arms = arms
         self.experiment = experiment
         self._default_arm = default_arm
         self.max_k = min(max_k, dataset.num_items)
         self.max_history = max_history
         self.max_ids, self.max_requests = max_ids, max_requests
-        dataset.catalogue.attributes.warm()
+        self.catalogue.attributes.warm()
         # By popularity; an item without a title is found by its id.
-        names = (dataset.catalogue.titles, dataset.catalogue.item_ids)
-        self._searched = [(int(n), _to_searched(names[0][n] or names[1][n])) for n in dataset.catalogue.popular()]
+        names = (self.catalogue.titles, self.catalogue.item_ids)
+        self._searched = [(int(n), _to_searched(names[0][n] or names[1][n])) for n in self.catalogue.popular()]
         self._users = {user_id: user for user, user_id in enumerate(dataset.user_ids)}
 
     def tasks(self, requests: Sequence[RecommendRequest], request_id: str) -> list[Task]:
@@ -223,7 +227,8 @@ class Service:
         for name, ids in (("exclude", request.exclude), ("only", request.only or [])):
             if len(ids) > self.max_ids:
                 raise UserError(f"{name} has {len(ids)} ids; at most {self.max_ids} are accepted")
-        selection = request.selection()
+        if (selection := request.selection()) is not None:
+            self.catalogue.attributes.require((*selection.where, *selection.at_most))
         user = self._users.get(normal_id(request.user_id)) if request.user_id is not None else None
         history = request.history
         if history is None:
@@ -234,7 +239,7 @@ class Service:
             history=history,
             k=request.k,
             mask_seen=request.mask_seen,
-            candidates=None if selection is None else selection.find(self.dataset.catalogue),
+            selection=selection,
             arm=arm,
             assigned_by=assigned_by,
             experiment=experiment.version,
@@ -247,15 +252,15 @@ class Service:
 
     def without_model(self, task: Task) -> Recommendation | None:
         """The most popular items at once: the null arm, and the others where nothing of the history is known."""
-        catalogue = self.dataset.catalogue
-        if task.arm != "null" and catalogue.known(task.history)[0]:
+        if task.arm != "null" and self.catalogue.known(task.history)[0]:
             return None
-        return popular(catalogue, task.history, task.k, task.candidates)
+        candidates = None if task.selection is None else task.selection.find(self.catalogue)
+        return popular(self.catalogue, task.history, task.k, candidates)
 
     def response(self, task: Task, answer: Recommendation) -> RecommendResponse:
         """An answer as HTTP tells it."""
-        catalogue = self.dataset.catalogue
-        numbers = [catalogue.index.get(item_id, 0) for item_id in answer.items]  # a checkpoint may know further items
+        catalogue = self.catalogue
+        numbers = [catalogue.index.get(item_id, 0) for item_id in answer.items]
         known = catalogue.attributes.of(numbers) if task.attributes else [None] * len(numbers)
         return RecommendResponse(
             items=[
@@ -282,7 +287,7 @@ class Service:
 
     def item(self, item_id: str) -> Item | None:
         """An item of the catalogue by its id; None where there is none."""
-        number = self.dataset.catalogue.number(item_id)
+        number = self.catalogue.number(item_id)
         return None if number is None else self._items([number])[0]
 
     def search(self, text: str, limit: int) -> ItemList:
@@ -299,7 +304,7 @@ class Service:
         return ItemList(items=self._items(found[:limit]), more=len(found) > limit)
 
     def _items(self, numbers: Sequence[int]) -> list[Item]:
-        catalogue = self.dataset.catalogue
+        catalogue = self.catalogue
         return [
             Item(item_id=catalogue.item_ids[n], title=catalogue.titles[n], attributes=attributes)
             for n, attributes in zip(numbers, catalogue.attributes.of(numbers), strict=True)
@@ -326,7 +331,7 @@ def checkpoint_facts(uri: str) -> dict[str, Any]:
     manifest = storage.read_manifest(uri)
     if manifest is None:
         raise UserError(f"checkpoint {uri} does not exist or is incomplete; train it")
-    config = storage.read_json(storage.join(uri, "config.json"))
+    config = read_description(uri)
     return {"hash": manifest.content_hash, "kind": config["kind"], "dataset": config["dataset"]}
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import reprlib
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -57,6 +58,8 @@ Bearer = Annotated[
     HTTPAuthorizationCredentials | None,
     Depends(HTTPBearer(auto_error=False, description=f"the token of {TOKEN_VARIABLE}")),
 ]
+REPORT_SECONDS = 60.0
+"""How old a report of the experiment may be."""
 TASKS = "recsys.tasks"
 """Where an ASGI scope holds what was asked, for the log of what got no answer."""
 
@@ -101,6 +104,7 @@ class Health(BaseModel):
     split: dict[Arm, float]
 
 
+_NO_LOG: dict[str, Any] = {"model": Problem, "description": "no log is kept here"}
 _IMPOSSIBLE: dict[str, Any] = {"model": Problem, "description": "the request asks for what cannot be"}
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "the body cannot be read, or a header that must be text is not"},
@@ -123,6 +127,7 @@ def create_app(
     gather: Callable[[], Awaitable[Sequence[str]]] | None = None,
     log: EventLog | None = None,
     fallback: Arm | None = None,
+    report: Callable[[], dict[str, Any]] | None = None,
     shadow_at_once: int = 4,
     token: str | None = None,
     body_seconds: float = 3 * BODY_SECONDS,
@@ -136,6 +141,7 @@ def create_app(
         gather: the texts of the metrics of all replicas, where there are several.
         log: where exposures, feedback and shadows go; None keeps none.
         fallback: see `Dispatcher`.
+        report: what the experiment has shown so far, from the log; it may take its time. None where no log is kept.
         shadow_at_once: see `Shadow`.
         token: of who may change the experiment; None: nobody.
         body_seconds: time a body may take. Behind a proxy that has the guard as well, bodies are whole when they leave
@@ -237,7 +243,7 @@ def create_app(
         status_code=202,
         responses={
             **{status: _PROBLEMS[status] for status in (400, 408, 422)},
-            409: {"model": Problem, "description": "no log is kept here"},
+            409: _NO_LOG,
         },
     )
     async def feedback(said: Feedback) -> Recorded:
@@ -274,6 +280,20 @@ def create_app(
     async def experiment() -> Experiment:
         """Who gets which arm, and how much of the student's work another arm repeats unseen."""
         return service.experiment.current
+
+    latest: list[tuple[float, dict[str, Any]]] = []
+    reading = asyncio.Lock()
+
+    @app.get("/experiment/report", responses={409: _NO_LOG, 422: _IMPOSSIBLE})
+    async def experiment_report() -> dict[str, Any]:
+        """What the experiment has shown, as `ray_jobs.experiment_report` tells it; at most a minute old."""
+        if report is None:
+            detail = "no log is kept here, so nothing is known; serve with serving.log=true"
+            return JSONResponse({"detail": detail}, 409)  # type: ignore[return-value]
+        async with reading:  # it reads the whole log: one at a time
+            if not latest or time.monotonic() - latest[0][0] > REPORT_SECONDS:
+                latest[:] = [(time.monotonic(), await asyncio.to_thread(report))]
+            return latest[0][1]
 
     async def check_token(given: Bearer) -> None:
         if token is None:
@@ -343,6 +363,6 @@ def _tell_limits(app: FastAPI, service: Service) -> None:
     fields["exclude"]["maxItems"] = service.max_ids
     forms["BatchRequest"]["properties"]["requests"]["maxItems"] = service.max_requests
     next(one for one in fields["arm"]["anyOf"] if one["type"] == "string")["enum"] = list(service.arms)
-    names = service.dataset.catalogue.attributes.names
+    names = service.catalogue.attributes.names
     for name in ("where", "at_most"):
         fields[name]["propertyNames" if names else "maxProperties"] = {"enum": names} if names else 0

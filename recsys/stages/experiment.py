@@ -13,10 +13,10 @@ from recsys.serving.experiment import read_state
 from recsys.settings import Settings
 
 
-def report(settings: Settings) -> dict[str, Any]:
-    """Read the log, write report, page and picture under `results/`, and return the report.
+def analyse_log(settings: Settings) -> dict[str, Any]:
+    """What the log says of the experiment so far (`recsys.experiment.analysis.analyse`).
 
-    It is made anew each time: a log grows, and looking often costs nothing.
+    It is read anew each time: a log grows, and looking often costs nothing.
 
     Raises:
         UserError: there is no log, it holds nobody of one of the arms, or the state of the experiment is damaged.
@@ -26,7 +26,16 @@ def report(settings: Settings) -> dict[str, Any]:
         raise UserError(f"there is no log of events at {layout.events}; serve with serving.log=true first")
     # What was changed while it ran counts, not what the settings say.
     state = read_state(layout.experiment) if storage.exists(layout.experiment) else settings.serving.experiment
-    found = analyse(read_events(layout.events), settings.experiment, state.split, state.version)
+    return analyse(read_events(layout.events), settings.experiment, state.split, state.version)
+
+
+def report(settings: Settings) -> dict[str, Any]:
+    """Write report, page and picture under `results/`, and return the report.
+
+    Raises:
+        UserError: see `analyse_log`.
+    """
+    layout, found = settings.layout, analyse_log(settings)
     with TemporaryDirectory() as folder:
         write_page(Path(folder, "experiment.html"), found, settings.name)
         for path in sorted(Path(folder).iterdir()):

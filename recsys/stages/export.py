@@ -34,7 +34,7 @@ def make(settings: Settings, name: str, *, queries: bool = False, model: bool = 
     layout = settings.layout
     source, uri = layout.model(name), layout.export(name)
     manifest = require(source, f"checkpoint of {name!r}", "distill")
-    asked = {"checkpoint": manifest.content_hash, "model": model}
+    asked = {"checkpoint": manifest.content_hash, "model": model, "format": 2}
     if queries:
         asked["dataset"] = require(layout.dataset, "prepared dataset", "prepare_data").content_hash
     key = digest(asked)
@@ -46,7 +46,12 @@ def make(settings: Settings, name: str, *, queries: bool = False, model: bool = 
     with storage.new_artifact(uri, key=key, attributes=facts) as folder:
         width = write_items(checkpoint, folder / "items.parquet")
         said = [f"{len(checkpoint.catalogue):,} items of {width} numbers"]
-        told: dict[str, object] = {**facts, "items": len(checkpoint.catalogue), "width": width}
+        told: dict[str, object] = {
+            **facts,
+            "dataset": checkpoint.info["dataset"],
+            "num_items": len(checkpoint.catalogue),
+            "width": width,
+        }
         if queries:
             dataset = PreparedDataset.load(layout.dataset)
             told["users"] = write_queries(

@@ -15,7 +15,7 @@ from recsys import locks, storage
 from recsys.errors import UserError
 from recsys.evaluation.config import name_rule
 from recsys.manifest import MANIFEST
-from recsys.names import read_registered
+from recsys.names import read_exported, read_registered
 from recsys.settings import Layout, PromotionConfig, Settings
 from recsys.stages.artefacts import fingerprint, require
 from recsys.tracking_registry import Registry, Version
@@ -104,6 +104,8 @@ def find_checkpoint(settings: Settings, model: str) -> str:
     Raises:
         UserError: it is a version of the model registry that there is not, or whose checkpoint was replaced since.
     """
+    if (exported := read_exported(model)) is not None:
+        return settings.layout.export(exported)
     registered = read_registered(f"models:/{settings.name}{model}" if model.startswith("@") else model)
     if registered is None:
         return settings.layout.model(model)

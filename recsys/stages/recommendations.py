@@ -23,7 +23,8 @@ from recsys import storage
 from recsys.config import digest, key_values, to_dict
 from recsys.errors import UserError
 from recsys.names import require_name
-from recsys.settings import RecommendationsConfig, Settings
+from recsys.serving.config import RecommendationsConfig
+from recsys.settings import Settings
 from recsys.signals.writer import ShardPlan
 from recsys.stages.artefacts import alone, is_current, require, start_run
 from recsys.stages.executor import Executor

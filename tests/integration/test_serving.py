@@ -31,11 +31,12 @@ from recsys.model import SequentialRecommender
 from recsys.ports import free_port
 from recsys.serving.assignment import assign
 from recsys.serving.client import Client
+from recsys.serving.config import ArmConfig, ReplicasConfig, ServingConfig
 from recsys.serving.events import count_clicks, read_events
 from recsys.serving.recommender import Recommender
 from recsys.serving.selection import Selection
 from recsys.serving.service import RecommendRequest, RecommendResponse
-from recsys.settings import ArmConfig, ReplicasConfig, ServingConfig, Settings
+from recsys.settings import Settings
 from recsys.students.config import SASRecConfig
 from recsys.students.sasrec import SASRec
 from recsys.teachers.config import HLLMConfig

@@ -2,7 +2,7 @@
 
 import pytest
 
-from recsys.names import check_model, check_name, check_name_or_alias, read_registered
+from recsys.names import check_model, check_name, check_name_or_alias, read_exported, read_registered
 
 
 @pytest.mark.parametrize("name", ["a", "0", "SASRec-64.v2_b", "x" * 100])
@@ -29,6 +29,10 @@ def test_a_model_is_a_name_an_alias_or_a_registered_version() -> None:
         assert check_model(text) == text and read_registered(text) == parts
     for text in ("sasrec", "@champion"):
         assert check_model(text) == text and read_registered(text) is None
+    assert check_model("export:sasrec") == "export:sasrec" and read_exported("export:sasrec") == "sasrec"
+    assert read_exported("sasrec") is None and read_registered("export:sasrec") is None
+    with pytest.raises(ValueError, match="cannot be a name"):
+        check_model("export:../other")
     for text in (
         "models:/demo",
         "models:/demo/",

@@ -2,7 +2,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from recsys.evaluation.ab_report import quality_of_arms, write_ab_report
+from recsys.evaluation.ab_report import write_ab_report
 from tests.unit.evaluation.test_load_plots import LEVELS, load_row
 
 
@@ -31,7 +31,8 @@ def load() -> dict[str, Any]:
 
 
 def test_the_page_says_what_was_measured_and_loads_nothing(tmp_path: Path) -> None:
-    write_ab_report(tmp_path, measured(load=load()), {"teacher": 0.1, "student": 0.12}, "shop <b>", core_hour=0.05)
+    quality = {"teacher": 0.1, "student": 0.12}
+    write_ab_report(tmp_path, measured(load=load(), quality=quality), "shop <b>", core_hour=0.05)
     text = (tmp_path / "ab_report.html").read_text()
     assert "The teacher arm keeps 99 % within 100 ms, and less than 1 % unanswered, at none of the rates" in text
     assert "up to 10 requests a second (the highest that was tried)" in text
@@ -43,18 +44,12 @@ def test_the_page_says_what_was_measured_and_loads_nothing(tmp_path: Path) -> No
 
 
 def test_without_load_or_ladder_the_rest_is_told(tmp_path: Path) -> None:
-    write_ab_report(tmp_path, measured(), {}, "shop")
+    write_ab_report(tmp_path, measured(), "shop")
     text = (tmp_path / "ab_report.html").read_text()
     assert "Distribution of latency" in text and "Under load" not in text and "Quality against latency" not in text
 
 
-def test_quality_is_that_of_what_is_served() -> None:
-    rows = [
-        {"name": name, "metrics": {"masked": {"ndcg@10": value}}}
-        for name, value in (("teacher", 0.1), ("sasrec", 0.2), ("recent-popularity", 0.05))
-    ]
-    models = {"teacher": "teacher", "student": "sasrec"}
-    assert quality_of_arms(rows, "masked", {**models, "challenger": "sasrec"}) == {
-        "teacher": 0.1, "student": 0.2, "challenger": 0.2, "null": 0.05,
-    }  # fmt: skip
-    assert quality_of_arms(rows, "masked", {**models, "student": "gru4rec"}).keys() == {"teacher", "null"}
+def test_an_arm_that_was_not_evaluated_is_named(tmp_path: Path) -> None:
+    write_ab_report(tmp_path, measured(quality={"teacher": 0.1}), "shop")
+    text = (tmp_path / "ab_report.html").read_text()
+    assert "teacher 0.1000 at 20" in text and "Not evaluated: student." in text

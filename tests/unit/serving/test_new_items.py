@@ -9,6 +9,7 @@ from recsys.data.prepared import PreparedDataset
 from recsys.decoders.config import ItemEncoderConfig
 from recsys.decoders.item_encoder import encode
 from recsys.errors import UserError
+from recsys.serving.new_items import read_further_items
 from recsys.serving.recommender import Recommender
 from recsys.serving.selection import Selection
 from recsys.students.titles import TitleProjector, TitleSide
@@ -75,6 +76,16 @@ def test_what_comes_of_it_is_a_checkpoint_that_says_what_of(distilled: Recommend
         (distilled.checkpoint.hash, 1), (saved.checkpoint.hash, 1)
     ]  # fmt: skip
     assert third.checkpoint.fingerprint == distilled.checkpoint.fingerprint
+
+
+def test_what_a_checkpoint_knows_besides_a_catalogue_is_read(
+    distilled: Recommender, random_initialised: Path, dataset: PreparedDataset, tmp_path: Path
+) -> None:
+    assert read_further_items(str(random_initialised), dataset.catalogue) == {}
+    grown = distilled.add_items(NEW).save(tmp_path / "2").add_items({"new3": "Third"}).save(tmp_path / "3")
+    expected = {"new1": "Film number 7", "new2": "A sad film about a dog", "new3": "Third"}
+    assert read_further_items(str(tmp_path / "3"), dataset.catalogue) == expected
+    assert read_further_items(str(tmp_path / "3"), grown.catalogue) == {}
 
 
 @pytest.mark.parametrize(

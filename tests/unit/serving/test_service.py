@@ -13,6 +13,7 @@ from recsys.serving.recommender import Recommendation
 from recsys.serving.service import (
     EMPTY_HISTORY,
     BatchRequest,
+    Item,
     Pinned,
     RecommendRequest,
     Service,
@@ -206,6 +207,28 @@ def test_an_item_is_found_by_its_id(service: Service) -> None:
         "item_id": "i10", "title": "Film number 10", "attributes": {"genres": ["Comedy", "Horror"]},
     }  # fmt: skip
     assert service.item("i61") is None and service.item("") is None
+
+
+def test_items_that_checkpoints_know_besides_have_titles_and_are_asked_of_the_model(
+    dataset: PreparedDataset, experiment: Kept
+) -> None:
+    service = Service(
+        dataset, arms=("student", "null"), experiment=experiment, default_arm="student",
+        max_k=20, max_history=30, max_ids=25, max_requests=4, further_items={"new1": "Heat 2", "new2": ""},
+    )  # fmt: skip
+    task = service.task(RecommendRequest(history=["new1"], k=2, exclude=["new2", "lost"], attributes=True))
+    assert service.without_model(task) is None, "the model may know it"
+    said = service.response(task, Recommendation(["new1", "i4"], [2.5, 1.5], [], False, checkpoint="abc"))
+    assert [(item.item_id, item.title) for item in said.items] == [("new1", "Heat 2"), ("i4", "Film number 4")]
+    assert said.items[0].attributes == {} and said.items[1].attributes
+    found = service.item("new1")
+    assert found == Item(item_id="new1", title="Heat 2", attributes={})
+    assert service.search("heat", 5).items == [found]
+    assert [item.item_id for item in service.search("NEW2", 5).items] == ["new2"], "without a title, by its id"
+    null = service.task(RecommendRequest(history=["i1"], k=3, arm="null", only=["new1", "i4"]))
+    popular = service.without_model(null)
+    assert popular is not None and popular.items == ["i4", "new1"], "nobody has met it in training"
+    assert service.catalogue.popular()[:60].tolist() == dataset.catalogue.popular().tolist()
 
 
 def test_checkpoints_of_another_dataset_are_refused(

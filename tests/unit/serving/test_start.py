@@ -77,5 +77,7 @@ def test_a_browser_draws_what_the_server_says(service: Service) -> None:
     assert [re.sub("<.*?>", " ", row).split()[:2] for row in arms.split("</tr>")[:-1]] == [
         [arm, "ready"] for arm in service.arms
     ]
+    (state,) = re.findall(r'<p class="soft" id="experiment">(.*?)</p>', done.stdout)
+    assert re.fullmatch(r"Experiment: version 1 since \d{4}-\d\d-\d\d \d\d:\d\d UTC, salt s; no shadow answers", state)
     (found,) = re.findall(r'<ul class="plain" id="found".*?>(.*?)</ul>', done.stdout, re.DOTALL)
     assert found.count("<button") > 3, "popular items, as long as nothing is searched for"

