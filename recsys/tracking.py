@@ -7,7 +7,8 @@ network disks.
 
 Nothing here may cost hours of training: only the outermost run must be able to start; whatever cannot be recorded
 later is said in one line and the work goes on. A store that is away (locked, damaged, its disk full, a server that does
-not answer) is waited for a few seconds, said once, and asked again a minute later.
+not answer) is waited for a few seconds, said once, and asked again a minute later. Settings, numbers and tags are kept
+meanwhile and sent when it answers, at the latest at the end of the run; files and further runs are not recorded.
 
 A run says which process works on it. One that ends by Ctrl-C, SIGTERM or an exit of its own is KILLED. What SIGKILL
 left RUNNING is continued by the same work, and closed by the next job of the project on that machine. (Of processes of
@@ -139,6 +140,7 @@ def start_child(
 @contextmanager
 def _active(entry: Run | _Pending, opened: Callable[[], Run | None]) -> Iterator[None]:
     """Let runs started inside the block know their parent, and record how the block ended."""
+    outermost = _ACTIVE.get() is None
     token = _ACTIVE.set(entry)
     status = "FAILED"
     try:
@@ -151,6 +153,8 @@ def _active(entry: Run | _Pending, opened: Callable[[], Run | None]) -> Iterator
         _ACTIVE.reset(token)
         if (run := opened()) is not None:
             run.finish(status)
+            if outermost:
+                tracking_store.give_up(run.uri)
 
 
 def _parent() -> Run | None:

@@ -40,10 +40,11 @@ class Run:
         """
         numbers = _numbers(metrics)
 
+        now = int(time.time() * 1000)
+
         def write() -> None:
             from mlflow.entities import Metric
 
-            now = int(time.time() * 1000)
             for batch in _batches([Metric(name, value, now, step or 0) for name, value in numbers.items()]):
                 self._client.log_batch(self.id, metrics=batch)
 
@@ -52,10 +53,11 @@ class Run:
     def log_curve(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Record what `log_metrics` would, for many steps at once; `epoch` of each record is its step."""
 
+        now = int(time.time() * 1000)
+
         def write() -> None:
             from mlflow.entities import Metric
 
-            now = int(time.time() * 1000)
             points = [
                 Metric(name, value, now, int(record["epoch"]))
                 for record in records
@@ -94,7 +96,7 @@ class Run:
             log = self._client.log_artifacts if Path(path).is_dir() else self._client.log_artifact
             log(self.id, str(path), folder)
 
-        self._record(f"artefact {Path(path).name}", write)
+        self._record(f"artefact {Path(path).name}", write, can_wait=False)  # its folder may soon be gone
 
     def log_file(self, uri: str, folder: str | None = None) -> None:
         """Copy a file of the storage into the run (under `folder`)."""
@@ -124,7 +126,7 @@ class Run:
             source = f"runs:/{self.id}/{folder}"
             self._client.create_model_version(model, source=source, run_id=self.id, tags={"checkpoint": content})
 
-        self._record(f"model {model}", write)
+        self._record(f"model {model}", write, can_wait=False)
 
     def register_result(self, model: str, tags: Mapping[str, Any], *, same: Sequence[str]) -> None:
         """Make what this run measured the newest version of a registered model, nothing being copied.
@@ -164,16 +166,26 @@ class Run:
         what = f"end of the run ({status})"
         self._record(what, lambda: self._client.set_terminated(self.id, status), even_if_away=True)
 
-    def _record(self, what: str, write: Callable[[], None], *, even_if_away: bool = False) -> None:
-        if not self.uri or (not even_if_away and tracking_store.is_away(self.uri)):
+    def _record(
+        self, what: str, write: Callable[[], None], *, even_if_away: bool = False, can_wait: bool = True
+    ) -> None:
+        """Write to the store. While that is away what can wait is kept, and written when it answers again."""
+        if not self.uri:
+            return
+        if not even_if_away and tracking_store.is_away(self.uri):
+            if can_wait:
+                tracking_store.keep(self.uri, what, write)
             return
         try:
             tracking_store.check(self.uri)
+            sent = tracking_store.send_kept(self.uri)
             write()
         except Exception as error:  # whatever it is, it must not end hours of training
             tracking_store.say(self.uri, what, error)
+            if can_wait and tracking_store.is_outage(error):
+                tracking_store.keep(self.uri, what, write)
         else:
-            tracking_store.note_answer(self.uri)
+            tracking_store.note_answer(self.uri, sent)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

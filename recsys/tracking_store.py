@@ -10,7 +10,8 @@ import sqlite3
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,9 @@ OWNER_TAG = "recsys.owner"
 _PATIENCE = 5.0  # seconds for a SQLite store that another process holds; MLflow's own are 20, for every record
 _PAUSE = 60.0  # seconds before a store that was away is asked again
 _SQLITE = re.compile(r"sqlite(?:\+\w+)?:///([^?]+)")
+_MOST_KEPT = 10_000
 _away: dict[str, float] = {}
+_kept: dict[str, deque[tuple[str, Callable[[], None]]]] = {}
 
 
 class StoreUnusableError(OSError):
@@ -90,10 +93,42 @@ def say(uri: str, what: str, error: BaseException) -> None:
     _away[uri] = time.monotonic() + _PAUSE
 
 
-def note_answer(uri: str) -> None:
-    """The store answers."""
+def keep(uri: str, what: str, write: Callable[[], None]) -> None:
+    """Keep a record for when the store answers again; of very many the oldest go."""
+    _kept.setdefault(uri, deque(maxlen=_MOST_KEPT)).append((what, write))
+
+
+def send_kept(uri: str) -> int:
+    """Write what was kept, in its order, and say how many records that were.
+
+    Raises:
+        Exception: the store is away still; what was not written is kept on.
+    """
+    kept, sent = _kept.get(uri, deque()), 0
+    while kept:
+        what, write = kept.popleft()
+        try:
+            write()
+        except Exception as error:
+            if is_outage(error):
+                kept.appendleft((what, write))
+                raise
+            say(uri, what, error)
+        else:
+            sent += 1
+    return sent
+
+
+def note_answer(uri: str, sent: int) -> None:
+    """The store answers, and got so many records that had been kept."""
     if _away.pop(uri, None) is not None:
-        print(mask(f"tracking: {uri} records again"), flush=True)
+        print(mask(f"tracking: {uri} records again; {sent} kept record(s) sent"), flush=True)
+
+
+def give_up(uri: str) -> None:
+    """Say how many records never reached a store that is still away."""
+    if kept := _kept.pop(uri, None):
+        print(mask(f"tracking: {len(kept)} record(s) never reached {uri}"), flush=True)
 
 
 def reason(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from recsys import storage
 from recsys.errors import UnwritableError, UserError
+from recsys.ports import free_port
 
 
 def write(uri: str, content: str, key: str = "k") -> None:
@@ -372,3 +373,27 @@ def test_an_object_store_that_refuses_is_one_line(bucket: str) -> None:
         storage.check_reachable("s3://gone/runs")
     with pytest.raises(UnwritableError, match=r"s3://gone/runs/a\.json cannot be written"):
         storage.write_json("s3://gone/runs/a.json", 1)
+
+
+@pytest.mark.full
+def test_an_object_store_that_is_away_is_one_line(tmp_path: Path) -> None:
+    """A job ends before it does anything; in a process of its own, for the address is read once."""
+    environment = {
+        **os.environ,
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}",
+        "AWS_ACCESS_KEY_ID": "reader",
+        "AWS_SECRET_ACCESS_KEY": "not-to-be-seen",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "ray_jobs.prepare_data", "--storage", "s3://bucket/runs", "tracking.uri=none"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: s3://bucket/runs cannot be reached: ") and "Could not connect to server" in line
+    assert "not-to-be-seen" not in done.stdout + done.stderr

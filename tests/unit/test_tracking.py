@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -244,10 +244,24 @@ def test_a_store_that_is_locked_on_the_way_is_said_once_and_asked_again_later(
     first, last = said.out.splitlines()
     assert first.startswith("tracking: loss of step 0 not recorded in sqlite:")
     assert first.endswith("database is locked; going on without it, tried again every minute")
-    assert last.endswith("records again")
+    assert last.endswith("records again; 21 kept record(s) sent")
     assert said.err == ""
-    assert [m.step for m in client(copied).get_metric_history(run.id, "loss")] == [21]
+    history = client(copied).get_metric_history(run.id, "loss")
+    assert [(m.step, m.value) for m in history] == [(n, max(1.0, n - 18.0)) for n in range(22)]
     assert status(copied, run.id) == "FINISHED"
+
+
+def test_what_never_reaches_the_store_is_counted(copied: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with ExitStack() as away:
+        with tracking.start_run(TrackingConfig(), copied, "p", "train") as run:
+            away.enter_context(locked(copied))
+            for step in range(20):
+                run.log_metrics({"loss": 1.0}, step=step)
+            run.log_artifact(copied)
+        first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("tracking: loss of step 0 not recorded in sqlite:")
+    assert last.startswith("tracking: 21 record(s) never reached sqlite:"), "the end of the run among them"
+    tracking_store.note_answer(tracking.describe(TrackingConfig(), copied), 0)
 
 
 def test_a_full_disk_is_said_once(copied: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,7 +278,7 @@ def test_a_full_disk_is_said_once(copied: str, capsys: pytest.CaptureFixture[str
     first, last = said.out.splitlines()
     assert first.startswith("tracking: parameters not recorded in sqlite:")
     assert first.endswith("going on without it, tried again every minute")
-    assert last.endswith("records again"), "the end of the run is recorded"
+    assert last.endswith("kept record(s) sent"), "the end of the run is recorded, and before it the rest"
     assert said.err == ""
     assert status(copied, run.id) == "FINISHED"
 
