@@ -1,6 +1,6 @@
 """The cost curve: seconds and peak memory of every stage, for logs of 10^5, 10^6 and 10^7 interactions.
 
-    python benchmarks/scale.py [--quick] [--minutes N] [--rows 100000 1000000 10000000] [--share-seconds 120]
+    python benchmarks/scale.py [--quick] [--minutes N] [--rows 100000 1000000 10000000] [--share-seconds 90]
 
 The log is made up, and skewed: users have a log-normal number of interactions (median 30, at least 5); half of the
 interactions fall on all items alike, five on each, the others follow Zipf's law; there is an item for every ten
@@ -261,7 +261,7 @@ def draw_picture(figures: Mapping[str, Any]) -> "Figure":
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS), help="sizes of the log")
-    parser.add_argument("--share-seconds", type=float, default=120, help="of an epoch or an evaluation (default 120)")
+    parser.add_argument("--share-seconds", type=float, default=90, help="of an epoch or an evaluation (default 90)")
 
 
 if __name__ == "__main__":
