@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import ROOT, Options, main, progress, scratch
+from speed import read
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -222,7 +223,7 @@ def evaluate(folder: str, limit: float) -> tuple[float, dict[str, Any]]:
 
 
 def fit_exponents(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """b of a · interactions^b for seconds and own memory, by least squares between logarithms; None of fewer than two."""
+    """b of a · interactions^b for seconds and own memory, by least squares between logarithms; None of one size."""
     import numpy as np
 
     exponents: dict[str, float | None] = {}
@@ -257,6 +258,17 @@ def draw_picture(figures: Mapping[str, Any]) -> "Figure":
         axes.set_ylabel(label)
         axes.legend(frameon=False, labelcolor=INK, fontsize="small", loc="upper left")
     return figure
+
+
+def write_picture(path: Path = PICTURE) -> list[Path]:
+    """Draw the committed figures; what was written."""
+    from recsys.evaluation.plots import write_png
+
+    figures = read("scale", "")
+    if figures is None:
+        return []
+    write_png(draw_picture(figures), path)
+    return [path]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -119,7 +119,7 @@ class Counts:
 
     @classmethod
     def of(cls, forward: sparse.csr_array, frequency: np.ndarray, config: RulesConfig) -> "Counts":
-        """From n(i→j), which knows window and distance already. Memory: up to 4 times that of the pairs, for a moment."""
+        """From n(i→j), which knows window and distance already. Memory: for a moment up to 4 times that of it."""
         if not config.backward:
             return cls(config, forward, frequency)
         backward = forward.T.tocsr()
