@@ -199,19 +199,17 @@ def _stages() -> list[list[str]]:
     ]
     for stage, exponent in exponents.items():
         found = [figures[stage].get(str(rows), {}) for rows in sizes]
-        times = [
-            ("~" if each.get("share", 1) < 1 else "") + _seconds(each["seconds"])
-            if "seconds" in each
-            else _refused(each)
-            for each in found
-        ]
+        times = [_time(each) for each in found]
         peaks = [_bytes(1e9 * each["peak_gb"]) if "peak_gb" in each else _refused(each) for each in found]
         lines.append([stage, *times, _exponent(exponent["seconds"]), *peaks, _exponent(exponent["own_gb"])])
     return lines if len(lines) > 1 else []
 
 
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
+def _time(found: dict[str, Any]) -> str:
+    if "seconds" not in found:
+        return _refused(found)
+    seconds, mark = found["seconds"], "~" if found.get("share", 1) < 1 else ""
+    return mark + (f"{seconds:.1f} s" if seconds < 10 else duration(seconds))
 
 
 def _refused(found: dict[str, Any]) -> str:

@@ -1,6 +1,8 @@
 import csv
 import math
+import resource
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -44,22 +46,26 @@ def test_an_exponent_is_the_slope_between_logarithms(scale: ModuleType) -> None:
     assert scale.fit_exponents({"1000": found["1000"]}) == {"seconds": None, "own_gb": None}
 
 
-def test_a_stage_that_asks_for_too_much_is_refused(
+@pytest.fixture
+def own_limit() -> Iterator[None]:
+    """`run_stage` takes its process for its own."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    yield
+    resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+@pytest.mark.usefixtures("own_limit")
+def test_stages_follow_each_other_and_one_that_asks_for_too_much_is_refused(
     scale: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     scale.make_log(str(tmp_path / "log.tsv"), 2000)
-    whole = scale.measure("preparation", str(tmp_path), 1)
-    assert whole["seconds"] > 0 and whole["peak_gb"] > whole["own_gb"] >= 0
-    assert (tmp_path / "dataset" / "_SUCCESS").exists()
+    found = {stage: scale.run_stage(stage, str(tmp_path), 0) for stage in scale.STAGES}
+    assert all(each["seconds"] > 0 and each["peak_gb"] > each["own_gb"] >= 0 for each in found.values())
+    assert found["training"]["share"] == pytest.approx(1 / found["training"]["steps"], abs=1e-3), "one step, then out"
+    assert found["evaluation"]["share"] == 1 and found["evaluation"]["rows"] < 4 * scale.EVALUATED
     monkeypatch.setattr(scale, "prepare", lambda _: bytearray(10**10) and 1.0)
     monkeypatch.setattr(scale, "LIMIT_GB", 8)
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    try:
-        assert scale.run_stage("preparation", str(tmp_path), 1) == {"over_limit": True}
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, before)
+    assert scale.run_stage("preparation", str(tmp_path), 1) == {"over_limit": True}
 
 
 def test_the_picture_has_a_line_for_each_stage(scale: ModuleType) -> None:
