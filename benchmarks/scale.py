@@ -38,7 +38,7 @@ STAGES = ("preparation", "rules", "training", "evaluation")
 ROWS = (100_000, 1_000_000, 10_000_000)
 PER_ITEM = 10  # interactions
 BATCH, EVALUATED, NEGATIVES, WIDTH = 128, 256, 1024, 64
-BOUND_GB, LIMIT_GB = 10, 14  # what a stage should keep to; what it is refused, lest it take the machine down
+BOUND_GB, LIMIT_GB = 10, 12  # what a stage should keep to; what it is refused, lest it take the machine down
 PICTURE = ROOT.parent / "docs" / "cost-curve.png"
 _COLOURS = ("#3f83d1", "#d2691e", "#2f9270", "#9a6dd7")
 
