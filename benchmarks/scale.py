@@ -1,6 +1,6 @@
 """The cost curve: seconds and peak memory of every stage, for logs of 10^5, 10^6 and 10^7 interactions.
 
-    python benchmarks/scale.py [--quick] [--minutes N] [--rows 100000 1000000 10000000] [--share-seconds 90]
+    python benchmarks/scale.py [--quick] [--minutes N] [--rows 100000 1000000 10000000] [--share-seconds 60]
 
 The log is made up, and skewed: users have a log-normal number of interactions (median 30, at least 5); half of the
 interactions fall on all items alike, five on each, the others follow Zipf's law; there is an item for every ten
@@ -236,7 +236,7 @@ def fit_exponents(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float | N
 
 def draw_picture(figures: Mapping[str, Any]) -> "Figure":
     """Seconds and peak memory against interactions, all axes logarithmic; hollow what was scaled up from a share."""
-    from recsys.evaluation.plots import INK, make_panels
+    from recsys.evaluation.plots import INK, make_panels, set_plain_log_axis
 
     figure, (time_axes, memory_axes) = make_panels("wide", 2, height=3.9)
     for stage, colour in zip(STAGES, _COLOURS, strict=True):
@@ -244,19 +244,25 @@ def draw_picture(figures: Mapping[str, Any]) -> "Figure":
         for axes, value in ((time_axes, "seconds"), (memory_axes, "peak_gb")):
             found = {int(rows): each for rows, each in figures[stage].items() if value in each}
             exponent = exponents["seconds" if value == "seconds" else "own_gb"]
-            label = stage if exponent is None else f"{stage}, {exponent:.2f}"
+            label = stage if exponent is None else f"{stage}, $T^{{{exponent:.2f}}}$"
             axes.plot(list(found), [each[value] for each in found.values()], "-", color=colour, linewidth=1.8)
             for rows, each in found.items():
                 whole = value != "seconds" or each.get("share", 1) == 1
                 axes.plot(rows, each[value], "o", color=colour, markerfacecolor=colour if whole else "white")
             axes.plot([], [], "o-", color=colour, label=label)
-    memory_axes.axhline(figures["bound_gb"], color=INK, linewidth=0.8, linestyle=":")
-    for axes, label in ((time_axes, "seconds"), (memory_axes, "peak memory of its process, GB")):
+    for axes, label, place in (
+        (time_axes, "seconds", "upper left"),
+        (memory_axes, "peak memory of its process, GB", "lower right"),
+    ):
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.set_xlabel("interactions")
+        if axes is memory_axes:
+            axes.set_ylim(0.1, 1.5 * figures["bound_gb"])
+            axes.axhline(figures["bound_gb"], color=INK, linewidth=0.8, linestyle=":")
+        set_plain_log_axis(axes, "y")
+        axes.set_xlabel("interactions T")
         axes.set_ylabel(label)
-        axes.legend(frameon=False, labelcolor=INK, fontsize="small", loc="upper left")
+        axes.legend(frameon=False, labelcolor=INK, fontsize="small", loc=place)
     return figure
 
 
@@ -273,7 +279,7 @@ def write_picture(path: Path = PICTURE) -> list[Path]:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS), help="sizes of the log")
-    parser.add_argument("--share-seconds", type=float, default=90, help="of an epoch or an evaluation (default 90)")
+    parser.add_argument("--share-seconds", type=float, default=60, help="of an epoch or an evaluation (default 60)")
 
 
 if __name__ == "__main__":
