@@ -2,7 +2,8 @@
 
 Without a name all are run. Figures go to `benchmarks/results/<name>.json` together with versions and hardware; those
 of a `--quick` run mean nothing and are only printed. The exit status is 1 when a benchmark failed.
-`python benchmarks --tables` runs none: it draws the tables in docs/ from stored cells (`benchmarks/cells.py`).
+`python benchmarks --tables` runs none: it draws the tables in docs/ from stored cells (`benchmarks/cells.py`), and the
+picture of `benchmarks/scale.py`.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import time
 
 from cells import draw_pages
 from harness import ROOT
+from scale import write_picture
 
 from recsys import environment
 
@@ -53,11 +55,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--minutes", type=float, help="time limit of each (default: its own)")
     parser.add_argument("--data-dir", help="folder of data sets (default: environment variable RECSYS_DATA)")
-    parser.add_argument("--tables", action="store_true", help="only draw the tables in docs/")
+    parser.add_argument("--tables", action="store_true", help="only draw tables and picture in docs/")
     args = parser.parse_args()
     if args.tables:
-        for page in draw_pages():
-            print(f"drawn: {page}")
+        for drawn in [*draw_pages(), *write_picture()]:
+            print(f"drawn: {drawn}")
         return
     unknown = sorted(set(args.names) - set(NAMES))
     if unknown:

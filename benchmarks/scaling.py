@@ -3,7 +3,8 @@
     <!-- drawn: scaling * -->
     <!-- end -->
 
-A pattern chooses tables: interactions, items, teachers, passes. "~" stands before what is computed and was never run.
+A pattern chooses tables: interactions, items, teachers, passes; stages (`benchmarks/scale.py`) and workers
+(`benchmarks/workers.py`). "~" stands before what is computed, or scaled up, and was never run.
 """
 
 from collections.abc import Sequence
@@ -188,6 +189,60 @@ def _passes() -> list[list[str]]:
     return lines
 
 
+def _stages() -> list[list[str]]:
+    """Time and peak memory of each stage, as measured by `scale.py`; empty where it has no results."""
+    figures = read("scale", "") or {}
+    exponents = figures.get("exponent", {})
+    sizes = sorted({int(rows) for stage in exponents for rows in figures[stage]})
+    lines = [
+        ["", *map(_power, sizes), "time grows by", *(f"peak, {_power(rows)}" for rows in sizes), "memory grows by"]
+    ]
+    for stage, exponent in exponents.items():
+        found = [figures[stage].get(str(rows), {}) for rows in sizes]
+        times = [_time(each) for each in found]
+        peaks = [_bytes(1e9 * each["peak_gb"]) if "peak_gb" in each else _refused(each) for each in found]
+        lines.append([stage, *times, _exponent(exponent["seconds"]), *peaks, _exponent(exponent["own_gb"])])
+    return lines if len(lines) > 1 else []
+
+
+def _time(found: dict[str, Any]) -> str:
+    if "seconds" not in found:
+        return _refused(found)
+    seconds, mark = found["seconds"], "~" if found.get("share", 1) < 1 else ""
+    return mark + (f"{seconds:.1f} s" if seconds < 10 else duration(seconds))
+
+
+def _refused(found: dict[str, Any]) -> str:
+    return f"over {read('scale', 'limit_gb')} GB" if found.get("over_limit") else "–"
+
+
+def _exponent(value: float | None) -> str:
+    return "–" if value is None else f"T^{value:.2f}"
+
+
+def _workers() -> list[list[str]]:
+    """Rows per second by workers, as measured by `workers.py`; empty where it has no results."""
+    figures = read("workers", "") or {}
+    if not figures:
+        return []
+    counts = [count for count in figures["pass"] if count != "in_process"]
+    heads = ["rows/s", "without Ray", *(f"Ray, {count}" for count in counts)]
+    heads += [f"of {count} times one" for count in counts[1:]] + ["Ray costs", "start, 1", f"start, {counts[-1]}"]
+    lines = [heads]
+    for name, says in (
+        ("pass", "teacher's pass"),
+        ("distillation", "distillation"),
+        ("simulated_pass", "pass, teacher simulated"),
+        ("simulated_distillation", "distillation, teacher simulated"),
+    ):
+        stage = figures[name]
+        rates = [f"{stage[count]['rows_per_second']:,.0f}" for count in ("in_process", *counts)]
+        shares = [f"{figures['scaling'][name][count]:.0%}" for count in counts[1:]]
+        starts = [f"{stage[count]['start_seconds']:.1f} s" for count in (counts[0], counts[-1])]
+        lines.append([says, *rates, *shares, f"{figures['overhead'][name]:.0%}", *starts])
+    return lines
+
+
 _ROWS = (10**6, 10**8, 10**10)
 
 
@@ -208,14 +263,9 @@ def _bytes(number: float) -> str:
 
 
 def tables() -> list[Drawn]:
-    hardware: dict[str, Any] = read("data", "conditions/hardware") or {}
-    machine = f"{hardware.get('processor', '?')}, {hardware.get('cores', '?')} cores"
+    measured = f"By interactions, {PER_USER} a user; measured on {_machine('data')}"
     return [
-        Drawn(
-            "interactions",
-            f"By interactions, {PER_USER} a user; measured on {machine}",
-            _interactions(),
-        ),
+        Drawn("interactions", measured, _interactions()),
         Drawn("items", f"By items; students {WIDTH} wide, text vectors {TEXT_WIDTH} wide, fp32", _items()),
         Drawn(
             "teachers",
@@ -223,4 +273,11 @@ def tables() -> list[Drawn]:
             _teachers(),
         ),
         Drawn("passes", f"H100-hours of a pass, {_power(10**6)} items", _passes()),
+        Drawn("stages", f"Time and peak memory of a stage's process by interactions; {_machine('scale')}", _stages()),
+        Drawn("workers", f"Work per worker held constant; {_machine('workers')}", _workers()),
     ]
+
+
+def _machine(benchmark: str) -> str:
+    hardware: dict[str, Any] = read(benchmark, "conditions/hardware") or {}
+    return f"{hardware.get('processor', '?')}, {hardware.get('cores', '?')} cores"

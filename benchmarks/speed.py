@@ -78,7 +78,7 @@ class Speeds:
 
 
 def read(benchmark: str, figure: str) -> Any:
-    """A committed figure by its path; None where the benchmark has no committed results.
+    """A committed figure by its path, "" for all; None where the benchmark has no committed results.
 
     Raises:
         KeyError: it has, but not this figure.
@@ -87,7 +87,7 @@ def read(benchmark: str, figure: str) -> Any:
     if not path.is_file():
         return None
     stored = json.loads(path.read_text())
-    return reduce(lambda value, key: value[key], figure.split("/"), stored)
+    return reduce(lambda value, key: value[key], figure.split("/") if figure else (), stored)
 
 
 def format_figure(value: float, form: str) -> str:

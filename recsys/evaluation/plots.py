@@ -96,7 +96,7 @@ def draw_depth_curves(study: Mapping[str, Any], form: str = "wide") -> "Figure":
     from matplotlib.ticker import FixedLocator, NullFormatter, StrMethodFormatter
 
     panels = ("NDCG@10 on test", "milliseconds for one history", "million numbers served")
-    figure, several = _panels(form, len(panels))
+    figure, several = make_panels(form, len(panels))
     depths = sorted({row["depth"] for row in study["rows"]})
     for axes, label in zip(several, panels, strict=True):
         for way, (colour, marker) in _WAYS.items():
@@ -268,11 +268,11 @@ def to_svg(figure: "Figure", name: str) -> str:
 
 def new_axes(form: str, height: float | None = None) -> tuple["Figure", "Axes"]:
     """One set of axes on a figure that needs no screen and no global state."""
-    figure, (axes,) = _panels(form, 1, height)
+    figure, (axes,) = make_panels(form, 1, height)
     return figure, axes
 
 
-def _panels(form: str, count: int, height: float | None = None) -> tuple["Figure", list["Axes"]]:
+def make_panels(form: str, count: int, height: float | None = None) -> tuple["Figure", list["Axes"]]:
     """Sets of axes on one figure, side by side on a wide one and below each other on a narrow one."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg

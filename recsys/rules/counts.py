@@ -21,6 +21,7 @@ from recsys.evaluation.ranking import find_seen_targets
 from recsys.rules.config import RulesConfig
 
 EVENTS_AT_ONCE = 1 << 18
+PAIRS_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -118,18 +119,26 @@ class Counts:
 
     @classmethod
     def of(cls, forward: sparse.csr_array, frequency: np.ndarray, config: RulesConfig) -> "Counts":
-        """From n(i→j), which knows window and distance already."""
-        pairs = sparse.csr_array(forward + config.backward * forward.T) if config.backward else forward
-        return cls(config, pairs, frequency)
+        """From n(i→j), which knows window and distance already. Memory: for a moment up to 4 times that of it."""
+        if not config.backward:
+            return cls(config, forward, frequency)
+        backward = forward.T.tocsr()
+        backward.data *= config.backward
+        return cls(config, sparse.csr_array(forward + backward), frequency)
 
     def rules(self) -> sparse.csr_array:
-        """N(i, j) · f_i^−a · f_j^−b, [N+1, N+1] float64: the `successors` strongest of each item alone."""
-        config = self.config
-        weighted = sparse.csr_array(
-            sparse.diags_array(_power(self.frequency, config.source))
-            @ self.pairs
-            @ sparse.diags_array(_power(self.frequency, config.target))
-        )
+        """N(i, j) · f_i^−a · f_j^−b, [N+1, N+1] float64: the `successors` strongest of each item alone.
+
+        Where to is not copied but shared with `pairs`, of which there may be hundreds of millions.
+        """
+        config, pairs = self.config, self.pairs
+        weights = np.repeat(_power(self.frequency, config.source), np.diff(pairs.indptr))
+        weights *= pairs.data
+        target = _power(self.frequency, config.target)
+        for begin in range(0, len(weights), PAIRS_AT_ONCE):
+            part = slice(begin, begin + PAIRS_AT_ONCE)
+            weights[part] *= target[pairs.indices[part]]
+        weighted = sparse.csr_array((weights, pairs.indices, pairs.indptr), shape=pairs.shape)
         return weighted if config.successors is None else _strongest(weighted, config.successors)
 
 

@@ -68,8 +68,9 @@ def fit_rules(
         tuned = tune_counts(dataset, config, tuning, report=report)
         config, valid, tried = tuned.config, tuned.best, tuned.tried
     counts = Counts.fit(dataset, config)
-    rules = counts.rules()
-    alone = SequentialRules.of(replace(config, title_weight=0), rules, counts.frequency, None)
+    rules, frequency = counts.rules(), counts.frequency
+    del counts  # of a large log they are gigabytes
+    alone = SequentialRules.of(replace(config, title_weight=0), rules, frequency, None)
     found = {RULES: Fitted(alone, valid, tried)}
     if text is None or not bool(text.known.any()):
         return found
@@ -81,7 +82,7 @@ def fit_rules(
     elif not config.title_weight:
         config = replace(config, title_weight=2.0)
     found[RULES_WITH_TITLES] = Fitted(
-        SequentialRules.of(config, rules, counts.frequency, vectors), valid, found[RULES].tried + tried
+        SequentialRules.of(config, rules, frequency, vectors), valid, found[RULES].tried + tried
     )
     return found
 

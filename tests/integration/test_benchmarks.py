@@ -136,3 +136,29 @@ def test_tuned(project_root: Path, tmp_path: Path) -> None:
     rows = figures["fixture/leave_one_out"]
     assert rows["softmax.sweep"]["epochs"]["mean"] >= 2 and rows["softmax-tuned"]["NDCG@10"]["seeds"] == 1
     assert rows["distilled.sweep"]["epochs"] is None and figures["missing"] == 2
+
+
+@pytest.mark.full
+def test_scale(project_root: Path, tmp_path: Path) -> None:
+    figures = last_figures(project_root, tmp_path, "scale")
+    for stage in ("preparation", "rules", "training", "evaluation"):
+        sizes = figures[stage]
+        assert list(sizes) == ["5000", "20000"]
+        assert all(each["seconds"] > 0 and 0 <= each["own_gb"] < each["peak_gb"] < 10 for each in sizes.values())
+        assert figures["exponent"][stage].keys() == {"seconds", "own_gb"}
+    assert figures["evaluation"]["20000"]["items"] == pytest.approx(2000, rel=0.05)
+    assert figures["rules"]["20000"]["rules"] > figures["rules"]["5000"]["rules"]
+
+
+@pytest.mark.full
+def test_workers(project_root: Path, tmp_path: Path) -> None:
+    figures = last_figures(project_root, tmp_path, "workers")
+    for stage in ("pass", "distillation"):
+        assert figures[stage].keys() == {"in_process"} and figures["overhead"][stage] is None
+        simulated = figures[f"simulated_{stage}"]
+        assert simulated.keys() == {"in_process", "1"} and simulated["1"]["start_seconds"] > 0
+        expected = simulated["in_process"]["rows_per_second"] / simulated["1"]["rows_per_second"] - 1
+        assert figures["overhead"][f"simulated_{stage}"] == pytest.approx(expected, abs=0.01)
+    slowest = 1000 / figures["simulated_ms_per_row"]
+    assert figures["simulated_pass"]["1"]["rows_per_second"] <= slowest
+    assert figures["ray_start_seconds"] > 0

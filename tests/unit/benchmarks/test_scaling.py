@@ -1,8 +1,10 @@
 import dataclasses
 import re
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -61,9 +63,66 @@ def test_more_cards_are_asked_for_by_larger_teachers_and_smaller_cards(scaling: 
 
 def test_what_was_measured_stands_without_a_tilde(scaling: ModuleType) -> None:
     tables = {table.name: table.draw() for table in scaling.tables()}
-    assert list(tables) == ["interactions", "items", "teachers", "passes"]
+    assert list(tables) == ["interactions", "items", "teachers", "passes", "stages", "workers"]
     for line in tables["interactions"][1:]:
         measured = line[0] in ("10^6", "10^7")
         assert [cell.startswith("~") for cell in line[1:4]] == [not measured] * 3
     for name in ("teachers", "passes"):
         assert all(re.match("~", cell) for line in tables[name][1:] for cell in line[2:])
+
+
+def store(scaling: ModuleType, monkeypatch: pytest.MonkeyPatch, **figures: Any) -> dict[str, list[list[str]]]:
+    """The tables, were these the committed figures."""
+
+    def read(benchmark: str, figure: str) -> Any:
+        found = figures.get(benchmark)
+        if found is None or not figure:
+            return found
+        return reduce(lambda value, key: value[key], figure.split("/"), found)
+
+    monkeypatch.setattr(scaling, "read", read)
+    return {"stages": scaling._stages(), "workers": scaling._workers()}
+
+
+def test_stages_tell_what_was_scaled_up_and_what_was_refused(
+    scaling: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {"seconds": 2.04, "peak_gb": 0.5, "own_gb": 0.1}
+    figures = {
+        "preparation": {"100000": whole, "1000000": {**whole, "seconds": 20.0, "peak_gb": 1.5}},
+        "rules": {"100000": whole, "1000000": {"over_limit": True}},
+        "training": {"100000": {**whole, "share": 1.0}, "1000000": {**whole, "seconds": 600.0, "share": 0.2}},
+        "exponent": {
+            "preparation": {"seconds": 1.0, "own_gb": 0.5},
+            "rules": {"seconds": None, "own_gb": None},
+            "training": {"seconds": 2.466, "own_gb": 0.0},
+        },
+        "limit_gb": 14,
+    }
+    assert store(scaling, monkeypatch, scale=figures)["stages"] == [
+        ["", "10^5", "10^6", "time grows by", "peak, 10^5", "peak, 10^6", "memory grows by"],
+        ["preparation", "2.0 s", "20 s", "T^1.00", "500 MB", "1.5 GB", "T^0.50"],
+        ["rules", "2.0 s", "over 14 GB", "–", "500 MB", "over 14 GB", "–"],
+        ["training", "2.0 s", "~10 min", "T^2.47", "500 MB", "500 MB", "T^0.00"],
+    ]
+
+
+def test_workers_are_told_by_what_they_reach_together(scaling: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = {
+        "in_process": {"rows_per_second": 1100, "start_seconds": 0.1},
+        "1": {"rows_per_second": 1000, "start_seconds": 5},
+        "2": {"rows_per_second": 1900, "start_seconds": 6},
+    }
+    names = ("pass", "distillation", "simulated_pass", "simulated_distillation")
+    figures = {
+        **dict.fromkeys(names, stage),
+        "overhead": dict.fromkeys(names, 0.1),
+        "scaling": {name: {"2": 0.95} for name in names},
+    }
+    lines = store(scaling, monkeypatch, workers=figures)["workers"]
+    assert lines[0][1:] == ["without Ray", "Ray, 1", "Ray, 2", "of 2 times one", "Ray costs", "start, 1", "start, 2"]
+    assert lines[3] == ["pass, teacher simulated", "1,100", "1,000", "1,900", "95%", "10%", "5.0 s", "6.0 s"]
+
+
+def test_nothing_is_drawn_before_it_was_measured(scaling: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert store(scaling, monkeypatch) == {"stages": [], "workers": []}
