@@ -1,4 +1,4 @@
-"""Which training rows are worth a teacher's time: data selection as in active learning, on arrays alone.
+"""Which training rows are worth a teacher's time: data selection as in active learning, on arrays; and their file.
 
 What a choice measures is known before the teacher has ranked a row. Settles, "Active Learning Literature Survey"
 (2009), names the families: uncertainty sampling (§3.1), query by committee (§3.2), and coverage of the data as a
@@ -7,9 +7,18 @@ guard against choosing the same thing again and again (§3.6).
 Legend: R rows, B rows at a time, N items, K candidates.
 """
 
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
+
+from recsys import storage
+from recsys.errors import UserError
+
+_ROWS = "rows.parquet"
 
 
 def entropy(scores: Tensor) -> Tensor:
@@ -47,3 +56,22 @@ def order_by_turns(groups: np.ndarray, *, seed: int) -> np.ndarray:
     turn = np.empty(len(groups), dtype=np.int64)
     turn[by_group] = np.arange(len(groups)) - first
     return chance[np.argsort(turn[chance], kind="stable")]
+
+
+def write_chosen(directory: Path, rows: np.ndarray) -> None:
+    """Write chosen rows, [S] int64 ascending."""
+    pq.write_table(pa.table({"row": rows}), directory / _ROWS)
+
+
+def read_chosen(uri: str) -> np.ndarray:
+    """The chosen rows of an artefact, [S] int64 ascending.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    try:
+        table = pq.read_table(pa.BufferReader(storage.read_bytes(storage.join(uri, _ROWS))))
+    except (FileNotFoundError, pa.ArrowInvalid):
+        raise UserError(f"the chosen rows in {uri} cannot be read; make the signals again") from None
+    rows: np.ndarray = table["row"].to_numpy()
+    return rows

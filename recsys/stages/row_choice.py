@@ -11,15 +11,12 @@ import time
 from functools import partial
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from recsys import storage
 from recsys.checkpoint import Checkpoint, load_checkpoint
 from recsys.config import digest
 from recsys.data.prepared import PreparedDataset
-from recsys.errors import UserError
 from recsys.evaluation.ranking import model_scorer, score_batches
 from recsys.inference.ranking import check_k
 from recsys.rules.config import RULES
@@ -27,7 +24,7 @@ from recsys.rules.model import SequentialRules
 from recsys.rules.signals import RulesTeacher
 from recsys.settings import Layout, Settings
 from recsys.signals.config import SignalsConfig
-from recsys.signals.row_choice import disagreement, entropy, order_by, order_by_turns
+from recsys.signals.row_choice import disagreement, entropy, order_by, order_by_turns, write_chosen
 from recsys.stages.artefacts import alone, fingerprint, is_current, require, require_alone
 from recsys.stages.executor import Executor
 
@@ -86,20 +83,6 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> str 
     return settings.layout.chosen_rows
 
 
-def read_chosen(uri: str) -> np.ndarray:
-    """The chosen rows, [S] int64 ascending.
-
-    Raises:
-        UserError: they cannot be read.
-    """
-    try:
-        table = pq.read_table(pa.BufferReader(storage.read_bytes(storage.join(uri, "rows.parquet"))))
-    except (FileNotFoundError, pa.ArrowInvalid):
-        raise UserError(f"the chosen rows in {uri} cannot be read; make the signals again") from None
-    rows: np.ndarray = table["row"].to_numpy()
-    return rows
-
-
 @alone(lambda settings, *_, **__: (settings.layout.chosen_rows, "the chosen rows"))
 def _make(settings: Settings, executor: Executor, *, force: bool) -> None:
     config, layout, work = settings.signals, settings.layout, key(settings)
@@ -122,7 +105,7 @@ def _choose(config: SignalsConfig, layout: Layout, work: str) -> str:
     seconds = round(time.perf_counter() - started, 3)
     said = {**config.choice, "rows": len(chosen), "of": len(rows), "seconds": seconds}
     with storage.new_artifact(layout.chosen_rows, key=work) as directory:
-        pq.write_table(pa.table({"row": chosen}), directory / "rows.parquet")
+        write_chosen(directory, chosen)
         (directory / "chosen.json").write_text(json.dumps(said, indent=2) + "\n")
     return f"chosen rows: {len(chosen):,} of {len(rows):,} training rows by {config.choose_rows} in {seconds:.1f} s"
 

@@ -15,6 +15,7 @@ from recsys.rules.config import RULES, RULES_WITH_TITLES
 from recsys.rules.fit import fit_rules
 from recsys.rules.signals import write_signals
 from recsys.settings import Layout, RulesSettings, Settings
+from recsys.signals.row_choice import read_chosen
 from recsys.signals.signals import TeacherSignals
 from recsys.stages import row_choice
 from recsys.stages.artefacts import alone, is_current, require, start_run
@@ -118,6 +119,6 @@ def _make_signals(settings: Settings, executor: Executor, *, force: bool) -> Non
 
 
 def _rank(settings: Settings, source: str, uri: str, work: str, chosen: str | None) -> None:
-    dataset, rows = PreparedDataset.load(settings.layout.dataset), row_choice.read_chosen(chosen) if chosen else None
+    dataset, rows = PreparedDataset.load(settings.layout.dataset), read_chosen(chosen) if chosen else None
     write_signals(uri, load_checkpoint(source), dataset, settings.signals, key=work, chosen=rows, report=say)
     TeacherSignals.load(uri, dataset)

@@ -13,9 +13,9 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.settings import Settings
 from recsys.signals.config import SignalsConfig
+from recsys.signals.row_choice import read_chosen
 from recsys.signals.states import StatesMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
-from recsys.stages.row_choice import read_chosen
 
 if TYPE_CHECKING:
     from torch import Tensor
