@@ -192,6 +192,13 @@ def average(store: Store, settings: Settings, choice: str, percent: int, seeds: 
     return mean(of(value) for value in there if value) if any(there) else None
 
 
+def curve(store: Store, settings: Settings, choice: str, seeds: int) -> dict[int, float | None]:
+    """Percentage of the rows → mean NDCG@10, the least first; the curves of all choices end with all rows."""
+    found = {percent: average(store, settings, choice, percent, seeds, ndcg) for percent in sorted(SHARES)}
+    end = CONTROL if choice == CONTROL else "random"
+    return {**found, 100: average(store, settings, end, 100, seeds, ndcg)}
+
+
 def share_of_gain(store: Store, settings: Settings, seeds: int) -> Callable[[float], float] | None:
     """From a quality to its share of what teaching all rows gains; None where that is not known or no gain."""
     alone, whole = (average(store, settings, "random", percent, seeds, ndcg) for percent in (0, 100))
@@ -203,16 +210,16 @@ def share_of_gain(store: Store, settings: Settings, seeds: int) -> Callable[[flo
 def enough(settings: Settings, seeds: int, store: Store) -> dict[str, int | None]:
     """Choice → the least measured percentage of rows from which on every larger one reaches `ENOUGH` of the gain of all
     rows; None where there is none, or a cell is missing."""
-    share, found = share_of_gain(store, settings, seeds), {}
-    for choice in (*CHOICES, CONTROL):
-        least = None
-        for percent in sorted({*SHARES, 100}, reverse=True):
-            reached = average(store, settings, choice, percent, seeds, ndcg)
-            if share is None or reached is None or share(reached) < ENOUGH:
+    share = share_of_gain(store, settings, seeds)
+    found: dict[str, int | None] = dict.fromkeys((*CHOICES, CONTROL))
+    for choice in found:
+        reached = curve(store, settings, choice, seeds)
+        if share is None or None in reached.values():
+            continue
+        for percent, value in reversed(reached.items()):
+            if value is None or share(value) < ENOUGH:
                 break
-            least = percent
-        missing = any(average(store, settings, choice, percent, seeds, ndcg) is None for percent in SHARES)
-        found[choice] = None if missing else least
+            found[choice] = percent
     return found
 
 
@@ -247,15 +254,15 @@ def draw(settings: Settings, seeds: int, store: Store = STORE) -> "Figure":
     figure, axes = new_axes("wide")
     axes.set_xscale("log")
     for choice in (*CHOICES, CONTROL):
-        curve = {each: average(store, settings, choice, each, seeds, ndcg) for each in sorted({*SHARES, 100})}
-        points = [(percent, value) for percent, value in curve.items() if value is not None]
-        if points:
+        points = [point for point in curve(store, settings, choice, seeds).items() if point[1] is not None]
+        if len(points) > 1:
             style = "s--" if choice == CONTROL else "o-"
             axes.plot(*zip(*points, strict=True), style, color=_COLOURS[choice], label=choice, markersize=4)
     alone = average(store, settings, "random", 0, seeds, ndcg)
     if alone is not None:
         axes.axhline(alone, color="#333333", linewidth=1, linestyle=":", label="alone")
-    axes.set_xticks(sorted({*SHARES, 100}), labels=[f"{percent} %" for percent in sorted({*SHARES, 100})])
+    ticks = sorted({*SHARES, 100})
+    axes.set_xticks(ticks, labels=[f"{percent} %" for percent in ticks])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("training rows that the teacher ranked")
     axes.set_ylabel("NDCG@10 on test")
