@@ -87,15 +87,16 @@ def test_a_cell_depends_on_what_it_is_made_of_alone(budget) -> None:
 def test_enough_is_the_least_share_from_which_on_all_reach_it(budget, tmp_path: Path) -> None:
     store = filled(
         budget, tmp_path,
-        random={0: 0.10, 1: 0.20, 3: 0.12, 10: 0.19, 30: 0.195, 100: 0.20},  # a lucky 1 % does not count
-        uncertainty={1: 0.19, 3: 0.19, 10: 0.19, 30: 0.19},
+        random={0: 0.10, 1: 0.20, 3: 0.12, 10: 0.1901, 30: 0.195, 100: 0.20},  # a lucky 1 % does not count
+        uncertainty={1: 0.1901, 3: 0.1901, 10: 0.1901, 30: 0.1901},
         coverage={1: 0.10, 3: 0.10, 10: 0.10, 30: 0.1899},
         disagreement={3: 0.2, 10: 0.2, 30: 0.2},  # a gap
         permuted={1: 0.2, 3: 0.2, 10: 0.2, 30: 0.2, 100: 0.1},
     )  # fmt: skip
     assert budget.average(store, configured(), "random", 100, 1, budget.ndcg) == 0.2
     reached = budget.enough(configured(), 1, store)
-    assert reached["random"] == 10 and reached["disagreement"] is None and reached["permuted"] is None
+    expected = {"random": 10, "uncertainty": 1, "coverage": 100, "disagreement": None, "permuted": None}
+    assert reached == expected
 
 
 def test_curves_without_all_rows_of_their_own_end_at_all_rows(budget, tmp_path: Path) -> None:
