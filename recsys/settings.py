@@ -248,6 +248,7 @@ class Layout:
         self.dataset = storage.join(self.root, "dataset")
         self.teacher = storage.join(self.root, "teacher")
         self.signals = self._signals(signals)
+        self.chosen_rows = storage.join(self.root, f"chosen-rows-{signals}" if signals else "chosen-rows")
         self.depth = storage.join(self.root, "depth")
         self.results = storage.join(self.root, "results")
         self.report = storage.join(self.root, "report")

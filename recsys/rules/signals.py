@@ -95,12 +95,16 @@ def write_signals(
     config: SignalsConfig,
     *,
     key: str = "",
+    chosen: np.ndarray | None = None,
     report: Callable[[str], None] = print,
 ) -> SignalsMeta:
     """Rank the rows that `config` asks for and write the signals; a killed pass goes on where it was.
 
     `item_embeddings` are the spectral vectors of the counts (`spectral_vectors`), `text_embeddings` the title vectors
     where the model has some.
+
+    Args:
+        chosen: [R] int64 ascending, the training rows to rank; None leaves them to `config.train_rows`.
 
     Raises:
         UserError: the model is of another dataset or kind, or K is larger than what can be ranked.
@@ -109,7 +113,8 @@ def write_signals(
     model = checkpoint.model
     if not isinstance(model, SequentialRules):
         raise UserError(f"{model.kind} is no model of sequential rules; its signals are made by infer_teacher")
-    plan = ShardPlan.of(dataset, config.splits, config.rows_per_shard or _SHARD, train_rows=config.train_rows)
+    size = config.rows_per_shard or _SHARD
+    plan = ShardPlan.of(dataset, config.splits, size, train_rows=config.train_rows, chosen=chosen)
     check_k(dataset, plan.rows, config.k, config.mask_history)
     writer = SignalsWriter(uri, key=key, k=config.k)
     teacher = RulesTeacher(model, dataset)
@@ -135,7 +140,11 @@ def write_signals(
         distance_meaning="-log p(target)",
         masked_history=config.mask_history,
         log_mass=config.log_mass,
-        settings={"teacher": to_dict(model.config), "own_user": "left out of the counts for training rows"},
+        settings={
+            "teacher": to_dict(model.config),
+            "own_user": "left out of the counts for training rows",
+            **config.choice,
+        },
     )
     titles = model.titles if model.config.title_width else None
     splits = {split: plan.rows[np.isin(plan.rows, dataset.rows(split))] for split in config.splits}

@@ -30,6 +30,10 @@ class SignalsConfig:
         splits: whose rows are ranked.
         train_rows: of the training rows, how many: a seeded sample. null leaves it to the kind of teacher: all of them,
             or 10,000 for BIGRec, which takes longest.
+        choose_rows: which they are: a `random` sample; those that a student is most uncertain of (`uncertainty`); as
+            many target items as possible, in turns (`coverage`); those where a student's list and that of the
+            sequential rules differ most (`disagreement`). All but `random` need `train_rows`.
+        choose_student: the student, trained alone, that `uncertainty` and `disagreement` ask.
         mask_history: never rank an item of the user's past.
         log_mass: keep for each row the logarithm of the softmax mass outside the K, of teachers that score by logits.
         rows_per_shard: rows a finished file holds at most; an interrupted pass repeats at most the shards in work, and
@@ -50,6 +54,9 @@ class SignalsConfig:
     k: int = Field(default=20, ge=1)
     splits: tuple[Literal["train", "valid", "test"], ...] = ("train", "valid", "test")
     train_rows: int | None = Field(default=None, ge=1)
+    # What is chosen has a key of its own, which is in that of the signals (`recsys.stages.row_choice`).
+    choose_rows: NotInKey[Literal["random", "uncertainty", "coverage", "disagreement"]] = "random"
+    choose_student: NotInKey[str | None] = None
     mask_history: bool = True
     log_mass: bool = False
     rows_per_shard: int | None = Field(default=None, ge=1)
@@ -68,7 +75,23 @@ class SignalsConfig:
         """Cores and GPUs of an actor."""
         return self.cpus * self.tensor_parallel, self.gpus * self.tensor_parallel
 
+    @property
+    def choice(self) -> dict[str, str]:
+        """How training rows are chosen, as signals say it of themselves; nothing where they are a random sample."""
+        said = {"choose_rows": self.choose_rows, "choose_student": self.choose_student}
+        return {name: value for name, value in said.items() if value is not None and self.choose_rows != "random"}
+
     def __post_init__(self) -> None:
+        asks = self.choose_rows in ("uncertainty", "disagreement")
+        if asks and self.choose_student is None:
+            raise ValueError(f"choose_rows={self.choose_rows} asks a student; name it in choose_student")
+        if self.choose_student is not None and not asks:
+            raise ValueError(f"choose_rows={self.choose_rows} asks no student; leave choose_student out")
+        if self.choose_rows != "random" and (self.train_rows is None or "train" not in self.splits):
+            raise ValueError(
+                f"choose_rows={self.choose_rows} chooses among the training rows; set train_rows to how many, and have "
+                "train among splits"
+            )
         if self.max_actors is not None and self.max_actors < self.actors:
             raise ValueError(f"max_actors is {self.max_actors}, less than actors ({self.actors}); raise it")
         if self.tensor_parallel > 1 and self.gpus not in (0, 1):

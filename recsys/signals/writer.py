@@ -51,10 +51,19 @@ class ShardPlan:
 
     @classmethod
     def of(
-        cls, dataset: PreparedDataset, splits: tuple[Split, ...], rows_per_shard: int, *, train_rows: int | None = None
+        cls,
+        dataset: PreparedDataset,
+        splits: tuple[Split, ...],
+        rows_per_shard: int,
+        *,
+        train_rows: int | None = None,
+        chosen: np.ndarray | None = None,
     ) -> "ShardPlan":
-        """The rows of the splits; of the training rows a sample of `train_rows`, always the same one, or all."""
+        """The rows of the splits; of the training rows those `chosen`, or a sample of `train_rows`, always the same
+        one, or all."""
         parts = [dataset.sample(split, train_rows if split == "train" else None, seed=0) for split in splits]
+        if chosen is not None:
+            parts = [chosen if split == "train" else rows for split, rows in zip(splits, parts, strict=True)]
         rows = np.unique(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
         return cls(rows=rows, rows_per_shard=rows_per_shard)
 

@@ -66,6 +66,22 @@ def require(uri: str, what: str, job: str) -> Manifest:
     return manifest
 
 
+def require_alone(settings: Settings, name: str, field: str) -> None:
+    """Refuse a student that cannot be there before the teacher.
+
+    Args:
+        field: of the configuration, that names it.
+
+    Raises:
+        UserError: there is no such student, or it would in turn learn from the teacher.
+    """
+    if name not in settings.students:
+        known = ", ".join(settings.students) or "none"
+        raise UserError(f"{field} names student {name!r}, but the configuration has: {known}")
+    if settings.students[name].needs_teacher:
+        raise UserError(f"{field}: student {name!r} learns from the teacher itself; name one that is trained alone")
+
+
 def fingerprint(layout: Layout) -> str:
     """Fingerprint of the prepared dataset, from its manifest alone.
 

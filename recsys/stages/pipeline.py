@@ -93,18 +93,29 @@ def _step(stage: str) -> Step:
     return make
 
 
-def _train_teacher(settings: Settings, executor: Executor, force: bool) -> None:
-    from recsys.stages import student, teacher
+def _rules(settings: Settings, executor: Executor, force: bool) -> None:
+    from recsys.stages import row_choice, rules, student
 
-    for name in teacher.find_needed_students(settings):
+    rules.make(settings, executor, force=force, signals=False)
+    for name in row_choice.find_needed_students(settings):
         student.make(settings, name, executor, force=force)
+    rules.make_signals(settings, executor, force=force)
+
+
+def _train_teacher(settings: Settings, executor: Executor, force: bool) -> None:
+    from recsys.stages import row_choice, student, teacher
+
+    done = row_choice.find_needed_students(settings)
+    for name in teacher.find_needed_students(settings):
+        student.make(settings, name, executor, force=force and name not in done)
     teacher.make(settings, executor, force=force)
 
 
 def _distill(settings: Settings, executor: Executor, force: bool) -> None:
-    from recsys.stages import student, teacher
+    from recsys.stages import row_choice, student, teacher
 
-    done = teacher.find_needed_students(settings)  # a second time they would be other students than the teacher's
+    # A second time they would be other students than the teacher's, and than those that rows were chosen by.
+    done = {*teacher.find_needed_students(settings), *row_choice.find_needed_students(settings)}
     for name in student.order_students(settings):
         student.make(settings, name, executor, force=force and name not in done)
 
@@ -117,7 +128,7 @@ def _report(settings: Settings, _: Executor, force: bool) -> None:
 
 STEPS: dict[str, Step] = {
     "prepare_data": _step("prepare"),
-    "rules": _step("rules"),
+    "rules": _rules,
     "train_teacher": _train_teacher,
     "infer_teacher": _step("signals"),
     "distill": _distill,

@@ -15,7 +15,9 @@ from recsys.rules.config import RULES, RULES_WITH_TITLES
 from recsys.rules.fit import fit_rules
 from recsys.rules.signals import write_signals
 from recsys.settings import Layout, RulesSettings, Settings
+from recsys.signals.row_choice import read_chosen
 from recsys.signals.signals import TeacherSignals
+from recsys.stages import row_choice
 from recsys.stages.artefacts import alone, is_current, require, start_run
 from recsys.stages.executor import Executor, say, say_titles
 
@@ -48,8 +50,8 @@ def make(settings: Settings, executor: Executor, *, force: bool = False, signals
         with start_run(settings, "rules", params=to_dict(asked)) as recorded:
             fitted = executor.call(partial(fit, asked, layout, work), cpus=asked.cpus, gpus=0, section="rules")
             recorded.log_metrics({name: {"valid": value} for name, value in fitted.items() if value is not None})
-    if signals and any(s.distillation and s.distillation.signals == SIGNALS for s in settings.students.values()):
-        _make_signals(settings, executor, force=force)
+    if signals:
+        make_signals(settings, executor, force=force)
 
 
 def _is_current(layout: Layout, work: str) -> bool:
@@ -95,20 +97,28 @@ def best(layout: Layout) -> str:
     return layout.rules(RULES)
 
 
+def make_signals(settings: Settings, executor: Executor, *, force: bool = False) -> None:
+    """Make the signals of the rules where a student learns from them, unless they are there."""
+    if any(s.distillation and s.distillation.signals == SIGNALS for s in settings.students.values()):
+        _make_signals(settings, executor, force=force)
+
+
 @alone(lambda settings, *_, **__: (settings.layout.signals_of(SIGNALS), "the signals of the rules"))
 def _make_signals(settings: Settings, executor: Executor, *, force: bool) -> None:
     layout, config = settings.layout, settings.signals
     source, uri = best(layout), layout.signals_of(SIGNALS)
-    work = digest({"signals": key_values(config), "rules": require(source, "rules", "rules").content_hash})
+    inputs = {"rules": require(source, "rules", "rules").content_hash, **row_choice.inputs(settings)}
+    work = digest({"signals": key_values(config), **inputs})
     if not force and is_current(uri, work):
         print(f"signals of the rules: {uri} is up to date", flush=True)
         return
+    chosen = row_choice.make(settings, executor, force=force)
     with start_run(settings, "signals of the rules"):
         asked = settings.rules
-        executor.call(partial(_rank, settings, source, uri, work), cpus=asked.cpus, gpus=0, section="rules")
+        executor.call(partial(_rank, settings, source, uri, work, chosen), cpus=asked.cpus, gpus=0, section="rules")
 
 
-def _rank(settings: Settings, source: str, uri: str, work: str) -> None:
-    dataset = PreparedDataset.load(settings.layout.dataset)
-    write_signals(uri, load_checkpoint(source), dataset, settings.signals, key=work, report=say)
+def _rank(settings: Settings, source: str, uri: str, work: str, chosen: str | None) -> None:
+    dataset, rows = PreparedDataset.load(settings.layout.dataset), read_chosen(chosen) if chosen else None
+    write_signals(uri, load_checkpoint(source), dataset, settings.signals, key=work, chosen=rows, report=say)
     TeacherSignals.load(uri, dataset)

@@ -13,6 +13,7 @@ from recsys.data.prepared import PreparedDataset
 from recsys.errors import UserError
 from recsys.settings import Settings
 from recsys.signals.config import SignalsConfig
+from recsys.signals.row_choice import read_chosen
 from recsys.signals.states import StatesMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
 
@@ -97,6 +98,7 @@ class ShardedPass(ShardedWork):
     Attributes:
         teachers: URIs of the teacher, and of those trained without one of the folds.
         signals: URI of what is made.
+        chosen: URI of the training rows to rank, where they are chosen (`recsys.stages.row_choice`).
     """
 
     section: ClassVar[str] = "signals"
@@ -107,6 +109,7 @@ class ShardedPass(ShardedWork):
     key: str
     config: SignalsConfig
     states: StatesMeta | None
+    chosen: str | None = None
 
     def open(self) -> "ShardRanker":
         return ShardRanker(self)
@@ -120,9 +123,11 @@ class ShardedPass(ShardedWork):
         return SignalsWriter(self.signals, key=self.key, k=self.config.k)
 
 
-def plan_shards(config: SignalsConfig, dataset: PreparedDataset) -> ShardPlan:
+def plan_shards(config: SignalsConfig, dataset: PreparedDataset, chosen: str | None = None) -> ShardPlan:
+    """Rows by shard; `chosen` is the URI of training rows that were chosen, None takes a random sample as large."""
     assert config.rows_per_shard is not None, "filled in by `fill_open`"
-    return ShardPlan.of(dataset, config.splits, config.rows_per_shard, train_rows=config.train_rows)
+    rows = read_chosen(chosen) if chosen else None
+    return ShardPlan.of(dataset, config.splits, config.rows_per_shard, train_rows=config.train_rows, chosen=rows)
 
 
 def teacher_uris(settings: Settings) -> list[str]:
@@ -139,7 +144,7 @@ class ShardRanker:
         self._states = work.states
         self._dataset = PreparedDataset.load(work.dataset)
         self._replica = open_replica(work.dataset, work.config, self._dataset)
-        self._plan = plan_shards(work.config, self._dataset)
+        self._plan = plan_shards(work.config, self._dataset, work.chosen)
         self._writer = work.writer
         self._uris = work.teachers
         self._folds = len(work.teachers) - 1

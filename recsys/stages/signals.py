@@ -26,6 +26,7 @@ from recsys.signals.signals import SignalsMeta, TeacherSignals
 from recsys.signals.states import StatesMeta
 from recsys.signals.writer import ShardPlan, SignalsWriter
 from recsys.stages import estimate as estimates
+from recsys.stages import row_choice
 from recsys.stages.artefacts import alone, fingerprint, is_current, require, start_run
 from recsys.stages.executor import Executor
 from recsys.stages.shards import ShardedPass, plan_shards, teacher_uris
@@ -39,7 +40,7 @@ def key(settings: Settings) -> str:
     """Digest of everything the signals depend on.
 
     Raises:
-        UserError: the dataset or the teacher is not there yet.
+        UserError: the dataset, the teacher, or what training rows are chosen by, is not there yet.
     """
     inputs = {
         "dataset": fingerprint(settings.layout),
@@ -48,7 +49,7 @@ def key(settings: Settings) -> str:
     for fold in range(settings.teacher.folds):
         what = f"teacher without fold {fold + 1}"
         inputs[what] = require(settings.layout.teacher_of_fold(fold), what, "train_teacher").content_hash
-    return digest({"signals": key_values(settings.signals), **inputs})
+    return digest({"signals": key_values(settings.signals), **inputs, **row_choice.inputs(settings)})
 
 
 @alone(lambda settings, *_, **__: (settings.layout.signals, f"signals {settings.layout.signals}"))
@@ -61,7 +62,8 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> None
     dataset = PreparedDataset.load(layout.dataset)
     checkpoint = load_teacher(layout.teacher, dataset, "meta")
     settings = fill_open(settings, type(_teacher(checkpoint)))
-    config, plan = settings.signals, plan_shards(settings.signals, dataset)
+    config, chosen = settings.signals, row_choice.make(settings, executor, force=force)
+    plan = plan_shards(config, dataset, chosen)
     from recsys.inference.ranking import check_k
 
     check_k(dataset, plan.rows, config.k, config.mask_history)
@@ -71,7 +73,7 @@ def make(settings: Settings, executor: Executor, *, force: bool = False) -> None
             f"signals.log_mass is of logits, but {teacher.kind} scores by {teacher.score_meaning}; leave it out"
         )
     states = states_meta(config, teacher)
-    work = ShardedPass(layout.dataset, teacher_uris(settings), layout.signals, work_key, config, states)
+    work = ShardedPass(layout.dataset, teacher_uris(settings), layout.signals, work_key, config, states, chosen)
     writer = work.writer
     if force:
         storage.delete(writer.work)
@@ -207,6 +209,7 @@ def finalise(
             "max_history": dataset.max_history,
             "dtype": config.dtype,
             **({"folds": settings.teacher.folds} if settings.teacher.folds else {}),
+            **config.choice,
             "teacher": teacher.describe(),
         },
         cost={

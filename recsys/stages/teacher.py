@@ -12,9 +12,8 @@ from typing import Any
 from recsys.checkpoint import save_checkpoint
 from recsys.config import digest, key_values, to_dict
 from recsys.data.prepared import PreparedDataset
-from recsys.errors import UserError
 from recsys.settings import Layout, Settings, TeacherSettings
-from recsys.stages.artefacts import alone, fingerprint, is_current, require, start_run
+from recsys.stages.artefacts import alone, fingerprint, is_current, require, require_alone, start_run
 from recsys.stages.executor import Executor, Trained, say_titles
 from recsys.teacher import Teacher, teacher_class
 from recsys.training.config import TrainingConfig
@@ -43,18 +42,10 @@ def find_needed_students(settings: Settings) -> list[str]:
     Raises:
         UserError: there is no such student, or it would in turn learn from the teacher.
     """
-    names = []
-    for field, name in settings.teacher.model.built_from.items():
-        if name not in settings.students:
-            known = ", ".join(settings.students) or "none"
-            raise UserError(f"teacher.model.{field} names student {name!r}, but the configuration has: {known}")
-        if settings.students[name].needs_teacher:
-            raise UserError(
-                f"teacher.model.{field}: student {name!r} learns from the teacher itself; name one that is trained "
-                "alone"
-            )
-        names.append(name)
-    return names
+    needed = settings.teacher.model.built_from
+    for field, name in needed.items():
+        require_alone(settings, name, f"teacher.model.{field}")
+    return list(needed.values())
 
 
 def make(settings: Settings, executor: Executor, *, force: bool = False) -> dict[str, Any]:

@@ -54,6 +54,17 @@ def test_quality(project_root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.full
+def test_budget(project_root: Path, tmp_path: Path) -> None:
+    figures = last_figures(project_root, tmp_path, "budget")
+    rows = figures["fixture/leave_one_out"]
+    assert {name for name, row in rows.items() if row["NDCG@10"]} == {
+        "alone", "all", "random-10", "uncertainty-10", "coverage-10", "disagreement-10", "permuted-10", "permuted-100",
+    }  # fmt: skip
+    assert rows["all"]["rows"]["mean"] > 5 * rows["random-10"]["rows"]["mean"] > 0 == rows["alone"]["rows"]["mean"]
+    assert rows["uncertainty-10"]["choice, s"]["mean"] > 0 and figures["missing"] == 15
+
+
+@pytest.mark.full
 def test_teacher_inference(project_root: Path, tmp_path: Path) -> None:
     figures = last_figures(project_root, tmp_path, "teacher_inference")
     assert figures["closed"] >= 0.95
