@@ -80,5 +80,7 @@ def test_quality_is_that_of_the_checkpoints_themselves(
     dataset.write(elsewhere.layout.dataset)
     assert find_quality(elsewhere, both) == {"old": pytest.approx(before["a"])}
     other = replace(dataset, user_ids=[f"v{user}" for user in dataset.user_ids], fingerprint="")
-    other.write(elsewhere.layout.dataset)
+    for project in (settings, elsewhere):
+        other.write(project.layout.dataset)
+    assert find_quality(settings, {"student": second, "null": None}) == {}, "the ladder is of other rows"
     assert find_quality(elsewhere, both) == {}, "measured on other rows"
