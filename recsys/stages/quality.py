@@ -7,7 +7,7 @@ from recsys import storage
 from recsys.errors import UserError
 from recsys.evaluation.config import name_rule
 from recsys.evaluation.ladder import LADDER
-from recsys.names import read_registered
+from recsys.names import read_exported, read_registered
 from recsys.serving.assignment import Arm
 from recsys.settings import Settings
 from recsys.stages.artefacts import fingerprint
@@ -26,7 +26,8 @@ def find_quality(settings: Settings, checkpoints: Mapping[Arm, str | None]) -> d
     dataset = fingerprint(settings.layout)
     rule, found = _read_ladder(settings, dataset)
     quality: dict[Arm, float] = {}
-    for arm, checkpoint in checkpoints.items():
+    for arm, served in checkpoints.items():
+        checkpoint = _find_exported(settings, arm, served)
         known = found.get("recent-popularity" if arm == "null" else str(checkpoint))
         if known is None and checkpoint is not None:
             known = _ask_registry(settings, arm, {"checkpoint": checkpoint, "dataset": dataset}, rule)
@@ -42,6 +43,16 @@ def _read_ladder(settings: Settings, dataset: str) -> tuple[str, dict[str, float
         return name_rule(settings.evaluation.mask_seen), {}
     rule = name_rule(ladder["mask_seen"])
     return rule, {row["checkpoint_hash"] or row["name"]: row["metrics"][rule]["ndcg@10"] for row in ladder["rows"]}
+
+
+def _find_exported(settings: Settings, arm: Arm, served: str | None) -> str | None:
+    """Of an export, the checkpoint that it was made of, with which it was compared; of anything else, itself."""
+    config = settings.serving.models.get(arm)
+    name = read_exported(config.model) if config is not None else None
+    manifest = None if name is None else storage.read_manifest(settings.layout.export(name))
+    if manifest is None or manifest.content_hash != served:
+        return served
+    return str(manifest.attributes["checkpoint"])
 
 
 def _ask_registry(settings: Settings, arm: Arm, tags: Mapping[str, str], rule: str) -> float | None:

@@ -187,6 +187,18 @@ def test_clicks_come_to_the_log(client: httpx.Client, settings: Settings) -> Non
     assert clicks == 1
 
 
+def test_the_experiment_is_reported_while_it_runs(client: httpx.Client, settings: Settings) -> None:
+    for arm in ("teacher", "student"):
+        asked = {"user_id": users_of(arm, settings)[0], "history": ["50"]}
+        client.post("/recommend", json=asked).raise_for_status()
+    deadline = time.monotonic() + 30
+    while (said := client.get("/experiment/report")).status_code != 200:
+        assert said.status_code == 422 and "the log holds no request of a user" in said.json()["detail"]
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert said.json()["verdict"] == "keep measuring" and said.json()["arms"].keys() == {"teacher", "student"}
+
+
 def test_users_stay_on_their_arm_and_bring_their_history(
     client: httpx.Client, settings: Settings, dataset: PreparedDataset
 ) -> None:

@@ -13,7 +13,7 @@ from recsys.checkpoint import save_checkpoint
 from recsys.config import copy_with, from_dict
 from recsys.data.prepared import PreparedDataset
 from recsys.settings import Settings
-from recsys.stages import evaluation
+from recsys.stages import evaluation, export
 from recsys.stages.executor import InProcess
 from recsys.stages.quality import find_quality
 from recsys.students.config import SASRecConfig
@@ -57,6 +57,14 @@ def test_quality_is_that_of_the_checkpoints_themselves(
         "student": before["a"], "null": before["recent-popularity"],
     }  # fmt: skip
 
+    export.make(settings, "a")
+    manifest = storage.read_manifest(settings.layout.export("a"))
+    assert manifest is not None
+    file = copy_with(settings.serving, further_arms={"file": {"model": "export:a", "in_ingress": True}})
+    exported = {"file": manifest.content_hash}
+    assert find_quality(replace(settings, serving=file), exported) == {"file": before["a"]}
+    assert find_quality(settings, exported) == {}
+
     second = save(settings, dataset, 1)
     assert find_quality(settings, {"student": second}) == {}, "what was measured is of another checkpoint"
     after = evaluate(settings)
@@ -72,5 +80,7 @@ def test_quality_is_that_of_the_checkpoints_themselves(
     dataset.write(elsewhere.layout.dataset)
     assert find_quality(elsewhere, both) == {"old": pytest.approx(before["a"])}
     other = replace(dataset, user_ids=[f"v{user}" for user in dataset.user_ids], fingerprint="")
-    other.write(elsewhere.layout.dataset)
+    for project in (settings, elsewhere):
+        other.write(project.layout.dataset)
+    assert find_quality(settings, {"student": second, "null": None}) == {}, "the ladder is of other rows"
     assert find_quality(elsewhere, both) == {}, "measured on other rows"
