@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import ray
@@ -32,6 +33,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_jobs.cluster import runtime
 from recsys import storage
@@ -43,6 +45,8 @@ from recsys.tracking import Run
 from recsys.training.config import TrainingConfig
 from recsys.training.loop import Epoch, Steps, Tell, TrainingResult, load_progress, train
 from recsys.training.objective import Objective
+
+_SILENCE = 20.0  # seconds without a word after a failure; Ray Train waits for places in silence
 
 Describe = Callable[[Objective, PreparedDataset, str], dict[str, Any]]
 """Runs in every worker before it trains, with its device."""
@@ -82,8 +86,12 @@ def fit(
     left = _run_folders(name, key, train_runs)
     if left and folder not in left:
         print(f"{name}: DeepSpeed resumes only with as many workers as before; starting over", flush=True)
-    queue: Queue = Queue(actor_options={"num_cpus": 0})
-    printer = threading.Thread(target=_follow, args=(queue, name, training, run), daemon=True)
+    # Where this process is; Ray puts an actor without cores on any node, and progress would be lost with that.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue: Queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    printer = threading.Thread(
+        target=_follow, args=(queue, name, training, run, partial(_has_room, scaling)), daemon=True
+    )
     printer.start()
     try:
         with runtime.own_signals():
@@ -246,10 +254,25 @@ class _Report(UserCallback):
         self._queue.put(("failure", reason))
 
 
-def _follow(queue: Queue, name: str, training: TrainingConfig, run: Run) -> None:
+def _has_room(scaling: WorkersConfig) -> bool:
+    """Whether the nodes that are there can hold all workers."""
+    return sum(runtime.places(node, scaling.cpus, scaling.gpus) for node in runtime.nodes()) >= scaling.workers
+
+
+def _follow(queue: Queue, name: str, training: TrainingConfig, run: Run, has_room: Callable[[], bool]) -> None:
     """In the driver: print and record progress until the queue says None."""
-    while (message := queue.get()) is not None:
+    failed = False
+    while True:
+        try:
+            message = queue.get(timeout=_SILENCE if failed else None)
+        except Empty:
+            if not has_room():
+                print(f"{name}: waiting for a node with room for its workers", flush=True)
+            continue
+        if message is None:
+            return
         kind, content = message
+        failed = kind == "failure"
         if kind == "failure":
             print(f"{name}: {content}; restarting from the last checkpoint", flush=True)
             continue

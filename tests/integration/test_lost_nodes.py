@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import pytest
 import torch
 import yaml
 
-from recsys.checkpoint import save_checkpoint
+from recsys.checkpoint import load_checkpoint, save_checkpoint
 from recsys.config import from_dict, to_dict
 from recsys.data.config import DataConfig
 from recsys.data.prepare import prepare
@@ -135,8 +136,10 @@ def send(processes: list[psutil.Process], number: signal.Signals) -> None:
 def wait_until(condition: Callable[[], object], command: Command, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        if command.process.poll() is not None or time.monotonic() > deadline:
-            command.kill(signal.SIGKILL) if command.process.poll() is None else None
+        ended = command.process.poll() is not None
+        if ended or time.monotonic() > deadline:
+            if not ended:
+                command.kill(signal.SIGKILL)
             command.end(30)
             pytest.fail(command.output)
         time.sleep(0.01)
@@ -174,7 +177,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, fixture_data: Path) -> Cal
             "students": {
                 "small": {
                     "model": {"kind": "sasrec", "width": 16, "blocks": 1, "heads": 1},
-                    "distillation": {"ranking": {"k": 5}},
+                    "distillation": {"ranking": {"k": 5}, "embedding": None},
                     "training": training,
                     "scaling": scaling,
                 }
@@ -223,3 +226,77 @@ def test_the_teacher_pass(nodes: Nodes, three: list[Any], project: Callable[[str
     found = {path.name: pq.read_table(path) for path in Path(settings.layout.signals).glob("rankings/part-*.parquet")}
     assert found.keys() == expected.keys()
     assert all(found[name].equals(expected[name]) for name in expected)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(nodes: Nodes, project: Callable[..., Settings]) -> Callable[[str], Settings]:
+    """What each training job makes where nothing is lost; made when it is first asked for."""
+    made: dict[str, Settings] = {}
+
+    def make(module: str) -> Settings:
+        if module not in made:
+            settings = prepared(project, module, f"calm-{module}")
+            with nodes.job(module, settings) as job:
+                assert job.end(240) == 0, job.output
+            made[module] = settings
+        return made[module]
+
+    return make
+
+
+def prepared(project: Callable[..., Settings], module: str, name: str) -> Settings:
+    """A project for which a training job has its inputs."""
+    settings = project(name, trained=module == "distill")
+    if module == "distill":
+        torch.set_num_threads(1)
+        signals_stage.make(settings, InProcess())
+    return settings
+
+
+@contextlib.contextmanager
+def checkpoints(settings: Settings) -> Iterator[set[str]]:
+    """The states that a training in the block leaves, one for each epoch that it trains, those removed again too."""
+    seen: set[str] = set()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            seen.update(str(path) for path in Path(settings.layout.root, "train").glob("*/checkpoint_*"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        watcher.join()
+
+
+def test_the_training_of_a_teacher(
+    nodes: Nodes, three: list[Any], project: Callable[..., Settings], undisturbed: Callable[[str], Settings]
+) -> None:
+    """Of the nodes of two workers one goes, and another takes its place later."""
+    calm, settings = undisturbed("train_teacher"), prepared(project, "train_teacher", "lost-teacher")
+    with checkpoints(settings) as seen, nodes.job("train_teacher", settings) as job:
+        job.wait_for("epoch 3/8", 120)
+        busy = [node for node in three if works_on(node, "RayTrainWorker")]
+        assert len(busy) == 2, "a worker on each"
+        for node in three:
+            if node is not busy[1]:
+                nodes.remove(node)
+        job.wait_for("waiting for a node with room for its workers", 120)
+        three += nodes.add(1)
+        assert job.end(240) == 0, job.output
+    assert "restarting from the last checkpoint" in job.output
+    assert [job.output.count(f"epoch {number}/8 ") for number in range(1, EPOCHS + 1)] == [1] * EPOCHS
+    assert len(seen) - EPOCHS <= 2, "the epoch in hand, and one that had just ended"
+    assert_alike(settings, calm, "teacher")
+
+
+def assert_alike(settings: Settings, calm: Settings, name: str) -> None:
+    """The checkpoints of two projects are equal, bit by bit, and so is the way to them."""
+    found, expected = (load_checkpoint(f"{each.layout.root}/{name}") for each in (settings, calm))
+    theirs = expected.model.state_dict()
+    assert all(torch.equal(tensor, theirs[key]) for key, tensor in found.model.state_dict().items())
+    curves = [[epoch["loss"] for epoch in each.info["training"]["curve"]] for each in (found, expected)]
+    assert curves[0] == curves[1]

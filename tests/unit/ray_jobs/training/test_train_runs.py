@@ -47,9 +47,31 @@ def test_the_driver_prints_steps_and_epochs_and_records_epochs(capsys: pytest.Ca
     told.put(("epoch", {**metrics, "epoch": 2, "finished": False}))
     told.put(None)
     run: Any = Run()
-    train_runs._follow(told, "teacher", TrainingConfig(epochs=3), run)
+    train_runs._follow(told, "teacher", TrainingConfig(epochs=3), run, lambda: True)
     assert capsys.readouterr().out.splitlines() == [
         "teacher: epoch 2/3  step 10 of 40, 1,234 tokens/s, 61 s left",
         "teacher: epoch 2/3  loss 1.5000  valid ndcg@10 0.2500  80.0 s",
     ]
     assert recorded == [(metrics, 2)]
+
+
+def test_the_driver_says_that_it_waits_for_room_after_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train_runs, "_SILENCE", 0.01)
+    told: Any = queue.Queue()
+    told.put(("failure", "worker 1: its node died"))
+    asked: list[bool] = []
+
+    def has_room() -> bool:
+        asked.append(len(asked) > 1)
+        if len(asked) == 4:
+            told.put(None)
+        return asked[-1]
+
+    run: Any = None
+    train_runs._follow(told, "teacher", TrainingConfig(epochs=3), run, has_room)
+    assert capsys.readouterr().out.splitlines() == [
+        "teacher: worker 1: its node died; restarting from the last checkpoint",
+        *["teacher: waiting for a node with room for its workers"] * 2,
+    ]
