@@ -279,7 +279,12 @@ def tables() -> list[Drawn]:
             _teachers(),
         ),
         Drawn("passes", f"H100-hours of a pass, {_power(10**6)} items", _passes()),
-        Drawn("stages", f"Time and peak memory of a stage's process by interactions; {_machine('scale')}", _stages()),
+        Drawn(
+            "stages",
+            f"Time and peak memory of a stage's process by interactions; {_machine('scale')}",
+            _stages(),
+            ["![time and peak memory of each stage against interactions](cost-curve.png)"],
+        ),
         Drawn("workers", f"Work per worker held constant; {_machine('workers')}", _workers()),
     ]
 
