@@ -13,10 +13,11 @@ constants that they have by default, nothing tuned, saved), `training` (an epoch
 own, from reading its input to having written its result. An epoch and an evaluation end after `--share-seconds`; of
 those that were not through by then the share that was measured is told (`share`), and `seconds` are scaled up from it.
 
-Keys, by stage and number of interactions: `seconds`; `peak_gb`, the most that was resident (VmHWM), and `own_gb`, that
-beyond what the process had once its libraries were loaded; `share`; for a stage that asks for more than `limit_gb` of
-memory nothing but `over_limit`. `exponent` by stage, of seconds and of own memory: b of a · interactions^b, by least
-squares between the logarithms. `python benchmarks --tables` draws table and picture (docs/scaling.md).
+Keys, by stage and number of interactions: `seconds`; `core_seconds`, time on a core, all threads together, which other
+work on the machine changes little; `peak_gb`, the most that was resident (VmHWM), and `own_gb`, that beyond what the
+process had once its libraries were loaded; `share`; for a stage that asks for more than `limit_gb` of memory nothing
+but `over_limit`. `exponent` by stage, of time on a core and of own memory: b of a · interactions^b, by least squares
+between the logarithms. `python benchmarks --tables` draws table and picture (docs/scaling.md).
 """
 
 import argparse
@@ -32,7 +33,10 @@ from harness import ROOT, Options, main, progress, scratch
 from speed import read
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
+
+    Clocks = np.ndarray
 
 STAGES = ("preparation", "rules", "training", "evaluation")
 ROWS = (100_000, 1_000_000, 10_000_000)
@@ -104,7 +108,7 @@ def run_stage(stage: str, folder: str, share_seconds: float) -> dict[str, Any]:
     """In a process of its own."""
     import resource
 
-    works: dict[str, Callable[[], tuple[float, Mapping[str, Any]]]] = {
+    works: dict[str, Callable[[], Any]] = {
         "preparation": lambda: (prepare(folder), {}),
         "rules": lambda: count(folder),
         "training": lambda: train(folder, share_seconds),
@@ -115,13 +119,22 @@ def run_stage(stage: str, folder: str, share_seconds: float) -> dict[str, Any]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     base = read_memory("VmRSS")
     try:
-        seconds, facts = works[stage]()
+        taken, facts = works[stage]()
     except (MemoryError, RuntimeError) as error:  # PyTorch's own is a RuntimeError
         if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
             raise
         return {"over_limit": True}
     peak = read_memory("VmHWM")
-    return {"seconds": round(seconds, 2), "peak_gb": round(peak, 3), "own_gb": round(peak - base, 3), **facts}
+    seconds, core = (round(float(each), 2) for each in taken)
+    memory = {"peak_gb": round(peak, 3), "own_gb": round(peak - base, 3)}
+    return {"seconds": seconds, "core_seconds": core, **memory, **facts}
+
+
+def read_clocks() -> "Clocks":
+    """[2]: seconds by the clock, and of this process on a core."""
+    import numpy as np
+
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def read_memory(name: str) -> float:
@@ -140,32 +153,31 @@ def _import_libraries() -> None:
     import recsys.training.engine  # noqa: F401
 
 
-def prepare(folder: str) -> float:
-    """Seconds."""
+def prepare(folder: str) -> "Clocks":
     from recsys.data.config import DataConfig
     from recsys.data.prepare import prepare
 
-    started = time.perf_counter()
+    started = read_clocks()
     config = DataConfig(source="table", path=f"{folder}/log.tsv")
     prepare(config, "scale", report=lambda _: None).write(f"{folder}/dataset")
-    return time.perf_counter() - started
+    return read_clocks() - started
 
 
-def count(folder: str) -> tuple[float, dict[str, Any]]:
-    """Seconds, and how many rules there are."""
+def count(folder: str) -> "tuple[Clocks, dict[str, Any]]":
+    """Time, and how many rules there are."""
     from recsys.data.prepared import PreparedDataset
     from recsys.rules.config import RULES
     from recsys.rules.fit import fit_rules
 
-    started = time.perf_counter()
+    started = read_clocks()
     dataset = PreparedDataset.load(f"{folder}/dataset")
     fitted = fit_rules(dataset)[RULES]
     fitted.save(f"{folder}/rules", dataset)
-    return time.perf_counter() - started, {"rules": fitted.model.config.rules}
+    return read_clocks() - started, {"rules": fitted.model.config.rules}
 
 
-def train(folder: str, limit: float) -> tuple[float, dict[str, Any]]:
-    """Seconds of an epoch, reading the dataset and saving the model included, and the share of it that was done."""
+def train(folder: str, limit: float) -> "tuple[Clocks, dict[str, Any]]":
+    """Time of an epoch, reading the dataset and saving the model included, and the share of it that was done."""
     import numpy as np
     import torch
 
@@ -177,7 +189,7 @@ def train(folder: str, limit: float) -> tuple[float, dict[str, Any]]:
     from recsys.training.config import TrainingConfig
     from recsys.training.engine import build_engine
 
-    started = time.perf_counter()
+    started = read_clocks()
     dataset = PreparedDataset.load(f"{folder}/dataset")
     loss = RecommendationLossConfig(kind="sampled-softmax", negatives=NEGATIVES)
     objective = build_student(SASRecConfig(width=WIDTH), dataset, loss=loss)
@@ -185,49 +197,49 @@ def train(folder: str, limit: float) -> tuple[float, dict[str, Any]]:
     engine = build_engine(objective, config, torch.device("cpu"))
     batches = objective.batches(dataset, config, rank=0, world=1)
     steps, done, losses = sum(1 for _ in batches.epoch(0)), 0, []
-    begun = time.perf_counter()
+    begun = read_clocks()
     for batch, total in batches.epoch(0):
         losses.append(float(engine.step(batch, total, config.learning_rate)["loss"]))
         done += 1
-        if time.perf_counter() - begun > limit:
+        if read_clocks()[0] - begun[0] > limit:
             break
-    epoch = time.perf_counter() - begun
-    saving = time.perf_counter()
+    epoch = read_clocks() - begun
+    saving = read_clocks()
     save_checkpoint(f"{folder}/student", objective.model, dataset)
-    beside = begun - started + time.perf_counter() - saving
-    facts = {"loss": round(float(np.mean(losses[-20:])), 3), "seconds_per_step": round(epoch / done, 4)}
+    beside = begun - started + read_clocks() - saving
+    facts = {"loss": round(float(np.mean(losses[-20:])), 3), "seconds_per_step": round(float(epoch[0]) / done, 4)}
     return beside + epoch * steps / done, {"share": round(done / steps, 4), "steps": steps, **facts}
 
 
-def evaluate(folder: str, limit: float) -> tuple[float, dict[str, Any]]:
-    """Seconds of ranking all test rows, reading dataset and model included, and the share of them that was ranked."""
+def evaluate(folder: str, limit: float) -> "tuple[Clocks, dict[str, Any]]":
+    """Time of ranking all test rows, reading dataset and model included, and the share of them that was ranked."""
     from recsys.checkpoint import load_checkpoint
     from recsys.data.prepared import PreparedDataset
     from recsys.evaluation.ranking import model_scorer, rank_targets
 
-    started = time.perf_counter()
+    started = read_clocks()
     dataset = PreparedDataset.load(f"{folder}/dataset")
     score = model_scorer(load_checkpoint(f"{folder}/student").model)
     rows = dataset.sample("test", 10**9, seed=0)
     size, done = 4 * EVALUATED, 0
-    begun = time.perf_counter()
+    begun = read_clocks()
     for first in range(0, len(rows), size):
         part = rows[first : first + size]
         rank_targets(score, dataset, part, mask_seen=True, batch_size=EVALUATED)
         done += len(part)
-        if time.perf_counter() - begun > limit:
+        if read_clocks()[0] - begun[0] > limit:
             break
-    ranking = time.perf_counter() - begun
+    ranking = read_clocks() - begun
     facts = {"share": round(done / len(rows), 4), "rows": len(rows), "items": dataset.num_items}
     return begun - started + ranking * len(rows) / done, facts
 
 
 def fit_exponents(found: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """b of a · interactions^b for seconds and own memory, by least squares between logarithms; None of one size."""
+    """b of a · interactions^b for time and own memory, by least squares between logarithms; None of one size."""
     import numpy as np
 
     exponents: dict[str, float | None] = {}
-    for figure in ("seconds", "own_gb"):
+    for figure in ("core_seconds", "own_gb"):
         points = [(int(rows), value[figure]) for rows, value in found.items() if value.get(figure)]
         slope = np.polyfit(*np.log(np.array(points, dtype=np.float64).T), 1)[0] if len(points) > 1 else None
         exponents[figure] = None if slope is None else round(float(slope), 2)
@@ -243,7 +255,7 @@ def draw_picture(figures: Mapping[str, Any]) -> "Figure":
         exponents = figures["exponent"][stage]
         for axes, value in ((time_axes, "seconds"), (memory_axes, "peak_gb")):
             found = {int(rows): each for rows, each in figures[stage].items() if value in each}
-            exponent = exponents["seconds" if value == "seconds" else "own_gb"]
+            exponent = exponents["core_seconds" if value == "seconds" else "own_gb"]
             label = stage if exponent is None else f"{stage}, $T^{{{exponent:.2f}}}$"
             axes.plot(list(found), [each[value] for each in found.values()], "-", color=colour, linewidth=1.8)
             for rows, each in found.items():

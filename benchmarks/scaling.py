@@ -195,13 +195,19 @@ def _stages() -> list[list[str]]:
     exponents = figures.get("exponent", {})
     sizes = sorted({int(rows) for stage in exponents for rows in figures[stage]})
     lines = [
-        ["", *map(_power, sizes), "time grows by", *(f"peak, {_power(rows)}" for rows in sizes), "memory grows by"]
+        [
+            "",
+            *map(_power, sizes),
+            "time on a core grows by",
+            *(f"peak, {_power(rows)}" for rows in sizes),
+            "memory grows by",
+        ]
     ]
     for stage, exponent in exponents.items():
         found = [figures[stage].get(str(rows), {}) for rows in sizes]
         times = [_time(each) for each in found]
         peaks = [_bytes(1e9 * each["peak_gb"]) if "peak_gb" in each else _refused(each) for each in found]
-        lines.append([stage, *times, _exponent(exponent["seconds"]), *peaks, _exponent(exponent["own_gb"])])
+        lines.append([stage, *times, _exponent(exponent["core_seconds"]), *peaks, _exponent(exponent["own_gb"])])
     return lines if len(lines) > 1 else []
 
 
@@ -273,7 +279,12 @@ def tables() -> list[Drawn]:
             _teachers(),
         ),
         Drawn("passes", f"H100-hours of a pass, {_power(10**6)} items", _passes()),
-        Drawn("stages", f"Time and peak memory of a stage's process by interactions; {_machine('scale')}", _stages()),
+        Drawn(
+            "stages",
+            f"Time and peak memory of a stage's process by interactions; {_machine('scale')}",
+            _stages(),
+            ["![time and peak memory of each stage against interactions](cost-curve.png)"],
+        ),
         Drawn("workers", f"Work per worker held constant; {_machine('workers')}", _workers()),
     ]
 

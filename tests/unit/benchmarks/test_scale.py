@@ -39,11 +39,11 @@ def test_the_log_is_skewed_and_nothing_of_it_is_filtered(scale: ModuleType, tmp_
 
 
 def test_an_exponent_is_the_slope_between_logarithms(scale: ModuleType) -> None:
-    found = {str(10**n): {"seconds": 3 * 10 ** (1.5 * n), "own_gb": 0.2} for n in (3, 4, 5)}
-    assert scale.fit_exponents(found) == {"seconds": 1.5, "own_gb": 0.0}
+    found = {str(10**n): {"core_seconds": 3 * 10 ** (1.5 * n), "own_gb": 0.2} for n in (3, 4, 5)}
+    assert scale.fit_exponents(found) == {"core_seconds": 1.5, "own_gb": 0.0}
     refused = {**found, "1000000": {"over_limit": True}}
-    assert scale.fit_exponents(refused)["seconds"] == 1.5
-    assert scale.fit_exponents({"1000": found["1000"]}) == {"seconds": None, "own_gb": None}
+    assert scale.fit_exponents(refused)["core_seconds"] == 1.5
+    assert scale.fit_exponents({"1000": found["1000"]}) == {"core_seconds": None, "own_gb": None}
 
 
 @pytest.fixture
@@ -60,17 +60,22 @@ def test_stages_follow_each_other_and_one_that_asks_for_too_much_is_refused(
 ) -> None:
     scale.make_log(str(tmp_path / "log.tsv"), 2000)
     found = {stage: scale.run_stage(stage, str(tmp_path), 0) for stage in scale.STAGES}
-    assert all(each["seconds"] > 0 and each["peak_gb"] > each["own_gb"] >= 0 for each in found.values())
+    assert all(
+        each["seconds"] > 0 and each["core_seconds"] > 0 and each["peak_gb"] > each["own_gb"] >= 0
+        for each in found.values()
+    )
     assert found["training"]["share"] == pytest.approx(1 / found["training"]["steps"], abs=1e-3), "one step, then out"
     assert found["evaluation"]["share"] == 1 and found["evaluation"]["rows"] < 4 * scale.EVALUATED
-    monkeypatch.setattr(scale, "prepare", lambda _: bytearray(10**10) and 1.0)
+    monkeypatch.setattr(scale, "prepare", lambda _: bytearray(10**10))
     monkeypatch.setattr(scale, "LIMIT_GB", 8)
     assert scale.run_stage("preparation", str(tmp_path), 1) == {"over_limit": True}
 
 
 def test_the_picture_has_a_line_for_each_stage(scale: ModuleType) -> None:
-    figures = {stage: {"1000": {"seconds": 1, "peak_gb": 0.4, "own_gb": 0.1}} for stage in scale.STAGES}
-    figures["training"]["10000"] = {"seconds": 12, "peak_gb": 0.6, "own_gb": 0.3, "share": 0.5}
+    figures = {
+        stage: {"1000": {"seconds": 1, "core_seconds": 1, "peak_gb": 0.4, "own_gb": 0.1}} for stage in scale.STAGES
+    }
+    figures["training"]["10000"] = {"seconds": 12, "core_seconds": 12, "peak_gb": 0.6, "own_gb": 0.3, "share": 0.5}
     figures["rules"]["10000"] = {"over_limit": True}
     exponents = {stage: scale.fit_exponents(found) for stage, found in figures.items()}
     picture = scale.draw_picture({**figures, "exponent": exponents, "bound_gb": 10})

@@ -93,14 +93,14 @@ def test_stages_tell_what_was_scaled_up_and_what_was_refused(
         "rules": {"100000": whole, "1000000": {"over_limit": True}},
         "training": {"100000": {**whole, "share": 1.0}, "1000000": {**whole, "seconds": 600.0, "share": 0.2}},
         "exponent": {
-            "preparation": {"seconds": 1.0, "own_gb": 0.5},
-            "rules": {"seconds": None, "own_gb": None},
-            "training": {"seconds": 2.466, "own_gb": 0.0},
+            "preparation": {"core_seconds": 1.0, "own_gb": 0.5},
+            "rules": {"core_seconds": None, "own_gb": None},
+            "training": {"core_seconds": 2.466, "own_gb": 0.0},
         },
         "limit_gb": 14,
     }
     assert store(scaling, monkeypatch, scale=figures)["stages"] == [
-        ["", "10^5", "10^6", "time grows by", "peak, 10^5", "peak, 10^6", "memory grows by"],
+        ["", "10^5", "10^6", "time on a core grows by", "peak, 10^5", "peak, 10^6", "memory grows by"],
         ["preparation", "2.0 s", "20 s", "T^1.00", "500 MB", "1.5 GB", "T^0.50"],
         ["rules", "2.0 s", "over 14 GB", "–", "500 MB", "over 14 GB", "–"],
         ["training", "2.0 s", "~10 min", "T^2.47", "500 MB", "500 MB", "T^0.00"],

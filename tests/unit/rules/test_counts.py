@@ -31,6 +31,7 @@ def shown(dataset, row: int) -> list[int]:
 def test_counts_equal_naive_loops(random_dataset, config: RulesConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = random_dataset(items=20, longest=12)
     monkeypatch.setattr(counting, "EVENTS_AT_ONCE", 7)  # users in several parts
+    monkeypatch.setattr(counting, "PAIRS_AT_ONCE", 11)  # and pairs
     rows = dataset.rows("test")
     scores = (history_weights(dataset, rows, config.decay) @ Counts.fit(dataset, config).rules()).toarray()
     for place, row in enumerate(rows):
