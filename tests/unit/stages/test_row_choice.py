@@ -98,6 +98,8 @@ def test_the_rows_are_those_of_the_greatest_values(project, dataset: PreparedDat
     lowest = min(values[row] for row in rows.tolist())
     assert max(values[row] for row in values.keys() - set(rows.tolist())) <= lowest + 1e-6
     assert len({round(value, 9) for value in values.values()}) >= 3
+    measured = row_choice.measure(settings.signals, settings.layout, dataset, dataset.rows("train"))
+    assert measured.tolist() == pytest.approx(list(values.values()), abs=1e-5)
     said = storage.read_json(storage.join(settings.layout.chosen_rows, "chosen.json"))
     assert said.pop("seconds") >= 0
     assert said == {"choose_rows": choice, "choose_student": "alone", "rows": ROWS, "of": len(values)}
@@ -131,6 +133,11 @@ def test_what_the_choice_depends_on_is_in_the_keys(project, dataset: PreparedDat
         "k": signals_stage.key(project("disagreement", "signals.k=4")),
         "rows": signals_stage.key(project("disagreement", "signals.train_rows=21")),
     }
+    own = {
+        tuple(more): row_choice.key(project("disagreement", *more))
+        for more in ([], ["signals.k=4"], ["signals.train_rows=21"], ["signals.mask_history=false"])
+    }
+    assert len(set(own.values())) == 4
     save_student(project("random").layout.student("alone"), dataset, 1)
     others["student"] = signals_stage.key(project("disagreement"))
     fit_rules(dataset, RulesConfig(window=1), tuning=None)[RULES].save(project("random").layout.rules(RULES), dataset)
