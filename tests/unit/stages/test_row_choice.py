@@ -195,3 +195,21 @@ def test_what_is_not_there_is_said_in_a_line(project, dataset: PreparedDataset, 
 def test_a_choice_that_cannot_be_is_refused(project, choice: str, overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         project(choice, *overrides)
+
+
+@pytest.mark.parametrize("choice", ["uncertainty", "disagreement"])
+def test_what_is_no_item_is_in_no_list(project, dataset: PreparedDataset, monkeypatch, choice: str) -> None:
+    settings = project(choice)
+    of_items = row_choice.measure(settings.signals, settings.layout, dataset, dataset.rows("train"))
+
+    def far_below_nothing(model):
+        def score(histories: Histories) -> torch.Tensor:
+            scores = model.scores(histories) - 100
+            scores[:, 0] = 0
+            return scores
+
+        return score
+
+    monkeypatch.setattr(row_choice, "model_scorer", far_below_nothing)
+    shifted = row_choice.measure(settings.signals, settings.layout, dataset, dataset.rows("train"))
+    assert shifted == pytest.approx(of_items, abs=1e-4)
