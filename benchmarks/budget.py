@@ -4,8 +4,9 @@
 
 The teacher is cheap: the sequential rules, with titles where there are some, each user's own events left out. Its lists
 are all that the student takes; it is the `sasrec` of `benchmarks/configs/<data set>.yaml`, taught by the ranking loss
-of `sasrec-taught` there. Curves are `signals.choose_rows`, the rows chosen once, by the student alone of seed 0; the
-control `permuted` teaches each row of the random sample another's list. Of all rows there is nothing to choose.
+of `sasrec-taught` there. Curves are `signals.choose_rows`, the rows chosen once, by the student alone of seed 0, and
+two controls on the random sample: `permuted` teaches each row another's list; with `per-row` a row weighs as much as it
+does among all, whereas otherwise fewer rows weigh more. Of all rows there is nothing to choose.
 
 A cell (`benchmarks/cells.py`) is one evaluation on test with one seed, the most telling first; a run fills missing
 cells, an interrupted training continues with the next run. The store holds seconds: of the teacher for the ranking
@@ -39,12 +40,14 @@ DATA_SETS = ("ml-100k", "amazon-beauty-2014-5core")
 ALONE, TAUGHT = "sasrec", "sasrec-taught"
 CHOOSER = f"{ALONE}.seed0"
 CHOICES = ("random", "uncertainty", "coverage", "disagreement")
-CONTROL = "permuted"
+CONTROL, PER_ROW = "permuted", "per-row"
+CURVES = (*CHOICES, PER_ROW, CONTROL)
 SHARES = (10, 3, 30, 1)  # percent, the most telling first
 SAYS = "test, full ranking, items of the past left out; a SASRec of ids, taught lists of the rules"
 ENOUGH = 0.9
 _COLOURS = {
-    "random": "#808790", "uncertainty": "#3f83d1", "coverage": "#2f9270", "disagreement": "#d2691e", CONTROL: "#9a6dd7",
+    "random": "#808790", "uncertainty": "#3f83d1", "coverage": "#2f9270", "disagreement": "#d2691e",
+    PER_ROW: "#333333", CONTROL: "#9a6dd7",
 }  # fmt: skip
 
 
@@ -82,8 +85,8 @@ class Cell:
 
     @property
     def set_name(self) -> str:
-        """The set of signals; that of the control is the random one."""
-        return f"budget-{'random' if self.choice == CONTROL else self.choice}-{self.percent}"
+        """The set of signals; that of a control is the random one."""
+        return f"budget-{self.choice if self.choice in CHOICES else 'random'}-{self.percent}"
 
     @property
     def lesson(self) -> StudentSettings:
@@ -93,6 +96,8 @@ class Cell:
             return alone
         assert taught.distillation is not None and taught.distillation.ranking is not None
         ranking = replace(taught.distillation.ranking, permuted=self.choice == CONTROL)
+        if self.choice == PER_ROW:
+            ranking = replace(ranking, weight=ranking.weight * self.percent / 100)
         lists = replace(taught.distillation, signals=self.set_name, ranking=ranking, embedding=None)
         return replace(alone, distillation=lists)
 
@@ -101,7 +106,7 @@ class Cell:
         chosen = {}
         if self.percent < 100:
             chosen["train_rows"] = max(1, round(rows * self.percent / 100))
-            if self.choice != CONTROL:
+            if self.choice in CHOICES:
                 chosen["choose_rows"] = self.choice
             if self.choice in ("uncertainty", "disagreement"):
                 chosen["choose_student"] = CHOOSER
@@ -112,7 +117,7 @@ class Cell:
 def order_cells(loaded: Sequence[Settings], seeds: int) -> list[Cell]:
     """Seed by seed: alone, all, the control of all, then share by share; data sets one after the other."""
     points = [("random", 0), ("random", 100), (CONTROL, 100)]
-    points += [(choice, percent) for percent in SHARES for choice in (*CHOICES, CONTROL)]
+    points += [(choice, percent) for percent in SHARES for choice in CURVES]
     return [Cell(each, *point, seed) for seed in range(seeds) for each in loaded for point in points]
 
 
@@ -211,7 +216,7 @@ def enough(settings: Settings, seeds: int, store: Store) -> dict[str, int | None
     """Choice → the least measured percentage of rows from which on every larger one reaches `ENOUGH` of the gain of all
     rows; None where there is none, or a cell is missing."""
     share = share_of_gain(store, settings, seeds)
-    found: dict[str, int | None] = dict.fromkeys((*CHOICES, CONTROL))
+    found: dict[str, int | None] = dict.fromkeys(CURVES)
     for choice in found:
         reached = curve(store, settings, choice, seeds)
         if share is None or None in reached.values():
@@ -243,7 +248,7 @@ def tables(store: Store = STORE, seeds: int = 3, loaded: Sequence[Settings] | No
 
 def place(cell: Cell) -> tuple[int, int]:
     """Where a table has a cell: alone, all, then choice by choice."""
-    order = 0 if cell.model in ("alone", "all") else 1 + (*CHOICES, CONTROL).index(cell.choice)
+    order = 0 if cell.model in ("alone", "all") else 1 + CURVES.index(cell.choice)
     return order, cell.percent
 
 
@@ -253,10 +258,10 @@ def draw(settings: Settings, seeds: int, store: Store = STORE) -> "Figure":
 
     figure, axes = new_axes("wide")
     axes.set_xscale("log")
-    for choice in (*CHOICES, CONTROL):
+    for choice in CURVES:
         points = [point for point in curve(store, settings, choice, seeds).items() if point[1] is not None]
         if len(points) > 1:
-            style = "s--" if choice == CONTROL else "o-"
+            style = "o-" if choice in CHOICES else "s--"
             axes.plot(*zip(*points, strict=True), style, color=_COLOURS[choice], label=choice, markersize=4)
     alone = average(store, settings, "random", 0, seeds, ndcg)
     if alone is not None:

@@ -12,9 +12,10 @@ BIGRec by writing titles (`recsys.teachers.bigrec`). Nothing but the storage roo
 node.
 
 A killed pass started again does only what is missing. A change of the teacher, of the dataset or of what the rankings
-depend on (`signals.k`, `splits`, `train_rows`, `mask_history`, `rows_per_shard`, `dtype`) starts afresh; actors and
-batch size may change from run to run. Time is in proportion to interactions · N (scoring); memory per actor is that of
-the teacher and its item vectors, and grows with `signals.batch_size` and K, whatever the number of rows.
+depend on (`signals.k`, `splits`, `train_rows`, `choose_rows` and what it asks, `mask_history`, `rows_per_shard`,
+`dtype`) starts afresh; actors and batch size may change from run to run. Time is in proportion to interactions · N
+(scoring); memory per actor is that of the teacher and its item vectors, and grows with `signals.batch_size` and K,
+whatever the number of rows.
 """
 
 import argparse

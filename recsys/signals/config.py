@@ -28,8 +28,8 @@ class SignalsConfig:
             the one it learns from (`distillation.signals`). "" is the usual one.
         k: length of each ranking.
         splits: whose rows are ranked.
-        train_rows: of the training rows, how many: a seeded sample. null leaves it to the kind of teacher: all of them,
-            or 10,000 for BIGRec, which takes longest.
+        train_rows: of the training rows, how many. null leaves it to the kind of teacher: all of them, or 10,000 for
+            BIGRec, which takes longest.
         choose_rows: which they are: a `random` sample; those that a student is most uncertain of (`uncertainty`); as
             many target items as possible, in turns (`coverage`); those where a student's list and that of the
             sequential rules differ most (`disagreement`). All but `random` need `train_rows`.

@@ -58,10 +58,11 @@ def test_budget(project_root: Path, tmp_path: Path) -> None:
     figures = last_figures(project_root, tmp_path, "budget")
     rows = figures["fixture/leave_one_out"]
     assert {name for name, row in rows.items() if row["NDCG@10"]} == {
-        "alone", "all", "random-10", "uncertainty-10", "coverage-10", "disagreement-10", "permuted-10", "permuted-100",
+        "alone", "all", "random-10", "uncertainty-10", "coverage-10", "disagreement-10", "per-row-10", "permuted-10",
+        "permuted-100",
     }  # fmt: skip
     assert rows["all"]["rows"]["mean"] > 5 * rows["random-10"]["rows"]["mean"] > 0 == rows["alone"]["rows"]["mean"]
-    assert rows["uncertainty-10"]["choice, s"]["mean"] > 0 and figures["missing"] == 15
+    assert rows["uncertainty-10"]["choice, s"]["mean"] > 0 and figures["missing"] == 18
 
 
 @pytest.mark.full

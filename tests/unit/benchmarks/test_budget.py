@@ -40,7 +40,7 @@ def filled(budget, folder: Path, **curves: dict[int, float]):
 def test_the_ends_of_the_curve_come_first_and_no_cell_twice(budget) -> None:
     order = [cell.model for cell in budget.order_cells([configured()], 1)]
     assert order[:6] == ["alone", "all", "permuted-100", "random-10", "uncertainty-10", "coverage-10"]
-    assert len(set(order)) == len(order) == 23
+    assert len(set(order)) == len(order) == 27
     assert order[-1] == "permuted-1"
 
 
@@ -52,6 +52,9 @@ def test_the_student_is_that_alone_with_lists_and_nothing_else(budget) -> None:
     assert lesson.distillation.ranking.weight == 0.3 and not lesson.distillation.ranking.permuted
     control = budget.Cell(settings, "permuted", 3, 0)
     assert control.lesson.distillation.ranking.permuted
+    per_row = budget.Cell(settings, "per-row", 3, 0)
+    assert per_row.lesson.distillation.ranking.weight == pytest.approx(0.3 * 0.03)
+    assert per_row.signals(1000) == control.signals(1000)
     assert control.signals(1000) == budget.Cell(settings, "random", 3, 0).signals(1000)
 
 
@@ -95,7 +98,8 @@ def test_enough_is_the_least_share_from_which_on_all_reach_it(budget, tmp_path: 
     )  # fmt: skip
     assert budget.average(store, configured(), "random", 100, 1, budget.ndcg) == 0.2
     reached = budget.enough(configured(), 1, store)
-    expected = {"random": 10, "uncertainty": 1, "coverage": 100, "disagreement": None, "permuted": None}
+    expected = {"random": 10, "uncertainty": 1, "coverage": 100, "disagreement": None}
+    expected |= {"per-row": None, "permuted": None}
     assert reached == expected
 
 

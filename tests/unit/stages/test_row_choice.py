@@ -98,6 +98,8 @@ def test_the_rows_are_those_of_the_greatest_values(project, dataset: PreparedDat
     lowest = min(values[row] for row in rows.tolist())
     assert max(values[row] for row in values.keys() - set(rows.tolist())) <= lowest + 1e-6
     assert len({round(value, 9) for value in values.values()}) >= 3
+    measured = row_choice.measure(settings.signals, settings.layout, dataset, dataset.rows("train"))
+    assert measured.tolist() == pytest.approx(list(values.values()), abs=1e-5)
     said = storage.read_json(storage.join(settings.layout.chosen_rows, "chosen.json"))
     assert said.pop("seconds") >= 0
     assert said == {"choose_rows": choice, "choose_student": "alone", "rows": ROWS, "of": len(values)}
@@ -114,8 +116,9 @@ def test_coverage_asks_nobody_and_repeats_no_target_while_there_are_others(proje
 @pytest.mark.parametrize("choice", CHOICES)
 def test_the_teacher_and_the_rules_rank_the_chosen_rows(project, dataset: PreparedDataset, choice: str) -> None:
     settings = project(choice, "signals.rows_per_shard=7")
-    signals_stage.make(settings, InProcess())
-    rules.make_signals(settings, InProcess())
+    for each in (project("random", "signals.rows_per_shard=7"), settings):  # what is there is not taken for its own
+        signals_stage.make(each, InProcess())
+        rules.make_signals(each, InProcess())
     others = np.concatenate([dataset.rows("valid"), dataset.rows("test")])
     expected = np.sort(np.concatenate([choose(settings), others]))
     for uri in (settings.layout.signals, settings.layout.signals_of("rules")):
@@ -131,6 +134,11 @@ def test_what_the_choice_depends_on_is_in_the_keys(project, dataset: PreparedDat
         "k": signals_stage.key(project("disagreement", "signals.k=4")),
         "rows": signals_stage.key(project("disagreement", "signals.train_rows=21")),
     }
+    own = {
+        tuple(more): row_choice.key(project("disagreement", *more))
+        for more in ([], ["signals.k=4"], ["signals.train_rows=21"], ["signals.mask_history=false"])
+    }
+    assert len(set(own.values())) == 4
     save_student(project("random").layout.student("alone"), dataset, 1)
     others["student"] = signals_stage.key(project("disagreement"))
     fit_rules(dataset, RulesConfig(window=1), tuning=None)[RULES].save(project("random").layout.rules(RULES), dataset)
@@ -188,3 +196,21 @@ def test_what_is_not_there_is_said_in_a_line(project, dataset: PreparedDataset, 
 def test_a_choice_that_cannot_be_is_refused(project, choice: str, overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         project(choice, *overrides)
+
+
+@pytest.mark.parametrize("choice", ["uncertainty", "disagreement"])
+def test_what_is_no_item_is_in_no_list(project, dataset: PreparedDataset, monkeypatch, choice: str) -> None:
+    settings = project(choice)
+    of_items = row_choice.measure(settings.signals, settings.layout, dataset, dataset.rows("train"))
+
+    def far_below_nothing(model):
+        def score(histories: Histories) -> torch.Tensor:
+            scores = model.scores(histories) - 100
+            scores[:, 0] = 0
+            return scores
+
+        return score
+
+    monkeypatch.setattr(row_choice, "model_scorer", far_below_nothing)
+    shifted = row_choice.measure(settings.signals, settings.layout, dataset, dataset.rows("train"))
+    assert shifted == pytest.approx(of_items, abs=1e-4)
