@@ -196,6 +196,8 @@ def compute(cell: Cell, dataset: PreparedDataset, options: Options) -> dict[str,
         checkpoint = load_checkpoint(uri)
         score = model_scorer(checkpoint.model)
         training = {k: v for k, v in checkpoint.info["training"].items() if k != "curve"}
+        if "weights" in training:  # of hundreds the best
+            training["weights"] = max(training["weights"], key=lambda tried: tried["valid"])
         facts |= {
             "kind": checkpoint.model.kind,
             "checkpoint_hash": checkpoint.hash,

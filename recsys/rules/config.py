@@ -65,7 +65,7 @@ class RulesTuningConfig:
     target: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
     title_weight: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
     student_rules: tuple[float, ...] = (0.0, 0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.4, 3.2, 4.8)
-    student_titles: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 16.0)
+    student_titles: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
     student_repeats: tuple[float, ...] = (-16.0, -4.0, -2.0, 0.0, 2.0)
 
     def __post_init__(self) -> None:
