@@ -184,6 +184,7 @@ def test_what_no_node_can_give_is_refused_instead_of_waited_for(settings: Settin
         teacher_stage.make(dataclasses.replace(settings, teacher=teacher), executor=OnRay())
 
 
+@pytest.mark.full
 def test_a_killed_driver_is_continued(settings: Settings, dataset: PreparedDataset, ray_session: None) -> None:
     command = [
         sys.executable, "-m", "ray_jobs.infer_teacher", "--storage", settings.layout.storage_root, "name=p",

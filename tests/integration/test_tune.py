@@ -181,6 +181,7 @@ def test_a_sweep_with_stopping_and_a_trial_that_diverges(
     assert before.items() <= {p.name: p.stat().st_mtime_ns for p in (folder / "trials").iterdir()}.items()
 
 
+@pytest.mark.full
 def test_a_trial_learns_what_the_same_student_learns_alone(ray_session: None, settings: Settings) -> None:
     from recsys.training.loop import train
 
