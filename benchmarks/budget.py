@@ -158,11 +158,7 @@ def compute(cell: Cell, dataset: PreparedDataset, options: Options) -> dict[str,
 def make_signals(cell: Cell, dataset: PreparedDataset, options: Options) -> dict[str, Any]:
     """Rows and seconds of the cell's signals, which are made in this process unless they are there."""
     from recsys import storage
-    from recsys.checkpoint import load_checkpoint
-    from recsys.rules.signals import write_signals
-    from recsys.signals.row_choice import read_chosen
     from recsys.stages import row_choice, rules, student
-    from recsys.stages.rules import best
 
     config = cell.signals(len(dataset.rows("train")))
     alone = cell.settings.students[ALONE]
@@ -172,17 +168,11 @@ def make_signals(cell: Cell, dataset: PreparedDataset, options: Options) -> dict
     rules.make(settings, executor, signals=False)
     for name in row_choice.find_needed_students(settings):
         student.make(settings, name, executor)
-    inputs = {"rules": load_checkpoint(best(layout)).hash, **row_choice.inputs(settings)}
-    work = digest({"signals": key_values(config), **inputs})
-    chosen = row_choice.make(settings, executor)
-    if not storage.is_current(layout.signals, work):
-        rows = read_chosen(chosen) if chosen else None
-        source = load_checkpoint(best(layout))
-        write_signals(layout.signals, source, dataset, config, key=work, chosen=rows, report=progress)
+    rules.make_signals_at(layout.signals, settings, executor)
     cost = storage.read_json(storage.join(layout.signals, "signals.json"))
     found = {"rows": cost["rows"]["train"], "teacher_seconds": cost["cost"]["teacher_seconds"]}
-    if chosen:
-        found["choice_seconds"] = storage.read_json(storage.join(chosen, "chosen.json"))["seconds"]
+    if config.choose_rows != "random":
+        found["choice_seconds"] = storage.read_json(storage.join(layout.chosen_rows, "chosen.json"))["seconds"]
     return found
 
 

@@ -59,7 +59,7 @@ def measure(settings: Settings, options: Options) -> dict[str, Any]:
             }
             with ProcessPoolExecutor(CLIENTS, multiprocessing.get_context("spawn")) as clients:
                 figures = measure_arms(url, dataset, settings.serving.served, clients, options)
-            return {**figures, "proxy": serve.proxy_name(), "served": facts, "items": dataset.num_items}
+            return {**figures, "proxy": serve.proxy_name(settings.serving), "served": facts, "items": dataset.num_items}
         finally:
             ray.shutdown()
 

@@ -139,10 +139,9 @@ def _naming(settings: Settings, arm: Arm) -> Iterator[None]:
         raise UserError(f"{error} (serving.further_arms.{arm}.model)") from None
 
 
-def proxy_name(config: ServingConfig | None = None) -> str:
+def proxy_name(config: ServingConfig) -> str:
     """What takes the HTTP requests: Serve's own proxy, or HAProxy where configuration or environment ask for it."""
-    asked = os.environ.get(HAPROXY) == "1" or (config is not None and config.proxy == "haproxy")
-    return "haproxy" if asked else "serve"
+    return "haproxy" if os.environ.get(HAPROXY) == "1" or config.proxy == "haproxy" else "serve"
 
 
 def url(settings: Settings) -> str:

@@ -73,6 +73,12 @@ def score_batches(
         yield batch, scores, torch.from_numpy(dataset.targets(batch).astype(np.int64)).to(device)[:, None]
 
 
+def mask_past(scores: Tensor, dataset: PreparedDataset, rows: np.ndarray) -> None:
+    """Set the scores [B, N+1] of every item of the user's past, of `rows` [B], to −∞ in place."""
+    which, seen = (torch.from_numpy(each).to(scores.device) for each in dataset.past(rows))
+    scores[which, seen] = -torch.inf
+
+
 def find_seen_targets(dataset: PreparedDataset, rows: np.ndarray) -> np.ndarray:
     """[R] bool: whether a row's target lies in the user's past."""
     which, seen = dataset.past(rows)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recsys.data.prepared import PreparedDataset
 from recsys.evaluation.metrics import gains
+from recsys.evaluation.ranking import mask_past
 from recsys.histories import Histories
 
 Terms = Callable[[Histories], Sequence[Tensor]]
@@ -40,8 +41,7 @@ def weighted_gains(
         first, *others = terms(Histories.of_rows(dataset, chosen))
         target = torch.from_numpy(dataset.targets(chosen).astype(np.int64))[:, None]
         if mask_seen:
-            which, seen = (torch.from_numpy(each) for each in dataset.past(chosen))
-            first[which, seen] = -torch.inf
+            mask_past(first, dataset, chosen)
         first[:, 0] = -torch.inf
         findable = first.gather(1, target)[:, 0] > -torch.inf  # a target of the past is never recommended
         for number, weights in enumerate(candidates):

@@ -17,7 +17,7 @@ from recsys import storage
 from recsys.checkpoint import Checkpoint, load_checkpoint
 from recsys.config import digest
 from recsys.data.prepared import PreparedDataset
-from recsys.evaluation.ranking import model_scorer, score_batches
+from recsys.evaluation.ranking import mask_past, model_scorer, score_batches
 from recsys.inference.ranking import check_k
 from recsys.rules.config import RULES
 from recsys.rules.model import SequentialRules
@@ -132,8 +132,7 @@ def measure(config: SignalsConfig, layout: Layout, dataset: PreparedDataset, row
     for batch, scores, _ in score_batches(score, dataset, rows, size, "cpu"):
         scores[:, 0] = -torch.inf
         if config.mask_history:
-            which, seen = dataset.past(batch)
-            scores[torch.from_numpy(which), torch.from_numpy(seen)] = -torch.inf
+            mask_past(scores, dataset, batch)
         if memory is None:
             found = entropy(scores).numpy()
         else:

@@ -100,13 +100,17 @@ def best(layout: Layout) -> str:
 def make_signals(settings: Settings, executor: Executor, *, force: bool = False) -> None:
     """Make the signals of the rules where a student learns from them, unless they are there."""
     if any(s.distillation and s.distillation.signals == SIGNALS for s in settings.students.values()):
-        _make_signals(settings, executor, force=force)
+        make_signals_at(settings.layout.signals_of(SIGNALS), settings, executor, force=force)
 
 
-@alone(lambda settings, *_, **__: (settings.layout.signals_of(SIGNALS), "the signals of the rules"))
-def _make_signals(settings: Settings, executor: Executor, *, force: bool) -> None:
-    layout, config = settings.layout, settings.signals
-    source, uri = best(layout), layout.signals_of(SIGNALS)
+@alone(lambda uri, *_, **__: (uri, "the signals of the rules"))
+def make_signals_at(uri: str, settings: Settings, executor: Executor, *, force: bool = False) -> None:
+    """Make a set of signals of the rules, as `settings.signals` asks, unless it is there.
+
+    Raises:
+        UserError: the rules, or what training rows are chosen by, are not there yet.
+    """
+    config, source = settings.signals, best(settings.layout)
     inputs = {"rules": require(source, "rules", "rules").content_hash, **row_choice.inputs(settings)}
     work = digest({"signals": key_values(config), **inputs})
     if not force and is_current(uri, work):
