@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -80,14 +81,14 @@ Stage = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Watched(ShardedPass):
-    """A pass that notes when each shard was done.
+    """A pass that notes what each shard took, in the order in which they were done.
 
     Attributes:
         row_seconds: simulated latency; 0 asks the teacher.
     """
 
     row_seconds: float = 0
-    marks: list[tuple[float, Counts]] = field(default_factory=list)
+    done: list[Counts] = field(default_factory=list)
 
     def open(self) -> ShardRanker:
         ranker = ShardRanker(self)
@@ -97,7 +98,7 @@ class Watched(ShardedPass):
 
     @contextmanager
     def progress(self, plan: ShardPlan, missing: Sequence[int], workers: int = 1) -> Iterator[Callable[[Counts], None]]:  # noqa: ARG002
-        yield lambda counts: self.marks.append((time.perf_counter(), counts))
+        yield self.done.append
 
 
 @dataclass(frozen=True)
@@ -242,16 +243,17 @@ def measure_pass(
         None,
         row_seconds=ROW_SECONDS if simulated else 0,
     )
-    started = time.perf_counter()
+    started = time.time()
     executor.rank(work, plan, range(len(plan)))
-    seconds = time.perf_counter() - started
+    seconds = time.time() - started
+    # The driver hears of a shard some time after it was written.
+    written = sorted(path.stat().st_mtime for path in Path(work.writer.work, "rankings").glob("part-*.parquet"))
+    begun = written[0] - work.done[0].seconds
     if not simulated:
         full = replace(settings, signals=config)
         signals_stage.finalise(full, plan, work.writer, seconds, len(plan.rows), None)
-    (first, counts), (last, _) = work.marks[0], work.marks[-1]
-    begun = first - counts.seconds
     return {
-        "rows_per_second": len(plan.rows) / (last - begun),
+        "rows_per_second": len(plan.rows) / (written[-1] - begun),
         "seconds": seconds,
         "start_seconds": begun - started,
     }

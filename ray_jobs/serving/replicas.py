@@ -29,7 +29,7 @@ from recsys.serving.exported import load_exported
 from recsys.serving.metrics import Metrics
 from recsys.serving.ranker import WAITING, Ask, Away, Busy, Late, Ranker
 from recsys.serving.recommender import Recommendation, Recommender
-from recsys.serving.service import Pinned, Service, check_same_dataset
+from recsys.serving.service import Pinned, Service, check_same_dataset, dataset_identity
 from recsys.serving.web import TOKEN_VARIABLE, create_app
 from recsys.settings import Settings
 
@@ -47,8 +47,9 @@ def load_ranker(settings: Settings, arm: Arm, pinned: Pinned) -> Ranker:
 
     Raises:
         Replaced: the checkpoint is another than the one that was deployed.
-        UserError: it is missing or damaged, or was trained on another dataset.
+        UserError: it is missing or damaged, or was trained on another dataset; the dataset is another by now.
     """
+    check_deployed(pinned, dataset_identity(settings.layout.dataset)[1])
     config = settings.serving.models[arm]
     replicas = config.replicas
     torch.set_num_threads(max(1, int(replicas.cpus)))
@@ -141,10 +142,19 @@ def load_dataset(settings: Settings, pinned: Pinned) -> PreparedDataset:
         UserError: it is gone, or another by now.
     """
     dataset = PreparedDataset.load(settings.layout.dataset)
-    deployed = pinned.dataset[1]
-    if dataset.fingerprint != deployed:
-        raise UserError(f"dataset {deployed[:12]} was deployed, which is {dataset.fingerprint[:12]} now; deploy again")
+    check_deployed(pinned, dataset.fingerprint)
     return dataset
+
+
+def check_deployed(pinned: Pinned, fingerprint: str) -> None:
+    """Refuse another dataset than the one that was deployed.
+
+    Raises:
+        UserError: it is another.
+    """
+    deployed = pinned.dataset[1]
+    if fingerprint != deployed:
+        raise UserError(f"dataset {deployed[:12]} was deployed, which is {fingerprint[:12]} now; deploy again")
 
 
 def read_further_items(pinned: Pinned, catalogue: Catalogue) -> dict[str, str]:
